@@ -1,0 +1,58 @@
+"""framecls: audio frame classification with self-attention.
+
+    import framecls
+
+    framecls.tag("a.wav").segments
+    framecls.identify("a.wav", top_k=3).label
+    model = framecls.load("sound")
+
+Importing this imports no torch: `load`, `tag`, `identify` and `Model` bring it in when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from framecls._version import __version__
+from framecls.errors import AudioError, ConfigError, FrameclsError, ManifestError, ModelError, UsageError
+from framecls.pretrained import names as models
+from framecls.results import AudioInfo, Candidate, Identification, Segment, TagResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from framecls.audio import Source
+    from framecls.runtime import Model, load
+
+__all__ = [
+    "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "Identification", "ManifestError", "Model",
+    "ModelError", "Segment", "TagResult", "UsageError", "__version__", "identify", "load", "models", "tag",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Model", "load"}:
+        from framecls import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module 'framecls' has no attribute {name!r}")
+
+
+def tag(source: Source, model: str | Path = "sound", *, device: str = "auto", **options: Any) -> TagResult:
+    """Load a model and say what is heard when in one recording; options are those of `Model.tag`.
+
+    For more than one recording, `load` the model once.
+    """
+    from framecls.runtime import load
+
+    return load(model, device=device).tag(source, **options)
+
+
+def identify(source: Source, model: str | Path = "language", *, device: str = "auto", **options: Any) -> Identification:
+    """Load a model and give one recording one label; options are those of `Model.identify`.
+
+    For more than one recording, `load` the model once.
+    """
+    from framecls.runtime import load
+
+    return load(model, device=device).identify(source, **options)

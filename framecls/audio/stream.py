@@ -1,0 +1,288 @@
+"""Open a recording, whatever it is and wherever it comes from, and stream it as mono blocks at one rate."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from framecls.audio.faults import explain_os_error
+from framecls.audio.readers import (
+    NO_AUDIO,
+    ArrayReader,
+    FfmpegReader,
+    Reader,
+    SoundFileReader,
+    WavStreamReader,
+    parse_wav_header,
+    read_exactly,
+)
+from framecls.errors import AudioError
+from framecls.results import AudioInfo
+
+Source = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+
+# Numbers decoded or resampled at once, over all channels: 4 MB of float32 however many channels there are.
+_MAX_CHUNK = 1 << 20
+
+
+class AudioStream:
+    """A recording being read, once, from its start to its end. Made by `open_audio`; a context manager.
+
+    Attributes:
+        info: sample rate and channels of the original.
+        sample_rate: Hz of the blocks.
+    """
+
+    def __init__(self, reader: Reader, sample_rate: int, resources: contextlib.ExitStack) -> None:
+        self.info: AudioInfo = reader.info
+        self.sample_rate = sample_rate
+        self._reader = reader
+        self._resources = resources
+        self._started = False
+
+    @property
+    def duration_s(self) -> float | None:
+        """What the header says of the length in seconds, for a progress bar: an estimate, or None for unknown."""
+        return self._reader.duration_s
+
+    def blocks(self, block_s: float = 30.0) -> Iterator[NDArray[np.float32]]:
+        """Yield (sample,) mono blocks at `sample_rate`, each `block_s` long save the last.
+
+        Channels are mixed by their mean. Together the blocks have ceil(n * sample_rate / original rate) samples for n
+        samples of the original, and the same ones whatever `block_s` is. The memory needed does not depend on the
+        length of the recording.
+
+        Resampling is soxr's at its quality HQ (a flat passband to 0.91 of Nyquist, aliases below -120 dB). soxr and not
+        torchaudio, because its ResampleStream carries its filters' state from block to block, so that blocks join
+        without seams, and because decoding runs in a thread of its own on the CPU and must not load torch.
+
+        Raises:
+            AudioError: decoding broke, a sample is not finite, or there are no samples at all.
+            RuntimeError: a second call: the recording has gone by.
+        """
+        if self._started:
+            raise RuntimeError("the blocks of an AudioStream can be read once: open the recording again")
+        if not 0 < block_s < float("inf"):
+            raise ValueError(f"block_s must be above 0, not {block_s}")
+        self._started = True
+        return self._blocks(max(1, round(block_s * self.sample_rate)))
+
+    def _blocks(self, block_samples: int) -> Iterator[NDArray[np.float32]]:
+        rate = self.info.sample_rate
+        # Never more than a block is asked for, so that a live source is not waited for in vain.
+        chunk_frames = min(
+            -(-block_samples * rate // self.sample_rate),
+            _MAX_CHUNK // self.info.channels,
+            _MAX_CHUNK * rate // self.sample_rate,
+        )
+        pieces = _read_mono(self._reader, max(1, chunk_frames))
+        if rate != self.sample_rate:
+            pieces = _resample(pieces, rate, self.sample_rate)
+        empty = True
+        for block in _rechunk(pieces, block_samples):
+            empty = False
+            yield block
+        if empty:
+            raise AudioError(NO_AUDIO)
+
+    def close(self) -> None:
+        """Close what `open_audio` opened; a file object that was given to it stays open."""
+        self._resources.close()
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_audio(source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None) -> AudioStream:
+    """Open a recording.
+
+    libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au, caf and more), the program ffmpeg all else. From
+    a pipe, WAV is decoded as it comes, of any length; other formats are copied to a temporary file first, as most of
+    them cannot be read without going back.
+
+    Args:
+        source: a path; a binary file object, read from its start if it can seek and from where it is if it cannot; or
+            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers.
+        sample_rate: Hz of the blocks that the stream yields.
+        raw_sample_rate: Hz of an array; nothing else takes or needs it.
+
+    Raises:
+        AudioError: the source is missing, unreadable, empty, or not audio.
+        TypeError: the source is of none of these types.
+        ValueError: `raw_sample_rate` without an array, or an array without it.
+    """
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
+    if isinstance(source, np.ndarray) != (raw_sample_rate is not None):
+        raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
+    if not isinstance(source, np.ndarray | str | os.PathLike) and not hasattr(source, "read"):
+        raise TypeError(f"a path, a binary file object or an array can be opened, not {type(source).__name__}")
+    with contextlib.ExitStack() as resources:
+        reader: Reader
+        if isinstance(source, np.ndarray):
+            reader = ArrayReader(source, raw_sample_rate or 0)
+        elif isinstance(source, str | os.PathLike):
+            reader = _open_path(Path(source), resources)
+        else:
+            reader = _open_file_object(source, resources)
+        resources.callback(reader.close)
+        return AudioStream(reader, sample_rate, resources.pop_all())
+    raise AssertionError("unreachable: an ExitStack of closers swallows nothing")
+
+
+def _open_path(path: Path, resources: contextlib.ExitStack) -> Reader:
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError("it is a folder, not a file")
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            raise AudioError("it is a device, not a file: pipe audio in, with - for its name")
+        # Unbuffered: closing a buffered file waits for a thread that reads it, for ever if that is a silent pipe.
+        handle = resources.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        raise explain_os_error(error) from error
+    if stat.S_ISFIFO(status.st_mode):
+        return _open_pipe(handle, resources)
+    if status.st_size == 0:
+        raise AudioError("the file is empty (0 bytes)")
+    return _open_regular(handle, path, resources)
+
+
+def _open_regular(handle: IO[bytes], path: Path | None, resources: contextlib.ExitStack) -> Reader:
+    """Open a seekable file with the first decoder that knows it; path: None if it has no name to hand to ffmpeg."""
+    try:
+        reader = SoundFileReader(handle, is_fresh=path is not None)
+    except (soundfile.LibsndfileError, TypeError):  # soundfile wants to be told the rate of what is called .raw
+        return FfmpegReader(path or _spool(handle, b"", resources))
+    if reader.n_frames == 0 and reader.is_wav:
+        # A recorder that was killed leaves a length of 0 in the header, with the samples after it.
+        reader.close()
+        handle.seek(0)
+        wav = parse_wav_header(lambda n_bytes: read_exactly(handle, n_bytes))
+        if wav is None:
+            raise AudioError(NO_AUDIO)
+        return WavStreamReader(handle, wav)
+    return reader
+
+
+def _open_file_object(handle: BinaryIO, resources: contextlib.ExitStack) -> Reader:
+    if isinstance(handle, io.TextIOBase):
+        raise AudioError("the file object is open as text: open it in binary mode")
+    try:
+        if handle.isatty():
+            raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
+        if not handle.seekable():
+            return _open_pipe(handle, resources)
+        if handle.seek(0, os.SEEK_END) == 0:
+            raise AudioError("the file is empty (0 bytes)")
+        handle.seek(0)
+    except OSError as error:
+        raise explain_os_error(error) from error
+    return _open_regular(handle, None, resources)
+
+
+def _open_pipe(handle: IO[bytes], resources: contextlib.ExitStack) -> Reader:
+    head = bytearray()  # what has gone by, in case that it is not WAV
+
+    def read(n_bytes: int) -> bytes:
+        data = read_exactly(handle, n_bytes)
+        head.extend(data)
+        return data
+
+    wav = parse_wav_header(read)
+    if wav is not None:
+        return WavStreamReader(handle, wav)
+    if not head:
+        raise AudioError("nothing came through the pipe (0 bytes)")
+    return _open_path(_spool(handle, bytes(head), resources), resources)
+
+
+def _spool(handle: IO[bytes], head: bytes, resources: contextlib.ExitStack) -> Path:
+    """Copy `head` and the rest of a stream, the whole of a seekable one, to a temporary file and return its path."""
+    try:
+        folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="framecls-"))
+        path = Path(folder) / "audio"
+        if not head:
+            handle.seek(0)
+        with open(path, "wb") as file:
+            file.write(head)
+            shutil.copyfileobj(handle, file, 1 << 20)
+    except OSError as error:
+        raise AudioError(f"it cannot be copied to a temporary file: {error.strerror or error}") from error
+    return path
+
+
+def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32]]:
+    """Yield (sample,) the mean of the channels.
+
+    Raises:
+        AudioError: a sample is NaN or infinite; such a value would spread through everything that comes after.
+    """
+    channels = reader.info.channels
+    weights = np.full(channels, 1 / channels, np.float32)
+    position = 0
+    while len(chunk := reader.read(chunk_frames)):
+        if channels == 1:
+            mono = chunk[:, 0]
+        else:
+            with np.errstate(invalid="ignore", over="ignore"):  # seen to below
+                mono = chunk @ weights
+        finite = np.isfinite(mono)
+        if not finite.all():
+            second = (position + int(finite.argmin())) / reader.info.sample_rate
+            raise AudioError(f"the sample at {second:.3f} s is NaN or infinite: repair the file or cut that part out")
+        position += len(mono)
+        yield mono
+
+
+def _resample(pieces: Iterable[NDArray[np.float32]], rate: int, target: int) -> Iterator[NDArray[np.float32]]:
+    """Resample (sample,) pieces from `rate` to `target` Hz as one signal of ceil(n * target / rate) samples."""
+    resampler = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
+    n_in = n_out = 0
+    for piece in pieces:
+        n_in += len(piece)
+        out = resampler.resample_chunk(piece)
+        n_out += len(out)
+        yield out
+    if n_in:
+        # Left to itself soxr rounds the length down as well as up, and a lone sample at 44.1 kHz to nothing. It takes
+        # what follows the end for silence anyway, so a little silence in words only makes the output long enough.
+        silence = np.zeros(-(-rate // target) + 1, np.float32)
+        out = resampler.resample_chunk(silence, last=True)
+        yield out[: -(-n_in * target // rate) - n_out]
+
+
+def _rechunk(pieces: Iterable[NDArray[np.float32]], block_samples: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the same samples in blocks of `block_samples`, the last one perhaps shorter; copies only to join."""
+    pending: list[NDArray[np.float32]] = []
+    n_pending = 0
+    for piece in pieces:
+        pending.append(piece)
+        n_pending += len(piece)
+        if n_pending < block_samples:
+            continue
+        whole = pending[0] if len(pending) == 1 else np.concatenate(pending)
+        n_whole = n_pending - n_pending % block_samples
+        for first in range(0, n_whole, block_samples):
+            yield whole[first : first + block_samples]
+        pending, n_pending = [whole[n_whole:]], n_pending - n_whole
+    if n_pending:
+        yield np.concatenate(pending)

@@ -1,0 +1,145 @@
+"""One model, one `.safetensors` file: the weights, and in its metadata everything needed to run them.
+
+safetensors holds plain arrays and strings, so loading runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from framecls.config import ModelConfig, from_dict, to_dict
+from framecls.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from framecls.nn.model import Network
+
+FORMAT_VERSION = 1
+# The metadata of a model is a few kilobytes; a header that claims more is not one of ours.
+_MAX_HEADER_BYTES = 16 * 2**20
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read what a model file says of itself, without its weights and without torch.
+
+    Raises:
+        ModelError: the file cannot be read, is no framecls model, or is of a newer format.
+    """
+    metadata = _read_metadata(path)
+    if "framecls_format" not in metadata:
+        raise ModelError(f"{path}: a safetensors file, but not a framecls model")
+    version = metadata["framecls_format"]
+    if not version.isdecimal() or int(version) < 1:
+        raise ModelError(f"{path}: a model of the unknown format {version[:20]!r}")
+    if int(version) > FORMAT_VERSION:
+        raise ModelError(f"{path}: of the newer format {version} (known here: up to {FORMAT_VERSION}): update framecls")
+    try:
+        return from_dict(ModelConfig, json.loads(metadata.get("config", "")))
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise ModelError(f"{path}: its settings cannot be used: {error}") from error
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise ModelError(f"{path}: not a model file, or cut short")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path}: not a model file (its header makes no sense)") from None
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ModelError(f"{path}: not a model file (its header makes no sense)")
+    return metadata
+
+
+def load_network(path: Path) -> Network:
+    """Build the network of a model file and fill it, on the CPU, ready to run.
+
+    Raises:
+        ModelError: as `read_config`, or the weights are not those that its settings call for.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from framecls.nn.model import Network
+
+    config = read_config(path)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: the file is damaged or cut short: {error}") from error
+    _check_size(path, config, state)
+    network = Network(config)
+    fill(network, state, str(path))
+    return network.eval().requires_grad_(False)
+
+
+def _check_size(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    """Refuse settings of a network far larger than the weights, before memory is taken for it."""
+    encoder = config.encoder
+    claimed = encoder.n_layers * encoder.dim * encoder.ff_dim + len(config.labels) * encoder.dim
+    if claimed > sum(tensor.numel() for tensor in state.values()):
+        raise ModelError(f"{path}: its settings call for more weights than it holds")
+
+
+def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
+    """Copy weights into a network, strict about names, shapes and values.
+
+    Raises:
+        ModelError: a name is missing or left over, a shape differs, or a weight is not finite.
+    """
+    import torch
+
+    wanted = dict(network.named_parameters())
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise ModelError(f"{name}: {len(missing)} weights are missing, such as {missing[0]}")
+    if extra := sorted(state.keys() - wanted.keys()):
+        raise ModelError(f"{name}: {len(extra)} weights belong to no part of the network, such as {extra[0]}")
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            tensor = state[key]
+            if tensor.shape != parameter.shape or not tensor.is_floating_point():
+                raise ModelError(
+                    f"{name}: the weight {key} has shape {list(tensor.shape)}, not {list(parameter.shape)}"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(f"{name}: the weight {key} holds numbers that are not finite")
+            parameter.copy_(tensor)
+
+
+def save_model(network: Network, path: Path, *, config: ModelConfig | None = None, half: bool = False) -> None:
+    """Write a model file, whole or not at all.
+
+    Args:
+        network: its parameters are written.
+        path: where to; a file there is replaced.
+        config: what to write in place of `network.config` (a fuller card, say).
+        half: store 16-bit floats, half the size; they are widened again on loading.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.named_parameters()}
+    metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config or network.config))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(state, temporary, metadata)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

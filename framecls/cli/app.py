@@ -1,0 +1,77 @@
+"""The commands. Each one takes a dataclass of options, calls the library, and returns its exit status."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from framecls._version import __version__
+from framecls.cli.options import EvaluateOptions, IdentifyOptions, ModelsOptions, TagOptions, TrainOptions, takes
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Say what is heard when in audio recordings, and which language is spoken. Works offline.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"framecls {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Read the options that come before the command; the text of --help is the app's."""
+
+
+@app.command()
+@takes(TagOptions)
+def tag(options: TagOptions) -> int:
+    """Say what is heard when: one label, or several, for every moment of each recording."""
+    from framecls.cli.classify import TagJob, classify
+
+    return classify(options, TagJob(options))
+
+
+@app.command()
+@takes(IdentifyOptions)
+def identify(options: IdentifyOptions) -> int:
+    """Say what each recording as a whole is: the language that is spoken in it."""
+    from framecls.cli.classify import IdentifyJob, classify
+
+    return classify(options, IdentifyJob(options))
+
+
+@app.command()
+@takes(TrainOptions)
+def train(options: TrainOptions) -> int:
+    """Train a model on one's own labelled recordings."""
+    from framecls.cli.train import train_model
+
+    return train_model(options)
+
+
+@app.command()
+@takes(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> int:
+    """Measure a model on labelled recordings."""
+    from framecls.cli.train import evaluate_model
+
+    return evaluate_model(options)
+
+
+@app.command()
+@takes(ModelsOptions)
+def models(options: ModelsOptions) -> int:
+    """List the installed models, or show the card of one."""
+    from framecls.cli.models import list_models, show_model
+
+    return list_models(options) if options.model is None else show_model(options)

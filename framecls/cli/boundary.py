@@ -1,0 +1,95 @@
+"""The outermost layer of the command: whatever happens becomes an exit status and at most one line on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
+from framecls.errors import UsageError
+
+
+def main() -> None:
+    """Run the command line of this process and end it."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    _prepare_streams()
+    # Asked for here, and not of the parsed options, because parsing too can fail.
+    console = Console(debug="--debug" in arguments)
+    try:
+        status = _dispatch(list(arguments))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard(sys.stdout)  # what is buffered has no reader; flushing it at exit would complain
+        return BROKEN_PIPE
+    except UsageError as error:
+        console.show_traceback(error)
+        console.error(describe(error))
+        return USAGE
+    except OSError as error:  # of stdout: inputs and result files have their own handling
+        console.show_traceback(error)
+        console.error(f"cannot write the results: {one_line(error.strerror or str(error))}")
+        _discard(sys.stdout)
+        return FAILED
+    except Exception as error:
+        console.show_traceback(error)
+        console.error(describe(error))
+        return FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    import typer
+
+    from framecls.cli.app import app
+
+    try:
+        command = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        raise _translate(error) from error
+    if callable(command):
+        return int(command())
+    return command if isinstance(command, int) else DONE  # --help and --version have printed all there is
+
+
+def _translate(error: Exception) -> Exception:
+    """Turn Typer's own usage errors into ours; they share no public base class, only these two attributes."""
+    if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+        return error
+    message = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else PROGRAM
+    return UsageError(f"{message[:1].lower()}{message[1:]}; see {command} --help")
+
+
+def _prepare_streams() -> None:
+    """Make sure that no file name can break a message: text that a stream cannot show is escaped."""
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

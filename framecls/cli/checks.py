@@ -1,0 +1,104 @@
+"""Checks of options that need neither torch nor the network: what is wrong with them is said at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from framecls import checkpoint, pretrained
+from framecls.config import DecisionConfig, ModelConfig
+from framecls.errors import ConfigError, UsageError
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
+_COMMANDS = {"frame": "tag", "pooled": "identify"}
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that no machine has; whether this one has it is for torch to say."""
+    if not _DEVICE.fullmatch(name):
+        raise UsageError(f"--device {name}: there is no such device, choose auto, cpu, cuda, cuda:N or mps")
+
+
+def check_count(option: str, value: int | None) -> None:
+    """Refuse a number of things below one."""
+    if value is not None and value < 1:
+        raise UsageError(f"{option} {value}: at least 1")
+
+
+def check_seconds(option: str, value: float | None) -> None:
+    """Refuse what is no length of time."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{option} {value}: a length of time in seconds, 0 or more")
+
+
+def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
+    """Read `LABEL=P` options.
+
+    Raises:
+        UsageError: one is not of that form, or its probability is not in 0..1.
+    """
+    thresholds: dict[str, float] = {}
+    for text in texts:
+        label, _, value = text.rpartition("=")
+        try:
+            thresholds[label] = float(value)
+        except ValueError:
+            raise UsageError(f"--threshold {text}: LABEL=P is expected, such as speech=0.5") from None
+        if not label:
+            raise UsageError(f"--threshold {text}: LABEL=P is expected, such as speech=0.5")
+        if not 0 <= thresholds[label] <= 1:
+            raise UsageError(f"--threshold {text}: the probability must be in 0..1")
+    return thresholds
+
+
+def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, ModelConfig]:
+    """Return the file and the settings of a model that does this task.
+
+    Raises:
+        UsageError: no model has that name, or it is one for the other command.
+        ModelError: the file is missing or no model.
+    """
+    path = pretrained.locate(name)
+    config = checkpoint.read_config(path)
+    if config.task != task:
+        command = _COMMANDS.get(config.task, config.task)
+        raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
+    return path, config
+
+
+def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
+    """Refuse thresholds of labels that the model does not have.
+
+    Raises:
+        UsageError: with the labels that it has.
+    """
+    try:
+        dataclasses.replace(config, decision=decision)
+    except ConfigError as error:
+        raise UsageError(f"--threshold: {error}; it has {_listed(config.labels)}") from error
+
+
+def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the comma-separated labels of --among.
+
+    Raises:
+        UsageError: the model does not have one of them, or there is none.
+    """
+    if text is None:
+        return None
+    among = tuple(dict.fromkeys(label.strip() for label in text.split(",") if label.strip()))
+    if not among:
+        raise UsageError("--among: name at least one label, such as de,fr,en")
+    for label in among:
+        if label not in labels:
+            raise UsageError(f"--among {text}: {label!r} is no label of this model; it has {_listed(labels)}")
+    return among
+
+
+def _listed(labels: Sequence[str], most: int = 40) -> str:
+    rest = len(labels) - most
+    return ", ".join(labels[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,129 @@
+"""What the command says on stderr: one line a failure, notes, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from framecls.errors import FrameclsError, UsageError
+
+PROGRAM = "framecls"
+
+# Exit statuses, a part of the contract.
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports of any program whose reader went away
+
+
+def escape(text: str) -> str:
+    """Return text as one line that a terminal can show: line ends, controls and undecodable bytes as escapes."""
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape_char(char) for char in text
+    )
+
+
+def _escape_char(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8, smuggled in by surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: str) -> str:
+    """Return text with every run of white space as one space, and escaped."""
+    return escape(" ".join(text.split()))
+
+
+def describe(error: BaseException) -> str:
+    """Return what a person is told of an error: an unexpected one says its type and how to learn more."""
+    message = one_line(str(error))
+    if isinstance(error, FrameclsError):
+        return message
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs or lower --batch-size"
+    return f"unexpected {type(error).__name__}: {message}; run again with --debug"
+
+
+@dataclass
+class Console:
+    """Where messages go; counts the failures."""
+
+    quiet: bool = False
+    debug: bool = False
+    errors_file: TextIO | None = None
+    failed: int = field(default=0, init=False)
+
+    def failure(self, file: str, error: BaseException) -> None:
+        """Report that one input could not be done, and count it."""
+        self.failed += 1
+        self.show_traceback(error)
+        self._write(f"{PROGRAM}: error: {escape(file)}: {describe(error)}")
+        if self.errors_file is not None:
+            record = {"file": file, "error": describe(error), "type": type(error).__name__}
+            self.errors_file.write(json.dumps(record) + "\n")
+            self.errors_file.flush()
+
+    def error(self, message: str) -> None:
+        """Say what stops the whole run."""
+        self._write(f"{PROGRAM}: error: {message}")
+
+    def note(self, message: str) -> None:
+        """Say something that a quiet run leaves out."""
+        if not self.quiet:
+            self._write(f"{PROGRAM}: {message}")
+
+    def show_traceback(self, error: BaseException) -> None:
+        """Print where an error came from, when the user asked for it."""
+        if self.debug:
+            self._write("".join(traceback.format_exception(error)).rstrip())
+
+    def open_errors(self, path: Path | None) -> None:
+        """Start the file that gets each failure as a JSON line, empty while all goes well.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        if path is None:
+            return
+        try:
+            self.errors_file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--errors {escape(str(path))} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file of failures."""
+        if self.errors_file is not None:
+            self.errors_file.close()
+
+    @staticmethod
+    def _write(line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def set_up_logging(verbose: int, debug: bool) -> None:
+    """Send the package's log to stderr: warnings always, more with -v; other libraries' warnings only with -v.
+
+    A warning of a library is several lines with its own source in them, nothing that a user of the command can act on.
+    """
+    level = logging.DEBUG if debug or verbose > 1 else logging.INFO if verbose else logging.WARNING
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLineFormatter(f"{PROGRAM}: %(message)s"))
+    logger = logging.getLogger(PROGRAM)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    logging.captureWarnings(True)
+    warnings_log = logging.getLogger("py.warnings")
+    warnings_log.handlers[:] = [handler if verbose or debug else logging.NullHandler()]
+    warnings_log.propagate = False
+
+
+class _OneLineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))

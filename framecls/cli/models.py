@@ -1,0 +1,112 @@
+"""`framecls models`: what is installed, and each model's card."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from framecls import checkpoint, pretrained
+from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
+from framecls.cli.options import ModelsOptions
+from framecls.cli.tables import make_console, show_figure
+from framecls.config import ModelConfig
+from framecls.errors import ModelError
+
+_COMMANDS = {"frame": "tag", "pooled": "identify"}
+_MANY = 12  # labels of which the list shows only the number
+
+
+def list_models(options: ModelsOptions) -> int:
+    """Print the shipped models and return the exit status; one that cannot be read is reported, the others listed."""
+    set_up_logging(options.verbose, options.debug)
+    messages = Console(quiet=options.quiet, debug=options.debug)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Name", no_wrap=True, style="bold")
+    table.add_column("Command", no_wrap=True)
+    table.add_column("Labels", overflow="fold")
+    table.add_column("Size", justify="right", no_wrap=True)
+    table.add_column("Date", no_wrap=True)
+    for name in pretrained.names():
+        path = pretrained.locate(name)
+        try:
+            config = checkpoint.read_config(path)
+        except ModelError as error:
+            messages.failure(name, error)
+            continue
+        row = (name, _COMMANDS[config.task], _summarise(config.labels), _size(path), str(config.card.get("date", "")))
+        table.add_row(*(Text(escape(cell)) for cell in row))
+    if table.row_count:
+        make_console(sys.stdout).print(table)
+    else:
+        messages.note("no models are installed; give -m the path of a model file")
+    return FAILED if messages.failed else DONE
+
+
+def show_model(options: ModelsOptions) -> int:
+    """Print the card of one model and return the exit status.
+
+    Raises:
+        UsageError: no model has that name.
+        ModelError: there is no such file, or it is no model.
+    """
+    set_up_logging(options.verbose, options.debug)
+    assert options.model is not None
+    path = pretrained.locate(options.model)
+    config = checkpoint.read_config(path)
+    make_console(sys.stdout).print(
+        Group(Text(escape(config.name), style="bold"), Padding(_card(path, config), (0, 0, 0, 2), expand=False))
+    )
+    return DONE
+
+
+def _card(path: Path, config: ModelConfig) -> Table:
+    overlap = " (several may hold at once)" if config.overlapping else ""
+    rows: dict[str, Any] = {
+        "command": f"framecls {_COMMANDS[config.task]}",
+        "file": str(path),
+        "size": _size(path),
+        "labels": f"{len(config.labels)}: {', '.join(config.labels)}{overlap}",
+        "frames": f"one every {config.hop_s * 1000:g} ms" if config.task == "frame" else "",
+        "network": _network(config),
+        "thresholds": ", ".join(f"{label} {value:g}" for label, value in config.decision.thresholds.items()),
+        **config.card,
+    }
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", max_width=24, overflow="fold")
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        if value not in ("", None, {}, []):
+            table.add_row(Text(escape(key)), _show(value))
+    return table
+
+
+def _network(config: ModelConfig) -> str:
+    encoder, features = config.encoder, config.features
+    kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
+    layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
+    return f"{kind}, {layers}, on {features.dim} {features.kind} features"
+
+
+def _show(value: Any) -> Text | Table:
+    """Return a value of a card: lists a line an item, dicts as tables."""
+    if isinstance(value, list):
+        return Text("\n".join(escape(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in value))
+    if isinstance(value, str):
+        return Text("\n".join(map(escape, value.splitlines())))
+    return show_figure(value)
+
+
+def _summarise(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels) if len(labels) <= _MANY else f"{len(labels)}: {', '.join(labels[: _MANY - 2])}, …"
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"

@@ -1,0 +1,262 @@
+"""The options of the commands: each declared once, as a field of a frozen dataclass that the command receives."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from framecls import pretrained
+from framecls.cli.formats import SUFFIXES
+
+T = TypeVar("T")
+
+# Panels of --help, from top to bottom; what has none comes first.
+_OUTPUT = "Output"
+_DECISION = "Decision"
+_MACHINE = "Machine"
+_MESSAGES = "Messages"
+_PANELS = (None, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
+
+InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Audio files, folders (every audio file in them), - (stdin) or @LIST (a text file of paths).",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="NAME|PATH",
+        help="A shipped model or a model file.",
+        autocompletion=pretrained.names,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageOptions:
+    """What goes to stderr."""
+
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_MESSAGES)] = (
+        False
+    )
+    quiet: Annotated[
+        bool,
+        typer.Option("-q", "--quiet", help="No progress bar and no summary, only errors.", rich_help_panel=_MESSAGES),
+    ] = False
+    verbose: Annotated[
+        int,
+        typer.Option("-v", "--verbose", count=True, show_default=False, help="Say more.", rich_help_panel=_MESSAGES),
+    ] = 0
+    debug: Annotated[bool, typer.Option("--debug", help="Show where errors come from.", rich_help_panel=_MESSAGES)] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What the network runs on."""
+
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE)
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads; by default torch decides.", rich_help_panel=_MACHINE),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", help="Windows that the network reads at once.", rich_help_panel=_MACHINE
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(MessageOptions, MachineOptions):
+    """What `tag` and `identify` share."""
+
+    inputs: InputsArgument
+    model: ModelOption
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--format",
+            metavar="FORMAT",
+            help=f"{', '.join(SUFFIXES)}; by default what the suffix of -o says, or table.",
+            autocompletion=lambda: list(SUFFIXES),
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="A file for all results, or a folder that gets one file an input.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            "--errors", metavar="FILE", help="Write each failure there as a JSON line.", rich_help_panel=_OUTPUT
+        ),
+    ] = None
+    threshold: Annotated[
+        list[str],
+        typer.Option(
+            "--threshold",
+            metavar="LABEL=P",
+            help="Probability (0..1) from which a label counts; repeatable.",
+            show_default=False,
+            rich_help_panel=_DECISION,
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagOptions(RunOptions):
+    """`framecls tag`."""
+
+    model: ModelOption = "sound"
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Give the probabilities of every frame.", rich_help_panel=_OUTPUT)
+    ] = False
+    min_duration: Annotated[
+        float | None,
+        typer.Option("--min-duration", metavar="S", help="Drop segments shorter than this.", rich_help_panel=_DECISION),
+    ] = None
+    min_gap: Annotated[
+        float | None,
+        typer.Option("--min-gap", metavar="S", help="Join segments closer than this.", rich_help_panel=_DECISION),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyOptions(RunOptions):
+    """`framecls identify`."""
+
+    model: ModelOption = "language"
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="N", help="How many candidates to list.", rich_help_panel=_DECISION)
+    ] = 5
+    among: Annotated[
+        str | None,
+        typer.Option(
+            "--among", metavar="L1,L2", help="Only these labels can be the answer: de,fr,en.", rich_help_panel=_DECISION
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(MessageOptions, MachineOptions):
+    """`framecls train`."""
+
+    task: Annotated[str, typer.Argument(metavar="tag|identify", help="What the model will be for.", show_default=False)]
+    manifest: Annotated[
+        Path,
+        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+    ]
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False)
+    ]
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME|FILE", help="Network, mixing, augmentation, steps: a TOML file."),
+    ] = None
+    noise: Annotated[
+        Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
+    ] = None
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MessageOptions, MachineOptions):
+    """`framecls evaluate`."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
+    manifest: Annotated[
+        Path,
+        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+    ]
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, dev or all of the manifest.")] = "dev"
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME|FILE", help="Mix recordings as this recipe does; else as they are."),
+    ] = None
+    length: Annotated[
+        float | None,
+        typer.Option("--length", metavar="S", help="identify: join and cut what each voice says to this length."),
+    ] = None
+    only_candidates: Annotated[
+        bool,
+        typer.Option("--only-candidates", help="identify: only recordings whose label the model answers by itself."),
+    ] = False
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")
+    ] = None
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions(MessageOptions):
+    """`framecls models`."""
+
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|PATH]", help="Show this model's card.", show_default=False),
+    ] = None
+
+
+def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Callable[[], int]]]:
+    """Give a command the parameters that the fields of a dataclass declare; it is called with one instance.
+
+    Typer reads a command's parameters from its signature, so the signature is made from the fields. What Typer gets
+    back is the call that is still to be made: outside of it, where it does not turn interrupts and broken pipes into
+    its own exceptions.
+    """
+    hints = typing.get_type_hints(options, include_extras=True)
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    parameters = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=hints[f.name])
+        for f in sorted(fields, key=lambda f: _PANELS.index(hints[f.name].__metadata__[0].rich_help_panel))
+    ]
+
+    def decorate(function: Callable[[T], int]) -> Callable[..., Callable[[], int]]:
+        def command(**values: Any) -> Callable[[], int]:
+            return partial(function, options(**values))
+
+        command.__name__ = function.__name__
+        command.__doc__ = function.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _default(declared: dataclasses.Field[Any]) -> Any:
+    if declared.default is not dataclasses.MISSING:
+        return declared.default
+    if declared.default_factory is not dataclasses.MISSING:
+        return declared.default_factory()
+    return inspect.Parameter.empty

@@ -1,0 +1,171 @@
+"""The ladder: what each output vector may know of the sequence grows from rung to rung.
+
+`fc` sees its own frame, `window` a few neighbours, `attention` everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from framecls.config import EncoderConfig
+from framecls.nn.attention import ATTENTIONS
+
+
+class FeedForward(nn.Module):
+    """Two fully-connected layers on each position alone."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, frame, channel) to the same shape."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+class ConvolutionPosition(nn.Module):
+    """Tell positions apart by their neighbours: a gated depthwise convolution.
+
+    Self-attention alone is blind to order; a convolution is not (Chu et al. 2021, "Conditional Positional Encodings for
+    Vision Transformers"), and it hears local patterns (Gulati et al. 2020, "Conformer"). There is no position number to
+    run out of, so a sequence may be longer than any in training.
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.middle_norm = nn.LayerNorm(dim)
+        self.output = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, frame, channel) what to add to x; mask: (batch, frame) True = real."""
+        gated = functional.glu(self.gate(self.norm(x)), dim=2)
+        # Padding must look like the nothing beyond the end of a clip.
+        gated = gated * mask.unsqueeze(2)
+        local = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
+        y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(local))))
+        return y
+
+
+class AttentionLayer(nn.Module):
+    """Position, then self-attention, then fully-connected, each added to what it read (pre-norm residual)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.position = (
+            ConvolutionPosition(config.dim, config.kernel, config.dropout) if config.position == "convolution" else None
+        )
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = ATTENTIONS[config.score](config.dim, config.n_heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.feed_forward_norm = nn.LayerNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, config.ff_dim, config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, *, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Map (batch, frame, channel) to the same shape; the weights are as `Attention.forward` gives them."""
+        if self.position is not None:
+            x = x + self.position(x, mask)
+        attended, weights = self.attention(self.attention_norm(x), mask, need_weights=need_weights)
+        x = x + self.dropout(attended)
+        return x + self.feed_forward(self.feed_forward_norm(x)), weights
+
+
+def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
+    """Return (length, dim) the position code of Vaswani et al. 2017: sines and cosines of falling frequency."""
+    half = (dim + 1) // 2
+    rate = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / half))
+    angle = torch.arange(length, device=device).unsqueeze(1) * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
+
+
+class Encoder(nn.Module):
+    """Feature vectors in, one vector a frame out."""
+
+    def __init__(self, config: EncoderConfig, input_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.input_size = input_size
+        self.output_size = config.dim
+        neighbours = 2 * config.context + 1 if config.kind == "window" else 1
+        self.input = nn.Linear(input_size * config.subsampling * neighbours, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        make_layer = AttentionLayer if config.kind == "attention" else PlainLayer
+        self.layers = nn.ModuleList(make_layer(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, vectors: Tensor, mask: Tensor, probe: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            vectors: (batch, vector, feature), `subsampling` vectors a frame, zero where padded.
+            mask: (batch, frame) True = real.
+            probe: called after each layer with the number of layers done and (batch, frame, channel) what they made;
+                what it returns goes on in its place.
+
+        Returns:
+            (batch, frame, channel); what stands at padded frames means nothing.
+        """
+        x = self._embed(vectors)
+        for n_done, layer in enumerate(self.layers, start=1):
+            x, _ = layer(x, mask)
+            if probe is not None:
+                x = probe(n_done, x)
+        y: Tensor = self.norm(x)
+        return y
+
+    def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""
+        x, found = self._embed(vectors), []
+        for layer in self.layers:
+            x, weights = layer(x, mask, need_weights=True)
+            found.append(weights)
+        return found
+
+    def _embed(self, vectors: Tensor) -> Tensor:
+        batch, n_vectors, dim = vectors.shape
+        frames = vectors.reshape(batch, n_vectors // self.config.subsampling, dim * self.config.subsampling)
+        if self.config.kind == "window":
+            frames = stack_neighbours(frames, self.config.context)
+        x = self.input(frames)
+        if self.config.kind == "attention" and self.config.position == "sinusoidal":
+            x = x + sinusoids(x.shape[1], x.shape[2], x.device)
+        y: Tensor = self.dropout(x)
+        return y
+
+
+class PlainLayer(nn.Module):
+    """The fully-connected half of `AttentionLayer`, for the rungs below it."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, config.ff_dim, config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+        """Map (batch, frame, channel) to the same shape; each frame is on its own, so the mask does not matter."""
+        return x + self.feed_forward(self.norm(x)), None
+
+
+def stack_neighbours(frames: Tensor, context: int) -> Tensor:
+    """Join each frame with `context` neighbours on each side; zeros stand in beyond the ends.
+
+    Args:
+        frames: (batch, frame, channel).
+
+    Returns:
+        (batch, frame, (2 * context + 1) * channel), the earliest neighbour first.
+    """
+    padded = functional.pad(frames, (0, 0, context, context))
+    around = padded.unfold(1, 2 * context + 1, 1)  # (batch, frame, channel, neighbour)
+    return around.transpose(2, 3).flatten(2)

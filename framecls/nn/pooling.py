@@ -1,0 +1,52 @@
+"""Many frames in, one vector out. Each pooling has `input_size` and `output_size`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanPooling(nn.Module):
+    """The mean over the real frames."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = input_size
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, channel); mask: (batch, frame) True = real."""
+        weight = mask.unsqueeze(2).to(x.dtype)
+        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Weighted mean and standard deviation, the weights found per channel by a small network on each frame.
+
+    Okabe et al. 2018, "Attentive Statistics Pooling for Deep Speaker Embedding"; per-channel weights as in
+    Desplanques et al. 2020, "ECAPA-TDNN".
+    """
+
+    def __init__(self, input_size: int, hidden_size: int = 64) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = 2 * input_size
+        self.attention = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, input_size)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, 2 * channel); mask: (batch, frame) True = real."""
+        weight = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1)
+        mean = (weight * x).sum(dim=1)
+        # Clamped before the root, whose slope at zero is infinite.
+        variance = (weight * (x - mean.unsqueeze(1)).square()).sum(dim=1)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=1)
+
+
+POOLINGS: dict[str, type[MeanPooling] | type[AttentiveStatisticsPooling]] = {
+    "mean": MeanPooling,
+    "attentive": AttentiveStatisticsPooling,
+}

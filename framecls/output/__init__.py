@@ -1,0 +1,1 @@
+"""Results on their way out: `writers` for machines, `tables` and `pictures` for people."""

@@ -1,0 +1,307 @@
+"""Results for people: tables, and the coloured timeline strip above them. The command line owns the console."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+from framecls.config import UNKNOWN
+from framecls.output.languages import LANGUAGES
+from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, tick_line, tier_lines
+from framecls.output.text import clock, length, printable
+from framecls.results import AudioInfo, Identification, TagResult
+
+Renderable: TypeAlias = RenderableType
+
+STRIP_MIN_WIDTH = 60  # columns of a terminal from which on a strip says something
+_MAX_ROWS = 8  # labels that get a row each; more share a tier of text
+_MAX_TIER_LINES = 8  # a tier of more lines hides the table below it
+_MAX_LABEL = 14
+_GOOD_FILE_WIDTH = 22  # a file's name that is longer may fold
+_GAP = "  "
+_HEADER_STYLE = "dim"
+# Columns of `identify_table` after the file: where its name has no room, the score's bar goes first.
+_CHOICES = (
+    ("label", "score", "bar", "others", "length"),
+    ("label", "score", "others", "length"),
+    ("label", "score", "others"),
+    ("label", "score"),
+)
+
+# Of the 256 colours those of middle lightness, which stand out from a black and from a white background alike.
+PALETTE = ("#0087ff", "#d75f00", "#00875f", "#d7005f", "#875fd7", "#878700", "#008787", "#af5f5f")
+_QUIET_STYLE = "bright_black"
+_QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
+
+
+def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
+    """Return what `tag` found as something rich can print.
+
+    Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
+    60 columns, in ASCII where the encoding has no blocks.
+
+    Args:
+        result: one recording.
+        width: columns to use at most; the console's by default.
+    """
+    return _TagView(result, width)
+
+
+def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
+    """Return what `identify` says of all recordings as one table that rich can print."""
+    return _IdentifyView(tuple(results), width)
+
+
+def draw_svg(renderable: Renderable, *, width: int, title: str) -> str:
+    """Return what a terminal of `width` columns would show, as an SVG picture."""
+    # Whatever the terminal is that asks for it, and whatever NO_COLOR says, the picture is the same.
+    console = Console(
+        record=True,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        no_color=False,
+        width=width,
+        legacy_windows=False,
+    )
+    console.print(renderable)
+    return console.export_svg(title=title, theme=MONOKAI)
+
+
+@dataclass(frozen=True)
+class _TagView:
+    result: TagResult
+    width: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        options = _narrowed(options, self.width)
+        for part in (self._header(options), *self._strip(options), *self._segments(options)):
+            yield from console.render(part, options)
+
+    def _header(self, options: ConsoleOptions) -> Text:
+        result = self.result
+        file = printable(result.file, options.encoding)
+        name = Text("\n".join(fold(file, options.max_width)), style="bold")
+        facts = [clock(result.duration, 1), *_describe(result.audio)]
+        model = Text(printable(result.model, options.encoding), style="dim")
+        details = Text("   ".join(facts))
+        gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
+        if gap >= 3:
+            return Text.assemble(name, "   ", details, " " * gap, model)
+        # Too much for one line: the name has the first to itself.
+        return Text.assemble(name, "\n  ", details, "   ", model, overflow="fold")
+
+    def _strip(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        result = self.result
+        if not options.is_terminal or options.max_width < STRIP_MIN_WIDTH:
+            return
+        if not result.scores.size or result.duration <= 0:
+            return
+        if len(result.labels) <= _MAX_ROWS:
+            yield from self._rows(options)
+        elif not result.overlapping:
+            lines = tier_lines(result.segments, result.duration, options.max_width - 4)
+            if len(lines) <= _MAX_TIER_LINES:
+                for line in lines:
+                    yield self._tier(line, options)
+                    yield Text("  " + tick_line(line.start_s, line.end_s, line.n_columns), style="dim")
+
+    def _rows(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        result = self.result
+        names = [printable(label, options.encoding) for label in result.labels]
+        label_width = min(max(map(cell_len, names)), _MAX_LABEL)
+        n_columns = options.max_width - label_width - 6
+        blocks = ASCII_BLOCKS if options.ascii_only else BLOCKS
+        levels = block_levels(result.times, result.scores, result.duration, n_columns)
+        for column, name in enumerate(names):
+            row = Text("  ", no_wrap=True, overflow="crop")
+            row.append(set_cell_size(name, label_width) + "  ", _style(result.labels, column))
+            for level in levels[:, column].tolist():
+                row.append(blocks[level], _style(result.labels, column) if level else _QUIET_STYLE)
+            yield row
+        yield Text(" " * (label_width + 4) + tick_line(0, result.duration, n_columns), style="dim")
+
+    def _tier(self, line: TierLine, options: ConsoleOptions) -> Text:
+        mark = "|" if options.ascii_only else "▏"
+        row = Text("  ", no_wrap=True, overflow="crop")
+        for cell in line.cells:
+            room = cell.last - cell.first
+            if cell.segment is None:
+                row.append(" " * room)
+                continue
+            begins = cell.segment.start >= line.start_s
+            name = (mark if begins else " ") + printable(cell.segment.label, options.encoding)
+            text = set_cell_size(name if cell_len(name) <= room else name[0], room)
+            row.append(text, _label_style(self.result, cell.segment.label))
+        return row
+
+    def _segments(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        result = self.result
+        if not result.segments:
+            yield Text(f"  {_nothing(result, options.encoding)}", style="italic")
+            return
+        names = {label: printable(label, options.encoding) for label in {s.label for s in result.segments}}
+        rows = [["Start", "End", "Length", "Label", "Score"]]
+        for s in result.segments:
+            rows.append([clock(s.start), clock(s.end), length(s.end - s.start), names[s.label], f"{s.score:.2f}"])
+        right = {0, 1, 2, 4}
+        if 2 + _natural_width(rows) > options.max_width:  # start and end say how long it is
+            rows, right = [row[:2] + row[3:] for row in rows], {0, 1, 3}
+        label = len(rows[0]) - 2
+        room = options.max_width - 2 - _natural_width([r[:label] + r[label + 1 :] for r in rows]) - len(_GAP)
+        folded = {name: "\n".join(fold(name, max(room, 1))) for name in {r[label] for r in rows}}
+        styles = ["", *(_label_style(result, s.label) for s in result.segments)]
+        cells = [[Text(c) for c in row] for row in rows]
+        for row, source, style in zip(cells, rows, styles, strict=True):
+            row[label] = Text(folded[source[label]], style)
+        yield from _lines(cells, right)
+
+
+@dataclass(frozen=True)
+class _IdentifyView:
+    results: tuple[Identification, ...]
+    width: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        options = _narrowed(options, self.width)
+        for line in self._table(options):
+            yield from console.render(line, options)
+
+    def _table(self, options: ConsoleOptions) -> Iterator[Text]:
+        if not self.results:
+            return
+        languages = are_languages(self.results)
+        title = "Language" if languages else "Speaker" if all(r.model == "speaker" for r in self.results) else "Label"
+        files = ["File", *(printable(r.file, options.encoding) for r in self.results)]
+        columns = {
+            "label": [Text(title), *(_answer(r, languages, options) for r in self.results)],
+            "score": [Text("Score"), *(Text(f"{r.score:.2f}") for r in self.results)],
+            "bar": [Text(), *(_bar(r.score, options) for r in self.results)],
+            "others": [Text("Runners-up"), *(_runners_up(r, options) for r in self.results)],
+            "length": [Text("Length"), *(Text(clock(r.duration, 1)) for r in self.results)],
+        }
+        wanted = min(max(map(cell_len, files)), max(_GOOD_FILE_WIDTH, options.max_width // 4))
+        for names in _CHOICES:
+            room = max(1, options.max_width - sum(_width(columns[name]) + len(_GAP) for name in names))
+            if room >= wanted:
+                break
+        cells = [[Text("\n".join(fold(file, room))) for file in files], *(columns[name] for name in names)]
+        right = {i for i, name in enumerate(names, 1) if name == "length"}
+        yield from _lines([list(row) for row in zip(*cells, strict=True)], right, indent="")
+
+
+def fold(name: str, width: int) -> list[str]:
+    """Break a name into lines of at most `width` columns, behind a `/`, a space or a dash where there is one."""
+    return _pack(re.findall(r"[^/\s_-]*[/\s_-]|[^/\s_-]+", name), width)
+
+
+def _pack(pieces: Iterable[str], width: int) -> list[str]:
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and cell_len(lines[-1]) + cell_len(piece.rstrip()) > width:
+            lines.append("")
+        while cell_len(piece.rstrip()) > width:
+            head = next(k for k in range(len(piece), 0, -1) if cell_len(piece[:k]) <= width or k == 1)
+            lines[-1] = piece[:head]
+            lines.append("")
+            piece = piece[head:]
+        lines[-1] += piece
+    return [line.rstrip() for line in lines if line] or [""]
+
+
+def _width(cells: Iterable[Text]) -> int:
+    return max(cell_len(line) for cell in cells for line in cell.plain.split("\n"))
+
+
+def _natural_width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(cell_len, column)) for column in zip(*rows, strict=True)) + len(_GAP) * (len(rows[0]) - 1)
+
+
+def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ") -> Iterator[Text]:
+    """Lay cells out in columns under a header row, without a frame.
+
+    rich's own Table is ten times slower, which shows with the phones of an hour, and fills lines up with blanks.
+
+    Args:
+        rows: the header first; a cell may have several lines.
+        right: columns whose cells stand on the right.
+    """
+    widths = [_width(column) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = [cell.split("\n", allow_blank=True) if "\n" in cell.plain else [cell] for cell in row]
+        for k in range(max(map(len, cells))):
+            line = Text(indent, style="" if number else _HEADER_STYLE, no_wrap=True, overflow="crop")
+            blanks = 0  # owed before the next text, so that no line ends in them
+            for column, cell in enumerate(cells):
+                text = cell[k] if k < len(cell) else Text()
+                spare = widths[column] - text.cell_len
+                if text.plain:
+                    line.append(" " * (blanks + (spare if column in right else 0)))
+                    line.append_text(text)
+                    blanks = (0 if column in right else spare) + len(_GAP)
+                else:
+                    blanks += spare + len(_GAP)
+            yield line
+
+
+def _answer(result: Identification, languages: bool, options: ConsoleOptions) -> Text:
+    label = printable(result.label, options.encoding)
+    name = LANGUAGES.get(result.label, "") if languages and options.max_width >= STRIP_MIN_WIDTH else ""
+    whole = f"{label} {printable(name, options.encoding)}" if name else label
+    text = Text("\n".join(fold(whole, max(_MAX_LABEL, options.max_width // 3))))
+    text.stylize(_QUIET_STYLE if result.label == UNKNOWN else "bold", 0, len(label) if name else None)
+    return text
+
+
+def are_languages(results: Sequence[Identification]) -> bool:
+    """Return whether the labels are language codes: all are in the list, and the model is not the one of voices."""
+    labels = {label for r in results for label in (r.label, *(c.label for c in r.top))} - {UNKNOWN}
+    return bool(labels) and labels <= LANGUAGES.keys() and all(r.model != "speaker" for r in results)
+
+
+def _narrowed(options: ConsoleOptions, width: int | None) -> ConsoleOptions:
+    return options.update(width=min(width or options.max_width, options.max_width))
+
+
+def _describe(audio: AudioInfo | None) -> list[str]:
+    if audio is None:
+        return []
+    names = {1: "mono", 2: "stereo"}
+    return [f"{audio.sample_rate / 1000:g} kHz {names.get(audio.channels, f'{audio.channels} channels')}"]
+
+
+def _style(labels: Sequence[str], index: int) -> str:
+    return _QUIET_STYLE if labels[index] in _QUIET else PALETTE[index % len(PALETTE)]
+
+
+def _label_style(result: TagResult, label: str) -> str:
+    return _style(result.labels, result.labels.index(label)) if label in result.labels else ""
+
+
+def _nothing(result: TagResult, encoding: str) -> str:
+    names = [printable(label, encoding) for label in result.labels]
+    if not 1 <= len(names) <= _MAX_ROWS:
+        return "nothing found"
+    return f"no {', '.join(names[:-1])} or {names[-1]} found" if len(names) > 1 else f"no {names[0]} found"
+
+
+def _bar(score: float, options: ConsoleOptions) -> Text:
+    width = 6
+    eighths = round(max(0.0, min(score, 1.0)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    if options.ascii_only:
+        return Text("#" * round(eighths / 8), PALETTE[0])
+    return Text("█" * full + ("", *"▏▎▍▌▋▊▉")[rest], PALETTE[0])
+
+
+def _runners_up(result: Identification, options: ConsoleOptions) -> Text:
+    others = [f"{printable(c.label, options.encoding)} {c.score:.2f}" for c in result.top if c.label != result.label]
+    return Text("\n".join(_pack((f"{o}, " for o in others), max(18, options.max_width // 4))).rstrip(","))

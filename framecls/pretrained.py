@@ -1,0 +1,33 @@
+"""The models that ship inside the package, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framecls.errors import ModelError, UsageError
+
+_FOLDER = Path(__file__).parent / "weights"
+_SUFFIX = ".safetensors"
+
+
+def names() -> list[str]:
+    """Return the names of the shipped models."""
+    return sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def locate(model: str | Path) -> Path:
+    """Return the file of a model given by name, or by path if it has a folder or the suffix `.safetensors` in it.
+
+    Raises:
+        UsageError: no shipped model has that name.
+        ModelError: there is no file at that path.
+    """
+    text = str(model)
+    if text in names():
+        return _FOLDER / f"{text}{_SUFFIX}"
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.suffix == _SUFFIX or len(path.parts) > 1:
+        raise ModelError(f"{text}: there is no such model file")
+    raise UsageError(f"no model is called {text!r}: choose {', '.join(names())}, or give the path of a model file")

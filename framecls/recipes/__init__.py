@@ -1,0 +1,1 @@
+"""Runnable modules that make training data; nothing in the library needs them."""

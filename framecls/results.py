@@ -1,0 +1,68 @@
+"""What the use cases return and the writers write.
+
+No torch here, and numpy only by name: a usage error must not wait for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a recording was before it became 16 kHz mono."""
+
+    sample_rate: int  # Hz
+    channels: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One label over the half-open span `[start, end)`, in seconds from the start of the file."""
+
+    start: float
+    end: float
+    label: str
+    score: float  # mean probability of the label over the span, 0..1
+
+
+@dataclass(frozen=True, eq=False)
+class TagResult:
+    """What `tag` found in one recording."""
+
+    file: str
+    model: str
+    duration: float  # seconds
+    hop: float  # seconds from one frame to the next
+    labels: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    times: NDArray[np.float64] = field(repr=False)  # (frame,) seconds at frame centres
+    scores: NDArray[np.float32] = field(repr=False)  # (frame, label) probabilities
+    overlapping: bool = False  # labels may hold at once, each has its own segments
+    audio: AudioInfo | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One label that `identify` considered."""
+
+    label: str
+    score: float  # calibrated probability, 0..1
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What `identify` says of one recording: `label` is the best of `top`, or "unknown"."""
+
+    file: str
+    model: str
+    duration: float  # seconds
+    label: str
+    score: float
+    top: tuple[Candidate, ...]
+    audio: AudioInfo | None = None

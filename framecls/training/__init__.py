@@ -1,0 +1,1 @@
+"""Training and measuring: manifests, mixing and augmentation, the loop, metrics."""

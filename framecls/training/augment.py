@@ -1,0 +1,152 @@
+"""What happens to sound between the mouth and the file, at random: rooms, microphones, lines, noise, levels.
+
+Everything is linear filtering in one Fourier transform, then noise, gain and clipping, on a batch of waveforms.
+Randomness comes from the generator that is passed in, so a seed gives the same examples again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framecls.training.recipe import AugmentConfig
+
+Samples = NDArray[np.float32]
+_QUIET = 1e-5
+_EQUALIZER_BANDS = 8
+
+
+def change_speed(samples: Samples, rng: np.random.Generator, config: AugmentConfig) -> tuple[Samples, float]:
+    """Play (sample,) faster or slower, pitch and formants with it; return it and the factor (2: twice as fast)."""
+    if rng.random() >= config.speed_chance:
+        return samples, 1.0
+    factor = round(float(rng.uniform(*config.speed)), 3)
+    return soxr.resample(samples, 16000 * factor, 16000, quality="LQ").astype(np.float32), factor
+
+
+def room_response(rng: np.random.Generator, reverb_s: float, sample_rate: int) -> Samples:
+    """Draw the impulse response of a room: the direct sound, then noise that falls by 60 dB in `reverb_s`.
+
+    The statistical model of Polack (1988); early reflections are those of the noise.
+    """
+    length = int(min(reverb_s, 1.0) * sample_rate)
+    time_s = np.arange(length) / sample_rate
+    tail = rng.standard_normal(length) * 10 ** (-3 * time_s / reverb_s)
+    tail *= np.arange(length) >= rng.uniform(0.001, 0.01) * sample_rate
+    direct_to_tail_db = rng.uniform(-6.0, 15.0)
+    tail *= 10 ** (-direct_to_tail_db / 20) / max(_QUIET, float(np.sqrt(np.square(tail).sum())))
+    tail[0] = 1.0
+    return tail.astype(np.float32)
+
+
+def equalizer(rng: np.random.Generator, config: AugmentConfig, frequency_hz: NDArray[np.float64]) -> Samples:
+    """Draw the gain of a microphone and a line at each frequency: (frequency,), 1 where nothing happens."""
+    gain_db = np.zeros(len(frequency_hz))
+    if rng.random() < config.equalize_chance:
+        knots_hz = np.geomspace(60, frequency_hz[-1], _EQUALIZER_BANDS)
+        gain_db += np.interp(frequency_hz, knots_hz, rng.normal(0, config.equalize_db, _EQUALIZER_BANDS))
+    if rng.random() < config.telephone_chance:
+        low_hz, high_hz = rng.uniform(200, 350), rng.uniform(3200, 3700)
+        outside = np.maximum(low_hz - frequency_hz, 0) / 100 + np.maximum(frequency_hz - high_hz, 0) / 200
+        gain_db -= np.minimum(outside * 20, 60)
+    elif rng.random() < config.low_pass_chance:
+        gain_db -= np.minimum(np.maximum(frequency_hz - rng.uniform(2500, 7500), 0) / 200 * 20, 60)
+    return (10 ** (gain_db / 20)).astype(np.float32)
+
+
+def filter_batch(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int) -> Tensor:
+    """Put each of (batch, sample) waveforms through a room and a line of its own, loudness kept."""
+    n_samples = waveforms.shape[1]
+    size = n_samples + sample_rate  # the longest response is a second
+    size += -size % 1000  # small prime factors make the transform fast
+    frequency_hz = np.fft.rfftfreq(size, 1 / sample_rate)
+    # One curve is interpolated at a fiftieth of the frequencies: it is smooth.
+    coarse_hz = np.append(frequency_hz[::50], frequency_hz[-1])
+    response = np.zeros((len(waveforms), len(frequency_hz)), np.complex64)
+    for row in response:
+        row += np.interp(frequency_hz, coarse_hz, equalizer(rng, config, coarse_hz))
+        if rng.random() < config.reverb_chance:
+            row *= np.fft.rfft(room_response(rng, float(rng.uniform(*config.reverb_s)), sample_rate), size)
+    spectrum = torch.fft.rfft(waveforms, size) * torch.from_numpy(response)
+    filtered = torch.fft.irfft(spectrum, size)[:, :n_samples]
+    before, after = waveforms.square().sum(dim=1), filtered.square().sum(dim=1)
+    scaled: Tensor = filtered * (before / after.clamp(min=1e-12)).sqrt().unsqueeze(1)
+    return scaled
+
+
+def coloured_noise(rng: np.random.Generator, n_samples: int) -> Samples:
+    """Draw stationary noise, (sample,) of unit power, its spectrum falling by 0 to 9 dB an octave."""
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    slope = rng.uniform(0, 1.5)
+    spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** slope
+    noise = np.fft.irfft(spectrum, n_samples)
+    return (noise / max(_QUIET, float(noise.std()))).astype(np.float32)
+
+
+def add_noise(
+    waveforms: Tensor,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    draw_noise: Callable[[int], Samples] | None,
+) -> Tensor:
+    """Add noise to some of (batch, sample) waveforms.
+
+    Args:
+        draw_noise: gives (sample,) recorded noise of a length; None, or half of the time: coloured noise.
+    """
+    noisy = waveforms.clone()
+    for row in noisy:
+        if rng.random() >= config.noise_chance:
+            continue
+        recorded = draw_noise is not None and rng.random() < 0.6
+        noise = torch.from_numpy(draw_noise(len(row)) if recorded and draw_noise else coloured_noise(rng, len(row)))
+        snr_db = float(rng.uniform(*config.noise_snr_db))
+        # Loudness of the speech itself, not of its pauses.
+        power = row.square().view(-1, 160 if len(row) % 160 == 0 else 1).mean(dim=1).quantile(0.9)
+        noise_power = noise.square().mean().clamp(min=1e-12)
+        row += noise * (power / noise_power * 10 ** (-snr_db / 10)).sqrt()
+    return noisy
+
+
+def set_level(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig) -> Tensor:
+    """Set each waveform's peak to a random level, and overdrive some by up to 12 dB; -1..1 afterwards."""
+    peak = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=_QUIET)
+    gain_db = torch.from_numpy(rng.uniform(*config.gain_db, len(waveforms)).astype(np.float32)).clamp(max=0)
+    overdriven = rng.random(len(waveforms)) < config.clip_chance
+    gain_db[torch.from_numpy(overdriven)] = float(rng.uniform(0, 12))
+    return (waveforms / peak * (10 ** (gain_db / 20)).unsqueeze(1)).clamp(-1, 1)
+
+
+def augment_batch(
+    waveforms: Tensor,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    sample_rate: int,
+    draw_noise: Callable[[int], Samples] | None = None,
+) -> Tensor:
+    """Room, line, noise and level for each of (batch, sample) waveforms."""
+    waveforms = filter_batch(waveforms, rng, config, sample_rate)
+    waveforms = add_noise(waveforms, rng, config, draw_noise)
+    return set_level(waveforms, rng, config)
+
+
+def mask_features(vectors: Tensor, rng: np.random.Generator, config: AugmentConfig, vectors_per_s: float) -> Tensor:
+    """Blank random bands and stretches of (batch, vector, feature) (Park et al. 2019, "SpecAugment")."""
+    keep = torch.ones_like(vectors, dtype=torch.bool)
+    _, n_vectors, n_features = vectors.shape
+    for row in keep:
+        for _ in range(config.frequency_masks):
+            width = int(rng.integers(0, config.frequency_mask_width + 1))
+            first = int(rng.integers(0, max(1, n_features - width)))
+            row[:, first : first + width] = False
+        for _ in range(config.time_masks):
+            width = int(rng.uniform(0, config.time_mask_s) * vectors_per_s)
+            first = int(rng.integers(0, max(1, n_vectors - width)))
+            row[first : first + width] = False
+    mean = vectors.mean(dim=(1, 2), keepdim=True)
+    return torch.where(keep, vectors, mean)

@@ -1,0 +1,377 @@
+"""Recordings to training batches, made on the fly.
+
+Batch number n of a seed is always the same, wherever and whenever it is made: so workers may make it, a run that was
+cut off goes on exactly where it stood, and dev batches are fixed by being numbered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framecls.config import ModelConfig
+from framecls.timeline import count_frames
+from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch
+from framecls.training.clips import ClipStore
+from framecls.training.manifest import Recording
+from framecls.training.recipe import Recipe
+
+# Not a label: cross_entropy's own mark for targets that do not count.
+IGNORED = -100
+_FADE_S = 0.01
+_MAX_JOINED = 12
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from."""
+
+    waveform: Tensor  # (batch, sample) with the margins that the features want
+    n_frames: Tensor  # (batch,)
+    targets: Tensor  # (batch, frame, label) 0..1, (batch, frame) label index, or (batch,) label index
+    phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more
+    names: tuple[str, ...] = ()  # source of each example, for tables of dev figures
+
+
+class Examples(Protocol):
+    """A numbered supply of batches."""
+
+    def make_batch(self, number: int) -> Batch: ...
+
+
+class NoiseBank:
+    """Recorded noise and music to hide speech in."""
+
+    def __init__(self, recordings: Sequence[Recording], store: ClipStore, rng: np.random.Generator) -> None:
+        self._recordings, self._store, self._rng = recordings, store, rng
+        by_source: dict[str, list[Recording]] = defaultdict(list)
+        for recording in recordings:
+            by_source[recording.source].append(recording)
+        self._sources = list(by_source.values())
+
+    def draw(self, n_samples: int) -> Samples:
+        """Return (sample,) noise of a length, short clips repeated."""
+        source = self._sources[self._rng.integers(len(self._sources))]
+        recording = source[self._rng.integers(len(source))]
+        length = self._store.n_samples(recording.file)
+        start = int(self._rng.integers(0, max(1, length - n_samples)))
+        samples = self._store.read(recording.file, start, start + n_samples)
+        return np.resize(samples, n_samples) if len(samples) else np.zeros(n_samples, np.float32)
+
+
+class BatchMaker:
+    """What both tasks need: the recipe, the sounds, and waveforms in the form that the network wants."""
+
+    def __init__(self, config: ModelConfig, recipe: Recipe, store: ClipStore, noise: Sequence[Recording]) -> None:
+        self.config, self.recipe, self.store, self.noise = config, recipe, store, noise
+        self.sample_rate = config.features.sample_rate
+
+    def rng(self, number: int) -> np.random.Generator:
+        """Return the generator of one batch."""
+        return np.random.default_rng((self.recipe.optim.seed, number))
+
+    def augment(self, waveforms: Tensor, rng: np.random.Generator) -> Tensor:
+        """Augment (batch, sample) as the recipe says."""
+        draw = NoiseBank(self.noise, self.store, rng).draw if self.noise else None
+        return augment_batch(waveforms, rng, self.recipe.augment, self.sample_rate, draw)
+
+    def with_margins(self, waveforms: Tensor) -> Tensor:
+        """Pad (batch, sample) to whole frames, and by the margins on both sides."""
+        n_frames = count_frames(waveforms.shape[1], self.config.hop_samples)
+        margin = self.config.features.margin_samples
+        missing = n_frames * self.config.hop_samples - waveforms.shape[1]
+        return torch.nn.functional.pad(waveforms, (margin, margin + missing))
+
+
+class PooledExamples(BatchMaker):
+    """One label an example: label, then source, then voice are drawn, then clips of that voice are joined and cut."""
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        config: ModelConfig,
+        recipe: Recipe,
+        store: ClipStore,
+        noise: Sequence[Recording] = (),
+    ) -> None:
+        super().__init__(config, recipe, store, noise)
+        self._label_index = {label: i for i, label in enumerate(config.labels)}
+        self._phone_index = {phone: i for i, phone in enumerate(config.phones, start=1)}
+        tree: dict[str, dict[str, dict[str, list[Recording]]]] = {}
+        for recording in recordings:
+            voices = tree.setdefault(recording.label, {}).setdefault(recording.source, {})
+            voices.setdefault(recording.speaker, []).append(recording)
+        self._tree = tree
+        self._labels = sorted(tree)
+        seconds = np.array([self._seconds(tree[label]) for label in self._labels])
+        share = seconds**recipe.sample.label_power
+        self._label_share = share / share.sum()
+        self._spoken = [r for r in recordings if r.phones and set(r.phones) <= self._phone_index.keys()]
+        self._spoken_by_label: dict[str, list[Recording]] = defaultdict(list)
+        for recording in self._spoken:
+            self._spoken_by_label[recording.label].append(recording)
+
+    def _seconds(self, sources: dict[str, dict[str, list[Recording]]]) -> float:
+        clips = (clip for voices in sources.values() for clips in voices.values() for clip in clips)
+        return sum(self.store.n_samples(clip.file) for clip in clips) / self.sample_rate
+
+    def make_batch(self, number: int) -> Batch:
+        """Return batch `number`: either of cut pieces, or of whole clips with their phones."""
+        rng = self.rng(number)
+        if self._spoken and rng.random() < self.recipe.sample.whole_chance:
+            drawn = self._draw_whole(rng)
+        else:
+            length_s = float(rng.uniform(*self.recipe.sample.length_s))
+            n_examples = max(2, round(self.recipe.optim.batch_s / length_s))
+            drawn = [self._draw_piece(rng, length_s) for _ in range(n_examples)]
+        waveforms = pad_stack([samples for samples, _, _ in drawn])
+        waveforms = self.augment(waveforms, rng)
+        for row, (samples, _, _) in zip(waveforms, drawn, strict=True):
+            row[len(samples) :] = 0
+        return self._finish(waveforms, drawn)
+
+    def _draw_label(self, rng: np.random.Generator) -> str:
+        return self._labels[rng.choice(len(self._labels), p=self._label_share)]
+
+    def _draw_voice(self, rng: np.random.Generator, label: str) -> list[Recording]:
+        sources = self._tree[label]
+        weights = np.array([self.recipe.sample.source_weight.get(source, 1.0) for source in sources])
+        voices = sources[list(sources)[rng.choice(len(sources), p=weights / weights.sum())]]
+        return voices[list(voices)[rng.integers(len(voices))]]
+
+    def _draw_piece(self, rng: np.random.Generator, length_s: float) -> tuple[Samples, str, tuple[str, ...]]:
+        label = self._draw_label(rng)
+        clips = self._draw_voice(rng, label)
+        wanted = int(length_s * self.sample_rate)
+        pieces: list[Samples] = []
+        phones: tuple[str, ...] | None = ()
+        n_samples = 0
+        while n_samples < wanted and len(pieces) < 2 * _MAX_JOINED:
+            clip = clips[rng.integers(len(clips))]
+            samples, _ = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            if len(samples) > wanted - n_samples:
+                start = int(rng.integers(0, len(samples) - (wanted - n_samples) + 1))
+                samples = samples[start : start + wanted - n_samples]
+                phones = None
+            elif not clip.phones:
+                phones = None
+            if phones is not None:
+                phones += clip.phones
+            gap = np.zeros(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate), np.float32)
+            pieces += [samples, gap]
+            n_samples += len(samples) + len(gap)
+        return np.concatenate(pieces)[:wanted], label, phones or ()
+
+    def _draw_whole(self, rng: np.random.Generator) -> list[tuple[Samples, str, tuple[str, ...]]]:
+        """Draw whole clips of about one length, so that little is padded: the longest of some, or the shortest..."""
+        labels = sorted(self._spoken_by_label)
+        drawn = []
+        for _ in range(64):
+            clips = self._spoken_by_label[labels[rng.integers(len(labels))]]
+            drawn.append(clips[rng.integers(len(clips))])
+        drawn.sort(key=lambda clip: self.store.n_samples(clip.file))
+        longest_s = 1.6 * self.config.window.length_s
+        drawn = [clip for clip in drawn if self.store.n_samples(clip.file) <= longest_s * self.sample_rate] or drawn[:1]
+        middle_s = self.store.n_samples(drawn[int(rng.integers(len(drawn)))].file) / self.sample_rate
+        n_examples = int(np.clip(round(self.recipe.optim.batch_s / middle_s), 1, len(drawn)))
+        near = min(
+            range(len(drawn) - n_examples + 1),
+            key=lambda i: abs(self.store.n_samples(drawn[i + n_examples // 2].file) - middle_s * self.sample_rate),
+        )
+        examples = []
+        for clip in drawn[near : near + n_examples]:
+            samples, _ = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            examples.append((samples, clip.label, clip.phones))
+        return examples
+
+    def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 3) -> Iterable[Batch]:
+        """Cut what each voice says into examples of a length, its clips joined in order, without augmentation.
+
+        Args:
+            recordings: to measure on.
+            length_s: of an example; a voice with less gives one shorter example.
+            per_voice: examples at most of one voice in one language.
+        """
+        voices: dict[tuple[str, str, str], list[Recording]] = defaultdict(list)
+        for recording in recordings:
+            if recording.label in self._label_index:
+                voices[recording.source, recording.speaker, recording.label].append(recording)
+        examples = []
+        for (source, _, label), clips in sorted(voices.items()):
+            wanted = int(length_s * self.sample_rate)
+            joined = np.zeros(0, np.float32)
+            for clip in clips:
+                gap = np.zeros(self.sample_rate // 5 if len(joined) else 0, np.float32)
+                joined = np.concatenate([joined, gap, self.store.read(clip.file)])
+                if len(joined) >= per_voice * wanted:
+                    break
+            pieces = [joined[i : i + wanted] for i in range(0, len(joined), wanted)][:per_voice]
+            pieces = [piece for piece in pieces if len(piece) > 0.6 * wanted] or pieces[:1]
+            examples += [(piece, label, source) for piece in pieces]
+        for first in range(0, len(examples), 16):
+            some = examples[first : first + 16]
+            batch = self._finish(pad_stack([piece for piece, _, _ in some]), [(p, label, ()) for p, label, _ in some])
+            yield Batch(batch.waveform, batch.n_frames, batch.targets, batch.phones, tuple(s for _, _, s in some))
+
+    def _finish(self, waveforms: Tensor, drawn: Sequence[tuple[Samples, str, tuple[str, ...]]]) -> Batch:
+        n_frames = [count_frames(len(samples), self.config.hop_samples) for samples, _, _ in drawn]
+        phones = [torch.tensor([self._phone_index[p] for p in phones], dtype=torch.long) for _, _, phones in drawn]
+        return Batch(
+            self.with_margins(waveforms),
+            torch.tensor(n_frames),
+            torch.tensor([self._label_index[label] for _, label, _ in drawn]),
+            torch.nn.utils.rnn.pad_sequence(phones, batch_first=True),
+        )
+
+
+class FrameExamples(BatchMaker):
+    """One label (or several, or none) a frame: cut from annotated recordings, or mixed from one clip a label."""
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        config: ModelConfig,
+        recipe: Recipe,
+        store: ClipStore,
+        noise: Sequence[Recording] = (),
+        number_from: int = 0,
+    ) -> None:
+        super().__init__(config, recipe, store, noise)
+        self._number_from = number_from
+        self._recordings = list(recordings)
+        self._label_index = {label: i for i, label in enumerate(config.labels)}
+        self._material: dict[str, dict[str, list[Recording]]] = {label: {} for label in config.labels}
+        for recording in recordings:
+            self._material[recording.label].setdefault(recording.source, []).append(recording)
+
+    def make_batch(self, number: int) -> Batch:
+        """Return batch `number`: windows of one length."""
+        rng = self.rng(number + self._number_from)
+        length_s = self.config.window.length_s * float(rng.choice([0.3, 0.6, 1.0, 1.0]))
+        n_frames = max(1, round(length_s / self.config.hop_s))
+        n_examples = max(1, round(self.recipe.optim.batch_s / length_s))
+        n_samples = n_frames * self.config.hop_samples
+        if self.recipe.mix.enabled:
+            waveforms, targets = self._mix(rng, n_examples, n_samples, n_frames)
+        else:
+            waveforms, targets = self._cut(rng, n_examples, n_samples, n_frames)
+        if not self.config.overlapping:
+            targets = hard_targets(targets)
+        return Batch(
+            self.with_margins(waveforms),
+            torch.full((n_examples,), n_frames),
+            targets,
+            torch.zeros((n_examples, 0), dtype=torch.long),
+        )
+
+    def _mix(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
+        """Mix a track a label; return (example, sample) and (example, frame, label) 0 or 1."""
+        mix, labels = self.recipe.mix, self.config.labels
+        tracks = np.zeros((n_examples, len(labels), n_samples), np.float32)
+        targets = np.zeros((n_examples, n_frames, len(labels)), np.float32)
+        for example in range(n_examples):
+            for column, label in enumerate(labels):
+                if rng.random() < mix.presence.get(label, 0.6):
+                    active = self._fill_track(rng, label, tracks[example, column])
+                    targets[example, :, column] = frame_share(active, self.config.hop_samples) >= 0.5
+                    gain_db = rng.uniform(-mix.spread_db, mix.spread_db)
+                    loudness = np.sqrt(np.square(tracks[example, column][active]).mean()) if active.any() else 1.0
+                    tracks[example, column] *= 10 ** (gain_db / 20) / max(1e-4, float(loudness))
+        flat = torch.from_numpy(tracks).flatten(0, 1)
+        placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate).view(tracks.shape).sum(dim=1)
+        mixed = self.augment(placed, rng)
+        for row in mixed:
+            floor_db = float(rng.uniform(*mix.floor_db))
+            row += torch.from_numpy(rng.standard_normal(n_samples).astype(np.float32)) * 10 ** (floor_db / 20)
+        return mixed.clamp(-1, 1), torch.from_numpy(targets)
+
+    def _fill_track(self, rng: np.random.Generator, label: str, track: Samples) -> NDArray[np.bool_]:
+        """Lay pieces of clips of one label into (sample,) a silent track; return (sample,) where the label holds."""
+        mix, rate = self.recipe.mix, self.sample_rate
+        active = np.zeros(len(track), bool)
+        at = int(rng.uniform(-0.3, 0.7) * len(track))
+        sources = list(self._material[label].values())
+        while at < len(track):
+            source = sources[rng.integers(len(sources))]
+            piece, holds = self._draw_piece(rng, source[rng.integers(len(source))], label)
+            skip = max(0, -at)
+            n = min(len(piece) - skip, len(track) - max(at, 0))
+            if n > 0:
+                track[max(at, 0) : max(at, 0) + n] += piece[skip : skip + n]
+                active[max(at, 0) : max(at, 0) + n] |= holds[skip : skip + n]
+            at += len(piece) + int(rng.uniform(*mix.gap_s) * rate)
+            if rng.random() < 0.15:
+                break
+        return active
+
+    def _draw_piece(
+        self, rng: np.random.Generator, recording: Recording, label: str
+    ) -> tuple[Samples, NDArray[np.bool_]]:
+        rate = self.sample_rate
+        length = self.store.n_samples(recording.file)
+        wanted = min(length, int(rng.uniform(*self.recipe.mix.piece_s) * rate))
+        start = int(rng.integers(0, length - wanted + 1))
+        samples = self.store.read(recording.file, start, start + wanted)
+        samples, factor = change_speed(samples, rng, self.recipe.augment)
+        holds = np.zeros(len(samples), bool)
+        for span in recording.spans:
+            if span.label == label:
+                end_s = length / rate if span.end_s is None else span.end_s
+                first, last = ((int(t * rate) - start) / factor for t in (span.start_s, end_s))
+                holds[max(0, int(first)) : max(0, int(last))] = True
+        n_fade = min(int(_FADE_S * rate), len(samples) // 2)
+        ramp = np.linspace(0, 1, n_fade, dtype=np.float32)
+        samples[:n_fade] *= ramp
+        samples[len(samples) - n_fade :] *= ramp[::-1]
+        # Each recording at its own loudness first, so that a quiet one is not lost under its neighbours.
+        loudness = float(np.sqrt(np.square(samples[holds]).mean())) if holds.any() else 0.0
+        return samples * np.float32(10 ** (rng.uniform(-4, 4) / 20) / max(loudness, 1e-3)), holds
+
+    def _cut(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
+        """Cut windows out of annotated recordings; return (example, sample) and (example, frame, label) 0 or 1."""
+        rows, targets = [], torch.zeros(n_examples, n_frames, len(self.config.labels))
+        for example in range(n_examples):
+            recording = self._recordings[rng.integers(len(self._recordings))]
+            length = self.store.n_samples(recording.file)
+            start = int(rng.integers(0, max(1, length - n_samples + 1)))
+            start -= start % self.config.hop_samples
+            rows.append(self.store.read(recording.file, start, start + n_samples))
+            targets[example] = torch.from_numpy(self.annotate(recording, start, n_frames))
+        return self.augment(pad_stack(rows, n_samples), rng), targets
+
+    def annotate(self, recording: Recording, start: int, n_frames: int) -> NDArray[np.float32]:
+        """Return (frame, label) 0 or 1: which labels the manifest puts on the frames from sample `start` on."""
+        targets = np.zeros((n_frames, len(self.config.labels)), np.float32)
+        rate, hop = self.sample_rate, self.config.hop_samples
+        length_s = self.store.n_samples(recording.file) / rate
+        for span in recording.spans:
+            # A frame has the label that holds at its middle.
+            first = round((span.start_s * rate - start) / hop)
+            last = round(((length_s if span.end_s is None else span.end_s) * rate - start) / hop)
+            targets[max(0, first) : max(0, last), self._label_index[span.label]] = 1
+        return targets
+
+
+def frame_share(active: NDArray[np.bool_], hop_samples: int) -> NDArray[np.float32]:
+    """Return (frame,) the share of each frame's samples that are active; the length must be whole frames."""
+    return np.asarray(active.reshape(-1, hop_samples).mean(axis=1), np.float32)
+
+
+def hard_targets(targets: Tensor) -> Tensor:
+    """Turn (batch, frame, label) 0 or 1 into (batch, frame) label indices, `IGNORED` where there is no label."""
+    return torch.where(targets.sum(dim=2) > 0, targets.argmax(dim=2), IGNORED)
+
+
+def pad_stack(rows: Sequence[Samples], n_samples: int | None = None) -> Tensor:
+    """Stack (sample,) arrays of different lengths into (row, sample), zeros behind the shorter ones."""
+    stacked = np.zeros((len(rows), n_samples or max(map(len, rows))), np.float32)
+    for target, row in zip(stacked, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(stacked)

@@ -1,0 +1,355 @@
+"""The training loop: read, split, decode once, then step, measure and keep the best."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from framecls.checkpoint import fill, save_model
+from framecls.config import ModelConfig, to_dict
+from framecls.errors import ManifestError, ModelError
+from framecls.nn.model import Network, Output
+from framecls.training.augment import mask_features
+from framecls.training.clips import ClipStore, open_clips
+from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
+from framecls.training.manifest import (
+    Recording,
+    check_labels,
+    find_labels,
+    find_phones,
+    read_manifest,
+    split_by_speaker,
+)
+from framecls.training.measure import DevReport, measure
+from framecls.training.recipe import Recipe
+
+N_DEV_BATCHES = 24
+DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
+_BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, told to the caller after each step and each dev measurement."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+    dev: DevReport | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on and where to put it."""
+
+    manifest: Path
+    output: Path
+    recipe: Recipe
+    noise: Path | None = None  # a manifest of recordings to hide speech in
+    init: Path | None = None  # a model whose weights are taken where name and shape agree
+    resume: bool = False
+    device: str = "cpu"
+    stop_after: int | None = None  # steps after which to leave off; the schedule stays that of the whole run
+
+    @property
+    def folder(self) -> Path:
+        """Where the decoded recordings and the state of the run live."""
+        return self.output.with_name(f"{self.output.name}.training")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recordings that are split, decoded and checked."""
+
+    train: list[Recording]
+    dev: list[Recording]
+    noise: list[Recording]
+    store: ClipStore
+    config: ModelConfig
+
+
+def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data:
+    """Read, split, decode and check everything that a run needs; train nothing.
+
+    Raises:
+        ManifestError: something in the manifest cannot be used, or one of the splits would be empty.
+    """
+    recordings = read_manifest(job.manifest)
+    noise = read_manifest(job.noise) if job.noise else []
+    config = job.recipe.model_config(find_labels(recordings), find_phones(recordings))
+    check_labels(recordings, config.labels)
+    if config.task == "pooled" and len(config.labels) < 2:
+        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+    train, dev = split_by_speaker(recordings, job.recipe.optim.seed)
+    for name, part in (("train", train), ("dev", dev)):
+        if not part:
+            raise ManifestError(
+                f"{job.manifest}: the {name} split is empty: name more speakers, or give each row a split, train or dev"
+            )
+    store = open_clips([*recordings, *noise], config.features.sample_rate, job.folder, decoded)
+    return Data(train, dev, noise, store, config)
+
+
+def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples:
+    """Return the supply of training or dev batches."""
+    # Noise of the training set must not be heard again in the dev set.
+    noise = [] if dev else data.noise
+    recordings = data.dev if dev else data.train
+    if data.config.task == "pooled":
+        return PooledExamples(recordings, data.config, recipe, data.store, noise)
+    return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
+
+
+def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
+    """Yield the fixed batches that a run is measured on."""
+    examples = make_examples(data, recipe, dev=True)
+    if isinstance(examples, PooledExamples):
+        yield from examples.dev_batches(data.dev, data.config.window.length_s)
+    else:
+        yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return the rate of a step: a linear warm-up, then half a cosine down to a hundredth."""
+    optim = recipe.optim
+    if step < optim.warmup_steps:
+        return optim.learning_rate * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
+    return optim.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def loss_of(output: Output, batch: Batch, config: ModelConfig, recipe: Recipe) -> Tensor:
+    """Return the loss of a batch: the label's, and the phones' where they are known."""
+    device = output.logits.device
+    targets = batch.targets.to(device)
+    logits = output.logits.float()
+    if config.overlapping:
+        # Dev and training windows of a batch have one length, so no frame here is padding.
+        loss = functional.binary_cross_entropy_with_logits(logits, targets)
+    else:
+        flat = logits.flatten(0, -2)
+        smoothing = recipe.optim.label_smoothing
+        loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
+    known = batch.phones.ne(0).any(dim=1) if batch.phones.shape[1] else torch.zeros(len(batch.phones), dtype=torch.bool)
+    if output.phone_logits is None or not known.any():
+        return loss
+    log_probs = output.phone_logits.float().log_softmax(dim=2)[known.to(device)].transpose(0, 1)
+    phones = batch.phones[known].to(device)
+    lengths = phones.ne(0).sum(dim=1)
+    ctc = functional.ctc_loss(log_probs, phones, batch.n_frames[known].to(device), lengths, zero_infinity=True)
+    return loss + recipe.optim.phone_weight * ctc
+
+
+class _Numbered(torch.utils.data.Dataset[Batch]):
+    """Batches by number, for torch's worker processes."""
+
+    def __init__(self, examples: FrameExamples | PooledExamples, first: int, last: int) -> None:
+        self._examples, self._first, self._last = examples, first, last
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._examples.make_batch(self._first + index)
+
+
+def _load_batches(examples: FrameExamples | PooledExamples, first: int, last: int, workers: int) -> Iterator[Batch]:
+    loader = torch.utils.data.DataLoader(
+        _Numbered(examples, first, last),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class Run:
+    """The moving parts of a training run; all that a resumed run needs is in `state`."""
+
+    def __init__(self, job: Job, data: Data) -> None:
+        self.job, self.data, self.recipe = job, data, job.recipe
+        torch.manual_seed(job.recipe.optim.seed)
+        self.network = Network(data.config).to(job.device)
+        if job.init:
+            take_weights(self.network, job.init)
+        self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
+        self.optimizer = make_optimizer(self.network, job.recipe)
+        self.step = 0
+        self.best = -math.inf
+        self.since_best = 0
+
+    def fingerprint(self) -> str:
+        """Return a digest of what must not change between the parts of a run."""
+        text = json.dumps([to_dict(self.recipe), to_dict(self.data.config)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def learn(self, batch: Batch) -> float:
+        """Take one step and return the loss."""
+        recipe, device = self.recipe, self.job.device
+        # Dropout and masks of a step depend on its number alone, so a resumed run repeats them.
+        torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, recipe)
+        features = self.data.config.features
+        with torch.no_grad():
+            vectors = self.network.features(batch.waveform.to(device))
+            rng = np.random.default_rng((recipe.optim.seed, self.step, 1))
+            vectors = mask_features(vectors, rng, recipe.augment, features.sample_rate / features.hop_samples)
+        low = recipe.optim.precision == "bfloat16"
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
+            output = self.network.classify(vectors, batch.n_frames.to(device))
+        loss = loss_of(output, batch, self.data.config, recipe)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(recipe.optim.ema_decay, self.step / (self.step + 10))  # an average of few steps forgets fast
+        with torch.no_grad():
+            for key, value in self.network.named_parameters():
+                self.average[key].lerp_(value, 1 - decay)
+        return float(loss.detach())
+
+    def averaged(self) -> Network:
+        """Return a copy of the network with the moving average of its weights."""
+        network = Network(self.data.config)
+        fill(network, self.average, "the averaged weights")
+        return network.to(self.job.device)
+
+    def measure(self) -> DevReport:
+        """Measure the averaged weights on dev, and write the model file if they are the best yet."""
+        network = self.averaged()
+        report = measure(network, dev_batches(self.data, self.recipe))
+        self.since_best += 1
+        if report.score > self.best:
+            self.best, self.since_best = report.score, 0
+            card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
+            config = replace(self.data.config, decision=report.decision, card=card)
+            save_model(network, self.job.output, config=config, half=True)
+        return report
+
+    def save(self) -> None:
+        """Write the state of the run, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for (key, _), state in zip(self.network.named_parameters(), self._optimizer_states(), strict=True):
+            tensors |= {f"optimizer.{name}.{key}": value for name, value in state.items() if name != "step"}
+        metadata = {
+            "step": str(self.step),
+            "best": repr(self.best),
+            "since_best": str(self.since_best),
+            "fingerprint": self.fingerprint(),
+        }
+        temporary = self._state_path.with_suffix(".tmp")
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        os.replace(temporary, self._state_path)
+
+    def load(self) -> None:
+        """Go back to the saved state, if there is one.
+
+        Raises:
+            ModelError: it belongs to another recipe or other labels.
+        """
+        from safetensors import safe_open
+
+        if not self._state_path.exists():
+            return
+        with safe_open(self._state_path, "pt", device=self.job.device) as file:
+            metadata = file.metadata()
+            if metadata["fingerprint"] != self.fingerprint():
+                raise ModelError(
+                    f"{self._state_path}: left by a run with another recipe or other labels: leave out --resume"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        self.step, self.best = int(metadata["step"]), float(metadata["best"])
+        self.since_best = int(metadata["since_best"])
+        parameters = dict(self.network.named_parameters())
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                parameter.copy_(tensors[f"network.{key}"])
+                self.average[key].copy_(tensors[f"average.{key}"])
+                moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+
+    def _optimizer_states(self) -> list[dict[str, Any]]:
+        return [self.optimizer.state[parameter] for parameter in self.network.parameters()]
+
+    @property
+    def _state_path(self) -> Path:
+        return self.job.folder / "state.safetensors"
+
+
+def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW that decays the matrices and leaves biases and norms alone."""
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    others = [p for p in network.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
+
+
+def take_weights(network: Network, path: Path) -> int:
+    """Copy from a model file the weights whose name and shape agree; return how many."""
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    taken = 0
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key in state and state[key].shape == parameter.shape:
+                parameter.copy_(state[key])
+                taken += 1
+    if not taken:
+        raise ModelError(f"{path}: none of its weights fits this recipe's network")
+    return taken
+
+
+def train(job: Job, data: Data, progress: Callable[[Progress], None] | None = None) -> DevReport:
+    """Train a model and write it to `job.output`; the state of the run is kept beside it.
+
+    Args:
+        job: manifest, recipe, output.
+        data: what `prepare` gave for this job.
+        progress: told after each step.
+
+    Returns:
+        the last dev report; the file holds the weights of the best one.
+    """
+    run, recipe = Run(job, data), job.recipe
+    if job.resume:
+        run.load()
+    last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
+    batches = _load_batches(make_examples(data, recipe, dev=False), run.step, last, recipe.optim.workers)
+    began, first = time.monotonic(), run.step
+    report = None
+    for batch in batches:
+        loss = run.learn(batch)
+        is_last = run.step == recipe.optim.steps
+        if run.step % recipe.optim.dev_every == 0 or is_last:
+            report = run.measure()
+            run.save()
+        if progress is not None:
+            per_step_s = (time.monotonic() - began) / (run.step - first)
+            progress(Progress(run.step, recipe.optim.steps, loss, per_step_s * (recipe.optim.steps - run.step), report))
+        if recipe.optim.patience and run.since_best >= recipe.optim.patience:
+            break
+    return report or run.measure()

@@ -1,0 +1,129 @@
+"""Dev figures of a network: what decides which weights are kept, sets its thresholds, and goes on its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from framecls.config import DecisionConfig
+from framecls.nn.model import Network
+from framecls.training import metrics
+from framecls.training.examples import IGNORED, Batch
+
+
+@dataclass(frozen=True)
+class DevReport:
+    """What a network is worth on the dev examples."""
+
+    score: float  # greater is better: what training maximises
+    decision: DecisionConfig  # thresholds and temperature fitted on these examples
+    figures: dict[str, Any] = field(default_factory=dict)  # plain numbers, for tables, JSON and the card
+
+
+@torch.inference_mode()
+def collect(network: Network, batches: Iterable[Batch]) -> tuple[list[NDArray[np.float32]], list[Batch]]:
+    """Return the logits of each batch, on the CPU, and the batches."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    logits, kept = [], []
+    for batch in batches:
+        output = network(batch.waveform.to(device), batch.n_frames.to(device))
+        logits.append(output.logits.float().cpu().numpy())
+        kept.append(batch)
+    network.train(was_training)
+    return logits, kept
+
+
+def measure(network: Network, batches: Iterable[Batch]) -> DevReport:
+    """Measure a network on dev batches, by the kind of its task."""
+    logits, kept = collect(network, batches)
+    if network.config.task == "pooled":
+        truth = np.concatenate([batch.targets.numpy() for batch in kept])
+        sources = [name for batch in kept for name in (batch.names or ("",) * len(batch.targets))]
+        return report_pooled(np.concatenate(logits), truth, sources, network.config.labels, network.config.decision)
+    real = [np.arange(batch.targets.shape[1])[None] < batch.n_frames.numpy()[:, None] for batch in kept]
+    flat = np.concatenate([values[mask] for values, mask in zip(logits, real, strict=True)])
+    truth = np.concatenate([batch.targets.numpy()[mask] for batch, mask in zip(kept, real, strict=True)])
+    if network.config.overlapping:
+        return report_overlapping(flat, truth > 0.5, network.config.labels, network.config.decision)
+    return report_exclusive(flat, truth, network.config.labels, network.config.decision)
+
+
+def report_overlapping(
+    logits: NDArray[np.float32], truth: NDArray[np.bool_], labels: tuple[str, ...], decision: DecisionConfig
+) -> DevReport:
+    """Report labels that may hold at once: (frame, label) logits and truth."""
+    probabilities = 1 / (1 + np.exp(-logits))
+    figures: dict[str, Any] = {"frames": len(truth), "labels": {}}
+    thresholds = {}
+    for column, label in enumerate(labels):
+        scores, holds = probabilities[:, column], truth[:, column]
+        best = metrics.best_detection(scores, holds)
+        thresholds[label] = round(best.threshold, 2)
+        figures["labels"][label] = {
+            "roc_auc": round(metrics.roc_auc(scores, holds), 4),
+            "f1": round(best.f1, 4),
+            "precision": round(best.precision, 4),
+            "recall": round(best.recall, 4),
+            "share": round(float(holds.mean()), 4),
+        }
+    score = float(np.nanmean([row["f1"] for row in figures["labels"].values()]))
+    return DevReport(score, replace(decision, thresholds=thresholds), figures)
+
+
+def report_exclusive(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: tuple[str, ...], decision: DecisionConfig
+) -> DevReport:
+    """Report one label a frame: (frame, label) logits, (frame,) truth with frames that do not count marked."""
+    counted = truth != IGNORED
+    logits, truth = logits[counted], truth[counted]
+    predicted = logits.argmax(axis=1)
+    accuracy = float((predicted == truth).mean()) if len(truth) else 0.0
+    figures: dict[str, Any] = {"frames": len(truth), "accuracy": round(accuracy, 4), "labels": {}}
+    for index, label in enumerate(labels):
+        found = metrics.detection_at((predicted == index).astype(float), truth == index, 0.5)
+        figures["labels"][label] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
+    return DevReport(accuracy, decision, figures)
+
+
+def report_pooled(
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    sources: list[str],
+    labels: tuple[str, ...],
+    decision: DecisionConfig,
+) -> DevReport:
+    """Report one label a recording: (item, label) logits, (item,) truth and source."""
+    temperature = metrics.fit_temperature(logits, truth)
+    scaled = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    probabilities = scaled / scaled.sum(axis=1, keepdims=True)
+    predicted = logits.argmax(axis=1)
+    ranks = (logits >= logits[np.arange(len(truth)), truth][:, None]).sum(axis=1)
+    figures: dict[str, Any] = {
+        "items": len(truth),
+        "accuracy": round(float((predicted == truth).mean()), 4),
+        "balanced_accuracy": round(metrics.balanced_accuracy(predicted, truth), 4),
+        "top3": round(float((ranks <= 3).mean()), 4),
+        "calibration_error": round(metrics.calibration_error(probabilities, truth), 4),
+        "sources": {},
+        "labels": {},
+    }
+    names = np.array(sources)
+    for source in sorted(set(sources)):
+        of = names == source
+        figures["sources"][source] = {
+            "items": int(of.sum()),
+            "accuracy": round(float((predicted[of] == truth[of]).mean()), 4),
+            "balanced_accuracy": round(metrics.balanced_accuracy(predicted[of], truth[of]), 4),
+        }
+    for index in np.unique(truth):
+        found = metrics.detection_at((predicted == index).astype(float), truth == index, 0.5)
+        figures["labels"][labels[index]] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
+    score = float(np.mean([row["balanced_accuracy"] for row in figures["sources"].values()]))
+    return DevReport(score, replace(decision, temperature=temperature), figures)

@@ -1,0 +1,183 @@
+"""What a training run is made of, as a TOML file sets it. No torch here."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig, from_dict
+from framecls.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "recipes"
+
+
+# The bounds of a number that is drawn, the smaller first.
+Range = tuple[float, float]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_range(name: str, bounds: Range) -> None:
+    _require(bounds[0] <= bounds[1], f"{name} must be two numbers, the smaller first")
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """How one clip a label becomes recordings in which labels come, go and overlap (frame task)."""
+
+    enabled: bool = False
+    presence: dict[str, float] = field(default_factory=dict)  # chance that a window holds a label; 0.6 where not given
+    spread_db: float = 12.0  # a label's loudness lies at most so far from the mean of all
+    floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
+    gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
+    piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
+
+    def __post_init__(self) -> None:
+        for name in ("floor_db", "gap_s", "piece_s"):
+            _require_range(name, getattr(self, name))
+        for label, chance in self.presence.items():
+            _require(0 <= chance <= 1, f"presence {label}={chance} is not in 0..1")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Chances and ranges of what happens to a recording between the mouth and the file."""
+
+    speed: Range = (0.9, 1.1)
+    speed_chance: float = 0.5
+    reverb_chance: float = 0.3
+    reverb_s: Range = (0.1, 0.9)  # time in which the echo falls by 60 dB
+    equalize_chance: float = 0.5
+    equalize_db: float = 4.0  # standard deviation of the gains of a random smooth filter
+    low_pass_chance: float = 0.2
+    telephone_chance: float = 0.1
+    noise_chance: float = 0.5
+    noise_snr_db: Range = (0.0, 30.0)
+    gain_db: Range = (-20.0, 6.0)
+    clip_chance: float = 0.05
+    frequency_masks: int = 2  # SpecAugment (Park et al. 2019)
+    frequency_mask_width: int = 12
+    time_masks: int = 2
+    time_mask_s: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "reverb_s", "noise_snr_db", "gain_db"):
+            _require_range(name, getattr(self, name))
+        for name in self.__dataclass_fields__:
+            if name.endswith("_chance"):
+                _require(0 <= getattr(self, name) <= 1, f"{name} is not in 0..1")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Which examples a pooled task learns from."""
+
+    length_s: Range = (3.0, 10.0)
+    join_gap_s: Range = (0.05, 0.4)  # pause between clips of one voice that are joined
+    label_power: float = 0.0  # 0: every label as often; 1: as often as it has audio
+    source_weight: dict[str, float] = field(default_factory=dict)  # of a source within a label; 1 where not given
+    whole_chance: float = 0.5  # chance of a batch of whole clips, on which the CTC head learns
+
+    def __post_init__(self) -> None:
+        _require_range("length_s", self.length_s)
+        _require_range("join_gap_s", self.join_gap_s)
+        _require(self.length_s[0] > 0, "length_s must be positive")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How long and how the weights move."""
+
+    steps: int = 2000
+    batch_s: float = 80.0  # seconds of audio in one step
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    label_smoothing: float = 0.0
+    phone_weight: float = 0.5  # of the CTC loss beside the label's loss of 1
+    dev_every: int = 250
+    patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
+    precision: Literal["float32", "bfloat16"] = "float32"
+    workers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1 and self.dev_every >= 1, "steps and dev_every must be at least 1")
+        _require(self.batch_s > 0 and self.learning_rate > 0, "batch_s and learning_rate must be positive")
+        _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
+        _require(0 <= self.workers <= 64, "workers must be in 0..64")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run, but for the data."""
+
+    name: str
+    task: Literal["frame", "pooled"]
+    labels: tuple[str, ...] = ()  # none: those of the manifest, sorted
+    overlapping: bool = False
+    hear_phones: bool = False  # a CTC head learns from the manifest's "phones"
+    phone_layer: int = 0
+    pooling: Literal["mean", "attentive"] = "attentive"
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    card: dict[str, str] = field(default_factory=dict)
+
+    def model_config(self, labels: tuple[str, ...], phones: tuple[str, ...]) -> ModelConfig:
+        """Return the settings of the model that this recipe makes of data with these labels and phones."""
+        return ModelConfig(
+            name=self.name,
+            task=self.task,
+            labels=self.labels or labels,
+            overlapping=self.overlapping,
+            phones=phones if self.hear_phones else (),
+            phone_layer=self.phone_layer if self.hear_phones and phones else 0,
+            pooling=self.pooling,
+            features=self.features,
+            encoder=self.encoder,
+            window=self.window,
+            decision=self.decision,
+            card=dict(self.card),
+        )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds a setting that does not exist or is out of range.
+    """
+    try:
+        return from_dict(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: this recipe cannot be read: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a shipped recipe ("tag", "identify", "sound", "language") or of a path.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    shipped = SHIPPED / f"{name}.toml"
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise ConfigError(f"no recipe is called {name!r}: choose {known}, or give the path of a TOML file")
+    return path

@@ -1,0 +1,89 @@
+"""What every test gets: no network, a home of its own, and small seeded recordings."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+WriteAudio = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **_: Any) -> Any:
+        raise AssertionError(f"a test reached for the network: {arguments[1:]}")
+
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        # Processes of one machine talk through such sockets: a data loader's workers do.
+        if self.family != getattr(socket, "AF_UNIX", None):
+            refuse(self, address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty home folder, which HOME and the like name during the test."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(folder))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a seeded source of random numbers."""
+    return np.random.default_rng(0)
+
+
+def make_tone(duration_s: float = 1.0, sample_rate: int = 16000, frequency_hz: float = 440.0) -> NDArray[np.float32]:
+    """Return (sample,) a sine of amplitude 0.5."""
+    times = np.arange(round(duration_s * sample_rate)) / sample_rate
+    return (0.5 * np.sin(2 * np.pi * frequency_hz * times)).astype(np.float32)
+
+
+def make_noise(duration_s: float = 1.0, sample_rate: int = 16000, channels: int = 1) -> NDArray[np.float32]:
+    """Return (sample,), or (sample, channel) where there are several, white noise of standard deviation 0.1."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal((round(duration_s * sample_rate), channels))
+    return (noise[:, 0] if channels == 1 else noise).astype(np.float32)
+
+
+@pytest.fixture
+def tone() -> Callable[..., NDArray[np.float32]]:
+    """Return `make_tone`."""
+    return make_tone
+
+
+@pytest.fixture
+def noise() -> Callable[..., NDArray[np.float32]]:
+    """Return `make_noise`."""
+    return make_noise
+
+
+@pytest.fixture
+def write_audio(tmp_path: Path) -> WriteAudio:
+    """Return a function that writes (sample,) or (sample, channel) to a file under tmp_path and returns its path."""
+
+    def write(name: str, samples: NDArray[Any] | None = None, sample_rate: int = 16000, **settings: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if samples is None:
+            samples = make_tone(sample_rate=sample_rate)
+        soundfile.write(path, samples, sample_rate, **settings)
+        return path
+
+    return write

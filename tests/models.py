@@ -1,0 +1,61 @@
+"""Tiny untrained models and synthesised recordings that tests of whole commands run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from framecls.checkpoint import save_model
+from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
+from framecls.nn.model import Network
+
+RATE = 16000
+TAG_LABELS = ("speech", "music", "noise")
+LANGUAGES = ("de", "en", "fr")
+
+
+def tiny_config(task: Literal["frame", "pooled"]) -> ModelConfig:
+    """Return the settings of a network that runs in a blink.
+
+    Its thresholds make the answer of an untrained tagger known: speech always, noise never.
+    """
+    is_frame = task == "frame"
+    return ModelConfig(
+        name="tiny-sound" if is_frame else "tiny-language",
+        task=task,
+        labels=TAG_LABELS if is_frame else LANGUAGES,
+        overlapping=is_frame,
+        features=FeatureConfig(n_mels=16, n_mfcc=13),
+        encoder=EncoderConfig(dim=16, n_layers=1, n_heads=2, ff_dim=32, subsampling=2, kernel=3, dropout=0.0),
+        window=WindowConfig(length_s=2.0, overlap_s=0.5),
+        decision=DecisionConfig(thresholds={"speech": 0.0, "noise": 1.0} if is_frame else {}),
+        card={"date": "2020-02-02", "data": "none, it is untrained"},
+    )
+
+
+def save_tiny_model(folder: Path, task: Literal["frame", "pooled"]) -> Path:
+    """Write a seeded untrained model and return its file."""
+    torch.manual_seed(7)
+    config = tiny_config(task)
+    path = folder / f"{config.name}.safetensors"
+    save_model(Network(config), path)
+    return path
+
+
+def tone(duration_s: float, frequency_hz: float = 440.0, sample_rate: int = RATE) -> NDArray[np.float32]:
+    """Return (sample,) a tone under a little seeded noise."""
+    times = np.arange(round(duration_s * sample_rate)) / sample_rate
+    noise = np.random.default_rng(3).normal(0, 0.01, len(times))
+    return (0.3 * np.sin(2 * np.pi * frequency_hz * times) + noise).astype(np.float32)
+
+
+def write_wav(path: Path, duration_s: float = 1.0, frequency_hz: float = 440.0) -> Path:
+    """Write a 16 kHz mono recording, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(duration_s, frequency_hz), RATE, format="WAV", subtype="PCM_16")
+    return path

@@ -1,0 +1,79 @@
+"""Features against librosa, an independent implementation."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import torch
+
+from framecls.config import FeatureConfig
+from framecls.features import _LOG_CENTRE, _LOG_FLOOR, _LOG_SPREAD, FeatureExtractor, normalize
+
+
+def noise(n_samples: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(n_samples).astype(np.float32) * 0.1
+
+
+def librosa_log_mel(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
+    """Return (vector, band)."""
+    mel = librosa.feature.melspectrogram(
+        y=samples,
+        sr=config.sample_rate,
+        n_fft=config.n_fft,
+        win_length=config.window_samples,
+        hop_length=config.hop_samples,
+        center=False,
+        n_mels=config.n_mels,
+        fmin=config.f_min_hz,
+        fmax=config.f_max_hz,
+        htk=True,
+        norm=None,
+    )
+    return np.asarray(np.log(mel + _LOG_FLOOR).T)
+
+
+def test_log_mel_is_librosas() -> None:
+    config = FeatureConfig()
+    samples = noise(8000)
+    got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0] * _LOG_SPREAD + _LOG_CENTRE
+    np.testing.assert_allclose(got, librosa_log_mel(samples, config), atol=2e-3)
+
+
+def test_mfcc_is_librosas() -> None:
+    config = FeatureConfig(kind="mfcc", n_mels=40)
+    samples = noise(8000)
+    got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0]
+    log_mel = (librosa_log_mel(samples, config) - _LOG_CENTRE) / _LOG_SPREAD
+    cepstra = librosa.feature.mfcc(S=log_mel.T, n_mfcc=13, norm="ortho")
+    first = librosa.feature.delta(cepstra, width=5, mode="nearest")
+    assert got.shape[1] == 39
+    np.testing.assert_allclose(got[:, :13], cepstra.T, atol=2e-3)
+    # torchaudio repeats the edge where librosa fits a line, so only the middle agrees.
+    np.testing.assert_allclose(got[4:-4, 13:26], first.T[4:-4], atol=2e-3)
+
+
+def test_a_vector_for_each_hop() -> None:
+    config = FeatureConfig()
+    for n_vectors in (1, 2, 50):
+        waveform = torch.zeros(3, n_vectors * config.hop_samples + 2 * config.margin_samples)
+        assert FeatureExtractor(config)(waveform).shape == (3, n_vectors, config.dim)
+
+
+def test_a_click_is_in_the_vector_of_its_time() -> None:
+    config = FeatureConfig()
+    waveform = torch.zeros(1, 20 * config.hop_samples + 2 * config.margin_samples)
+    waveform[0, config.margin_samples + 7 * config.hop_samples + config.hop_samples // 2] = 1.0
+    assert int(FeatureExtractor(config)(waveform)[0].sum(dim=1).argmax()) == 7
+
+
+def test_normalize_counts_real_vectors_only() -> None:
+    vectors = torch.randn(2, 9, 4) * 3 + 5
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 6:] = False
+    vectors[1, 6:] = 1e6
+    got = normalize(vectors, mask, "mean_variance")
+    real = got[1, :6]
+    torch.testing.assert_close(real.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(real.std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
+    assert bool((got[1, 6:] == 0).all())
+    torch.testing.assert_close(normalize(vectors, mask, "none")[0], vectors[0])

@@ -1,0 +1,61 @@
+"""Figures of merit against scikit-learn, or by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from framecls.training import metrics
+
+
+@pytest.fixture
+def scored() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = rng.random(5000) < 0.3
+    return np.round(np.clip(rng.normal(0.35 + 0.3 * truth, 0.2), 0, 1), 2), truth
+
+
+def test_roc_auc_with_ties(scored: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, truth = scored
+    assert metrics.roc_auc(scores, truth) == pytest.approx(reference.roc_auc_score(truth, scores), abs=1e-12)
+    assert np.isnan(metrics.roc_auc(scores, np.ones(len(scores), bool)))
+
+
+def test_detection(scored: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, truth = scored
+    got = metrics.detection_at(scores, truth, 0.5)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(truth, scores >= 0.5, average="binary")
+    assert (got.precision, got.recall, got.f1) == pytest.approx((precision, recall, f1))
+    best = metrics.best_detection(scores + 0.001, truth)
+    wanted = max(reference.f1_score(truth, scores + 0.001 >= t) for t in np.arange(1, 100) / 100)
+    assert best.f1 == pytest.approx(wanted)
+
+
+def test_nothing_there_and_nothing_found() -> None:
+    assert metrics.detection_at(np.zeros(4), np.zeros(4, bool), 0.5).f1 == 0
+
+
+def test_balanced_accuracy_and_confusion() -> None:
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
+    assert metrics.balanced_accuracy(predicted, truth) == pytest.approx(
+        reference.balanced_accuracy_score(truth, predicted)
+    )
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(predicted, truth, 4), reference.confusion_matrix(truth, predicted)
+    )
+
+
+def test_calibration_error_by_hand() -> None:
+    sure_and_right = np.array([[1.0, 0.0]] * 4)
+    assert metrics.calibration_error(sure_and_right, np.zeros(4, int)) == 0
+    assert metrics.calibration_error(sure_and_right, np.array([0, 0, 1, 1])) == pytest.approx(0.5)
+
+
+def test_temperature_mends_overconfidence() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 1.5, (20000, 5))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = np.array([rng.choice(5, p=p) for p in chances])
+    assert metrics.fit_temperature(logits * 3, truth) == pytest.approx(3, rel=0.08)

@@ -1,0 +1,199 @@
+"""Tagging and identifying: seams that cannot be seen, and answers that do not depend on how a run was cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import framecls
+from framecls.config import EncoderConfig, ModelConfig, WindowConfig
+from framecls.engine import Engine, cut_windows
+from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.nn.model import Network
+from framecls.runtime import Model
+from framecls.timeline import plan_windows
+from tests.models import RATE, save_tiny_model, tiny_config, tone
+
+CPU = torch.device("cpu")
+
+
+def make_model(config: ModelConfig, batch_size: int | None = None) -> Model:
+    torch.manual_seed(3)
+    return Model(Engine(Network(config).eval(), CPU, batch_size))
+
+
+def noise(duration_s: float) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    samples = rng.standard_normal(round(duration_s * RATE)).astype(np.float32)
+    return samples * 0.1 * (1 + np.sin(np.arange(len(samples)) / 9000)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 40000), st.lists(st.integers(1, 9000), min_size=1, max_size=8))
+def test_windows_are_those_of_the_plan_however_the_stream_is_cut(n_samples: int, sizes: list[int]) -> None:
+    config = replace(tiny_config("frame"), window=WindowConfig(length_s=0.4, overlap_s=0.1))
+    samples = np.arange(1, n_samples + 1, dtype=np.float32)
+    blocks, at, turn = [], 0, 0
+    while at < n_samples:
+        blocks.append(samples[at : at + sizes[turn % len(sizes)]])
+        at, turn = at + sizes[turn % len(sizes)], turn + 1
+    got = list(cut_windows(blocks, config))
+    hop, margin = config.hop_samples, config.features.margin_samples
+    assert [w for w, _ in got] == plan_windows(-(-n_samples // hop), config.window_frames, config.overlap_frames)
+    padded = np.concatenate([np.zeros(margin, np.float32), samples, np.zeros(30000, np.float32)])
+    for window, held in got:
+        wanted = padded[window.first * hop :][: window.n_frames * hop + 2 * margin]
+        filled = np.concatenate([held, np.zeros(30000, np.float32)])[: len(wanted)]
+        np.testing.assert_array_equal(filled, wanted)
+
+
+def test_a_long_clip_in_windows_is_the_clip_whole_but_for_the_far_context() -> None:
+    """With context shorter than half an overlap the middle of each fade must agree with no window at all."""
+    local = EncoderConfig(kind="window", context=3, dim=16, n_layers=1, n_heads=2, ff_dim=32, subsampling=2)
+    config = replace(tiny_config("frame"), encoder=local, window=WindowConfig(1.0, 0.5))
+    whole = replace(config, window=WindowConfig(60.0, 0.5))
+    samples = noise(7.3)
+    cut = make_model(config).tag(samples, sample_rate=RATE).scores
+    uncut = make_model(whole).tag(samples, sample_rate=RATE).scores
+    np.testing.assert_allclose(cut, uncut, atol=0.02)
+    far_from_edges = np.ones(len(cut), bool)
+    for window in plan_windows(len(cut), config.window_frames, config.overlap_frames):
+        for edge in (window.first, window.first + window.n_frames):
+            if 0 < edge < len(cut):
+                far_from_edges[max(0, edge - 4) : edge + 4] = False
+    np.testing.assert_allclose(cut[far_from_edges], uncut[far_from_edges], atol=1e-5)
+
+
+def test_no_jump_at_a_seam() -> None:
+    """A window's last frames fade out, so scores move no faster at a seam than elsewhere."""
+    config = tiny_config("frame")
+    scores = make_model(config).tag(noise(12.0), sample_rate=RATE).scores
+    jumps = np.abs(np.diff(scores, axis=0)).max(axis=1)
+    seams = [w.first for w in plan_windows(len(scores), config.window_frames, config.overlap_frames)][1:]
+    at_seams = np.concatenate([jumps[s - 2 : s + config.overlap_frames + 2] for s in seams])
+    assert at_seams.max() <= 1.5 * np.quantile(jumps, 0.999)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_and_block_size_do_not_matter(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("frame")
+    wanted = make_model(config).tag(noise(9.7), sample_rate=RATE)
+    monkeypatch.setattr("framecls.engine._BLOCK_S", 0.37 * batch_size)
+    got = make_model(config, batch_size).tag(noise(9.7), sample_rate=RATE)
+    np.testing.assert_allclose(got.scores, wanted.scores, atol=1e-5)
+    assert [(s.start, s.end, s.label) for s in got.segments] == [(s.start, s.end, s.label) for s in wanted.segments]
+
+
+@pytest.mark.parametrize("n_samples", [1, 100, 319, 320, 321, 2 * RATE, 2 * RATE + 1])
+def test_any_length_has_its_frames(n_samples: int) -> None:
+    model = make_model(tiny_config("frame"))
+    result = model.tag(np.full(n_samples, 0.1, np.float32), sample_rate=RATE)
+    assert len(result.times) == len(result.scores) == -(-n_samples // 320)
+    assert result.duration == pytest.approx(n_samples / RATE, abs=1e-6)
+    assert all(0 <= s.start < s.end <= result.duration for s in result.segments)
+    assert make_model(tiny_config("pooled")).identify(np.full(n_samples, 0.1, np.float32), sample_rate=RATE).label
+
+
+def test_no_samples_is_no_audio() -> None:
+    with pytest.raises(AudioError, match="no audio in it"):
+        make_model(tiny_config("frame")).tag(np.zeros(0, np.float32), sample_rate=RATE)
+
+
+def test_a_file_an_open_file_and_an_array_agree(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(3.0), RATE, subtype="FLOAT")
+    model = make_model(tiny_config("frame"))
+    wanted = model.tag(path)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(model.tag(file).scores, wanted.scores)
+    np.testing.assert_array_equal(model.tag(tone(3.0), sample_rate=RATE).scores, wanted.scores)
+    assert wanted.file == str(path)
+    assert wanted.audio == framecls.AudioInfo(RATE, 1)
+
+
+def test_stereo_at_44100_gives_what_mono_at_16000_gives(tmp_path: Path) -> None:
+    librosa = pytest.importorskip("librosa")
+    samples = noise(4.0)
+    high = librosa.resample(samples, orig_sr=RATE, target_sr=44100, res_type="soxr_hq")
+    soundfile.write(tmp_path / "a.wav", np.stack([high, high], 1), 44100, subtype="FLOAT")
+    model = make_model(tiny_config("frame"))
+    np.testing.assert_allclose(
+        model.tag(tmp_path / "a.wav").scores[3:-3], model.tag(samples, sample_rate=RATE).scores[3:-3], atol=0.02
+    )
+
+
+def test_progress_counts_up_to_the_end() -> None:
+    told: list[float] = []
+    make_model(tiny_config("frame"), 2).tag(noise(9.0), sample_rate=RATE, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(9.0, abs=0.03)
+
+
+def test_identify_ranks_calibrates_and_restricts() -> None:
+    model = make_model(tiny_config("pooled"))
+    samples = noise(5.0)
+    full = model.identify(samples, sample_rate=RATE, top_k=9)
+    assert {c.label for c in full.top} == set(model.labels)
+    assert sum(c.score for c in full.top) == pytest.approx(1, abs=1e-5)
+    assert [c.score for c in full.top] == sorted((c.score for c in full.top), reverse=True)
+    assert (full.label, full.score) == (full.top[0].label, full.top[0].score)
+    two = model.identify(samples, sample_rate=RATE, among=["fr", "de"])
+    assert {c.label for c in two.top} == {"fr", "de"}
+    assert sum(c.score for c in two.top) == pytest.approx(1, abs=1e-5)
+    unsure = model.with_decision(thresholds={"unknown": 1.0}).identify(samples, sample_rate=RATE)
+    assert unsure.label == "unknown"
+    assert unsure.top[0].label == full.label
+
+
+def test_candidates_of_the_model_are_the_default() -> None:
+    config = tiny_config("pooled")
+    config = replace(config, decision=replace(config.decision, candidates=("en", "fr")))
+    model = make_model(config)
+    assert {c.label for c in model.identify(noise(2.0), sample_rate=RATE).top} == {"en", "fr"}
+    assert len(model.identify(noise(2.0), sample_rate=RATE, among=model.labels).top) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda f, p, x: p.tag(x, sample_rate=RATE), UsageError, "use identify"),
+        (lambda f, p, x: f.identify(x, sample_rate=RATE), UsageError, "use tag"),
+        (lambda f, p, x: p.identify(x, sample_rate=RATE, among=["xx"]), ConfigError, "'xx' is no label"),
+        (lambda f, p, x: p.identify(x, sample_rate=RATE, among=[]), ConfigError, "no label is left"),
+        (lambda f, p, x: p.identify(x, sample_rate=RATE, top_k=0), ConfigError, "at least 1"),
+        (lambda f, p, x: f.with_decision(thresholds={"speech": 2}), ConfigError, "not in 0..1"),
+        (lambda f, p, x: f.with_decision(thresholds={"song": 0.5}), ConfigError, "no label of this model"),
+        (lambda f, p, x: f.with_decision(min_duration_s=-1), ConfigError, "not a length of time"),
+        (lambda f, p, x: framecls.load("nosuch"), UsageError, "no model is called 'nosuch'"),
+        (lambda f, p, x: framecls.load("no/such.safetensors"), framecls.ModelError, "no such model file"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(call, error, message) -> None:  # type: ignore[no-untyped-def]
+    frame, pooled = make_model(tiny_config("frame")), make_model(tiny_config("pooled"))
+    with pytest.raises(error, match=message):
+        call(frame, pooled, noise(0.5))
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "choose auto, cpu"), ("cpu:1", "choose auto"), ("cuda:99", "no device")]
+)
+def test_wrong_devices(tmp_path: Path, device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        framecls.load(save_tiny_model(tmp_path, "frame"), device=device)
+
+
+def test_thresholds_change_segments_and_not_scores(tmp_path: Path) -> None:
+    model = framecls.load(save_tiny_model(tmp_path, "frame"))
+    samples = noise(3.0)
+    everything = model.with_decision(thresholds={"music": 0.0}).tag(samples, sample_rate=RATE)
+    nothing = model.with_decision(thresholds=dict.fromkeys(model.labels, 1.0)).tag(samples, sample_rate=RATE)
+    assert [(s.start, s.end) for s in everything.segments if s.label == "music"] == [(0.0, 3.0)]
+    assert nothing.segments == ()
+    np.testing.assert_array_equal(everything.scores, nothing.scores)
