@@ -132,6 +132,9 @@ class ModelConfig:
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
     pooling: Literal["mean", "attentive"] = "attentive"
+    # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
+    # it is "unknown". Empty: every window counts for its length. (pooled task)
+    gate: str = ""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)

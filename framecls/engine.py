@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from framecls.audio import AudioStream, Source, open_audio, prefetch
 from framecls.checkpoint import load_network
 from framecls.config import ModelConfig
-from framecls.errors import UsageError
+from framecls.errors import ModelError, UsageError
 from framecls.nn.model import Network, Output
 from framecls.pretrained import locate
 from framecls.timeline import Window, count_frames
 
+# The shipped model that tells others which windows to listen to.
+GATE_MODEL = "sound"
 _BLOCK_S = 30.0
 # Windows of one forward pass: more gains nothing on a CPU, whose caches are small.
 _BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}
@@ -34,16 +36,20 @@ class WindowOutput:
 
     window: Window
     logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task
+    weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
 
 
 class Engine:
     """A network on a device, fed with recordings."""
 
-    def __init__(self, network: Network, device: torch.device, batch_size: int | None = None) -> None:
+    def __init__(
+        self, network: Network, device: torch.device, batch_size: int | None = None, gate: Network | None = None
+    ) -> None:
         self.network = network.to(device)
         self.config: ModelConfig = network.config
         self.device = device
         self.batch_size = batch_size or _BATCH_SIZE.get(device.type, 8)
+        self.gate = Gate(gate.to(device), self.config) if gate is not None else None
 
     def open(self, source: Source, sample_rate: int | None = None) -> AudioStream:
         """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate."""
@@ -62,10 +68,42 @@ class Engine:
             row[: len(samples)] = samples[:n_samples]
         n_frames = torch.tensor([window.n_frames for window, _ in windows], device=self.device)
         with torch.inference_mode():
-            output: Output = self.network(torch.from_numpy(batch).to(self.device), n_frames)
+            waveform = torch.from_numpy(batch).to(self.device)
+            output: Output = self.network(waveform, n_frames)
             logits = output.logits.float().cpu().numpy()
-        for (window, _), row in zip(windows, logits, strict=True):
-            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row)
+            weights_s = self.gate.weigh(waveform, n_frames) if self.gate else n_frames * self.config.hop_s
+        for (window, _), row, weight_s in zip(windows, logits, weights_s.tolist(), strict=True):
+            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s)
+
+
+class Gate:
+    """A frame model that says how much of a window is what another model should listen to."""
+
+    def __init__(self, network: Network, listener: ModelConfig) -> None:
+        own = network.config
+        fits = (
+            own.features.sample_rate == listener.features.sample_rate
+            and own.features.margin_samples == listener.features.margin_samples
+            and listener.hop_samples % own.hop_samples == 0
+        )
+        if not fits or listener.gate not in own.labels:
+            raise ModelError(f"{listener.name}: the model {own.name} cannot tell it where {listener.gate!r} is heard")
+        self._network = network
+        self._label = own.labels.index(listener.gate)
+        self._ratio = listener.hop_samples // own.hop_samples
+
+    def weigh(self, waveform: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
+        """Return (batch,) the seconds of each window in which the label is likelier than not.
+
+        Args:
+            waveform: (batch, sample) as the listener's network takes it.
+            n_frames: (batch,) real frames, counted in the listener's.
+        """
+        own_frames = n_frames * self._ratio
+        logits = self._network(waveform, own_frames).logits[:, :, self._label]
+        real = torch.arange(logits.shape[1], device=logits.device) < own_frames.unsqueeze(1)
+        n_heard: torch.Tensor = ((logits > 0) & real).sum(dim=1)
+        return n_heard * self._network.config.hop_s
 
 
 class RunningWindows:
@@ -177,4 +215,6 @@ def load_engine(
         if not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise UsageError(f"threads {threads}: 1 to {4 * (os.cpu_count() or 1)} on this machine")
         torch.set_num_threads(threads)
-    return Engine(load_network(locate(model)), pick_device(device), batch_size)
+    network = load_network(locate(model))
+    gate = load_network(locate(GATE_MODEL)) if network.config.gate else None
+    return Engine(network, pick_device(device), batch_size, gate)

@@ -9,21 +9,28 @@ from numpy.typing import NDArray
 
 from framecls.config import UNKNOWN, ModelConfig
 from framecls.engine import WindowOutput
-from framecls.errors import ConfigError
-from framecls.results import AudioInfo, Candidate, Identification
+from framecls.errors import AudioError, ConfigError
+from framecls.results import Candidate
+
+# With less of what its gate lets through, a gated model does not answer.
+MIN_HEARD_S = 0.3
 
 
-def pool_windows(outputs: Iterable[WindowOutput]) -> NDArray[np.float32]:
-    """Return (label,) the mean logits of a recording's windows, a longer window counting more.
+def pool_windows(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+    """Return (label,) the mean logits of a recording's windows, and the seconds that counted.
+
+    A window counts for its `weight_s`; if none counts for anything, all count alike.
 
     Raises:
-        ValueError: there is no window.
+        AudioError: there is no window.
     """
     kept = list(outputs)
     if not kept:
-        raise ValueError("a recording without a window has no label")
-    weights = np.array([output.window.n_frames for output in kept], np.float32)
-    return np.average(np.stack([output.logits for output in kept]), axis=0, weights=weights).astype(np.float32)
+        raise AudioError("there is no audio in it")
+    weights_s = np.array([output.weight_s for output in kept])
+    heard_s = float(weights_s.sum())
+    logits = np.stack([output.logits for output in kept])
+    return np.average(logits, axis=0, weights=weights_s if heard_s > 0 else None).astype(np.float32), heard_s
 
 
 def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[int]:
@@ -41,35 +48,32 @@ def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[
     return [config.labels.index(label) for label in dict.fromkeys(wanted)]
 
 
-def make_identification(
-    logits: NDArray[np.float32],
-    config: ModelConfig,
-    candidates: Sequence[int],
-    top_k: int,
-    file: str,
-    duration_s: float,
-    audio: AudioInfo | None,
-) -> Identification:
-    """Rank the candidate labels of a recording; the answer is "unknown" if none is likely enough.
+def rank(
+    logits: NDArray[np.float32], config: ModelConfig, candidates: Sequence[int], top_k: int
+) -> tuple[Candidate, ...]:
+    """Return the likeliest candidates, the best first, their calibrated probabilities summing to one over all.
 
     Args:
         logits: (label,).
-        config: temperature and threshold.
+        config: labels and temperature.
         candidates: indices of the labels that may be the answer.
-        top_k: how many to report.
+        top_k: how many to return.
     """
     chosen = logits[list(candidates)] / config.decision.temperature
     powers = np.exp(chosen - chosen.max())
     scores = powers / powers.sum()
     order = np.argsort(-scores, kind="stable")[:top_k]
-    top = tuple(Candidate(config.labels[candidates[i]], float(scores[i])) for i in order)
+    return tuple(Candidate(config.labels[candidates[i]], float(scores[i])) for i in order)
+
+
+def decide(top: Sequence[Candidate], heard_s: float, config: ModelConfig) -> str:
+    """Return the best label, or "unknown" if it is not likely enough or there was nothing to listen to.
+
+    Args:
+        top: candidates, the best first.
+        heard_s: seconds that counted.
+        config: threshold and gate.
+    """
+    nothing_heard = bool(config.gate) and heard_s < MIN_HEARD_S
     unsure = top[0].score < config.decision.thresholds.get(UNKNOWN, 0.0)
-    return Identification(
-        file=file,
-        model=config.name,
-        duration=duration_s,
-        label=UNKNOWN if unsure else top[0].label,
-        score=top[0].score,
-        top=top,
-        audio=audio,
-    )
+    return UNKNOWN if unsure or nothing_heard else top[0].label

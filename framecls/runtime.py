@@ -12,7 +12,7 @@ from framecls.audio import Source
 from framecls.config import ModelConfig
 from framecls.engine import Engine, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
-from framecls.identification import choose_candidates, make_identification, pool_windows
+from framecls.identification import choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, TagResult
 from framecls.tagging import make_result, stitch
 
@@ -128,9 +128,17 @@ class Model:
         candidates = choose_candidates(self.config, among)
         with self._engine.open(source, sample_rate) as stream:
             running = self._engine.run(stream, progress)
-            logits = pool_windows(running)
-            duration_s = self._duration(running.n_samples)
-            return make_identification(logits, self.config, candidates, top_k, _name(source), duration_s, stream.info)
+            logits, heard_s = pool_windows(running)
+            top = rank(logits, self.config, candidates, top_k)
+            return Identification(
+                file=_name(source),
+                model=self.name,
+                duration=self._duration(running.n_samples),
+                label=decide(top, heard_s, self.config),
+                score=top[0].score,
+                top=top,
+                audio=stream.info,
+            )
 
     def _duration(self, n_samples: int) -> float:
         if not n_samples:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import save_tiny_model, tiny_config
 
 from framecls.checkpoint import FORMAT_VERSION, load_network, read_config, save_model
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
 from framecls.nn.model import Network
-from tests.models import save_tiny_model, tiny_config
 
 
 @pytest.fixture

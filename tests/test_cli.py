@@ -170,7 +170,7 @@ def test_completion_is_offered() -> None:
 
 
 def test_formats_are_those_of_the_writers() -> None:
-    assert {name: suffix for name, suffix in formats.SUFFIXES.items() if name != "table"} == {
+    assert {name: suffix for name, suffix in formats.SUFFIXES.items() if name not in formats.FOR_EYES} == {
         name: writer.suffix for name, writer in WRITERS.items()
     }
     assert {name for name, writer in WRITERS.items() if writer.binary} == set(formats.NEED_FILE)
@@ -188,7 +188,7 @@ def test_formats_are_those_of_the_writers() -> None:
         (["tag"], "INPUT"),
         (["tag", "a.wav", "--bogus"], "--bogus"),
         (["tag", "a.wav", "-f"], "-f"),
-        (["tag", "a.wav", "-f", "nope"], "choose table, json, jsonl"),
+        (["tag", "a.wav", "-f", "nope"], "choose table, svg, json, jsonl"),
         (["tag", "a.wav", "--device", "gpu"], "auto, cpu, cuda"),
         (["tag", "a.wav", "--device", "cuda:99"], "cuda:99"),
         (["tag", "a.wav", "--threshold", "speech=1.5"], "speech=1.5: the probability must be in 0..1"),
@@ -768,3 +768,13 @@ def test_escape() -> None:
     assert escape("a\nb\t\x1b\u202e") == "a\\nb\\t\\x1b\\u202e"
     assert escape(os.fsdecode(b"\xff")) == "\\xff"
     assert one_line("two\n  lines\t") == "two lines"
+
+
+def test_a_picture_of_the_table(cli: Cli, tag_model: str, tmp_path: Path) -> None:
+    recording, picture = write_wav(tmp_path / "a.wav", 2.0), tmp_path / "a.svg"
+    done = cli("tag", str(recording), "-m", tag_model, "-o", str(picture))
+    assert (done.status, done.out) == (0, "")
+    text = picture.read_text(encoding="utf-8")
+    assert text.startswith("<svg")
+    assert "a.wav" in text
+    assert "speech" in text

@@ -11,15 +11,16 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import RATE, save_tiny_model, tiny_config, tone
 
 import framecls
 from framecls.config import EncoderConfig, ModelConfig, WindowConfig
-from framecls.engine import Engine, cut_windows
+from framecls.engine import Engine, WindowOutput, cut_windows
 from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.identification import pool_windows
 from framecls.nn.model import Network
 from framecls.runtime import Model
-from framecls.timeline import plan_windows
-from tests.models import RATE, save_tiny_model, tiny_config, tone
+from framecls.timeline import Window, plan_windows
 
 CPU = torch.device("cpu")
 
@@ -197,3 +198,41 @@ def test_thresholds_change_segments_and_not_scores(tmp_path: Path) -> None:
     assert [(s.start, s.end) for s in everything.segments if s.label == "music"] == [(0.0, 3.0)]
     assert nothing.segments == ()
     np.testing.assert_array_equal(everything.scores, nothing.scores)
+
+
+def gated_model(speech_bias: float) -> Model:
+    """Return an identifier that listens where a tiny tagger, made to hear speech or not, hears it."""
+    torch.manual_seed(3)
+    gate = Network(tiny_config("frame")).eval()
+    torch.nn.init.zeros_(gate.head.weight)
+    with torch.no_grad():
+        gate.head.bias[0] = speech_bias
+    listener = Network(replace(tiny_config("pooled"), gate="speech")).eval()
+    return Model(Engine(listener, CPU, gate=gate))
+
+
+def test_a_gated_model_answers_only_where_its_gate_opens() -> None:
+    heard = gated_model(+1.0).identify(noise(5.0), sample_rate=RATE)
+    deaf = gated_model(-1.0).identify(noise(5.0), sample_rate=RATE)
+    assert heard.label == heard.top[0].label
+    assert deaf.label == "unknown"
+    assert [c.label for c in deaf.top] == [c.label for c in heard.top]
+
+
+def test_windows_count_for_what_is_heard_in_them() -> None:
+    near, far = np.array([5.0, 0.0], np.float32), np.array([0.0, 5.0], np.float32)
+    outputs = [WindowOutput(Window(0, 10), near, 3.0), WindowOutput(Window(10, 10), far, 1.0)]
+    logits, heard_s = pool_windows(outputs)
+    np.testing.assert_allclose(logits, [3.75, 1.25])
+    assert heard_s == 4.0
+    silent = [WindowOutput(Window(0, 10), near, 0.0), WindowOutput(Window(10, 10), far, 0.0)]
+    np.testing.assert_allclose(pool_windows(silent)[0], [2.5, 2.5])
+    with pytest.raises(AudioError, match="no audio in it"):
+        pool_windows([])
+
+
+def test_a_gate_that_does_not_fit_is_refused() -> None:
+    config = tiny_config("frame")
+    gate = Network(replace(config, features=replace(config.features, sample_rate=8000, f_max_hz=3900.0)))
+    with pytest.raises(framecls.ModelError, match="cannot tell it where 'speech' is heard"):
+        Engine(Network(replace(tiny_config("pooled"), gate="speech")), CPU, gate=gate)

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from framecls._version import __version__
-from framecls.cli.options import EvaluateOptions, IdentifyOptions, ModelsOptions, TagOptions, TrainOptions, takes
+from framecls.cli.options import (
+    CompareOptions,
+    EvaluateOptions,
+    IdentifyOptions,
+    ModelsOptions,
+    TagOptions,
+    TrainOptions,
+    takes,
+)
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -66,6 +74,15 @@ def evaluate(options: EvaluateOptions) -> int:
     from framecls.cli.train import evaluate_model
 
     return evaluate_model(options)
+
+
+@app.command()
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> int:
+    """Train networks that see one frame, its neighbours, or everything, and show what each is worth."""
+    from framecls.cli.compare import compare_rungs
+
+    return compare_rungs(options)
 
 
 @app.command()

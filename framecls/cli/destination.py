@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from framecls.cli.formats import SUFFIXES, TABLE
+from framecls.cli.formats import FOR_EYES, SUFFIXES, SVG
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.frames import make_frame_writer
 from framecls.output.writers import WRITERS, Result, atomic_write, make_writer, mirrored_path
@@ -36,10 +36,10 @@ class Form:
 
     def make_writer(self) -> StreamWriter:
         """Return a new writer, for one stream."""
-        if self.format == TABLE:
-            from framecls.cli.tables import TableWriter  # here, because rich takes time to import
+        if self.format in FOR_EYES:
+            from framecls.cli.tables import SvgWriter, TableWriter  # here, because rich takes time to import
 
-            return TableWriter(self.frames)
+            return SvgWriter(self.frames) if self.format == SVG else TableWriter(self.frames)
         return make_frame_writer(self.format) if self.frames else make_writer(self.format)
 
     @property
@@ -50,17 +50,17 @@ class Form:
     @property
     def joins(self) -> bool:
         """Whether one stream may hold the results of several inputs."""
-        return self.format == TABLE or WRITERS[self.format].joins
+        return self.format in FOR_EYES or WRITERS[self.format].joins
 
     def accepts(self, task: Literal["frame", "pooled"]) -> bool:
         """Whether the form has a place for the results of a task."""
         kind = TagResult if task == "frame" else Identification
-        return self.format == TABLE or kind in WRITERS[self.format].accepts
+        return self.format in FOR_EYES or kind in WRITERS[self.format].accepts
 
     @property
     def is_binary(self) -> bool:
         """Whether the stream is one of bytes."""
-        return self.format != TABLE and WRITERS[self.format].binary
+        return self.format not in FOR_EYES and WRITERS[self.format].binary
 
 
 class Destination(ABC):
@@ -147,7 +147,7 @@ def plan_destination(form: Form, output: str | None, n_inputs: int) -> Plan:
 def _open_stdout(form: Form) -> Iterator[Destination]:
     stream = sys.stdout
     reconfigure = getattr(stream, "reconfigure", None)
-    if form.format != TABLE and reconfigure is not None:
+    if form.format not in FOR_EYES and reconfigure is not None:
         # Machine output is the same bytes everywhere, whatever the locale or the system.
         reconfigure(encoding="utf-8", newline="\n")
     writer = form.make_writer()

@@ -7,10 +7,13 @@ from pathlib import PurePath
 from framecls.errors import UsageError
 
 TABLE = "table"
+SVG = "svg"
+FOR_EYES = (TABLE, SVG)  # what rich draws; all other formats are `output.writers`
 
 # Format -> suffix of a file that holds it; a test compares it with output.writers.
 SUFFIXES: dict[str, str] = {
     TABLE: ".txt",
+    SVG: ".svg",
     "json": ".json",
     "jsonl": ".jsonl",
     "csv": ".csv",
@@ -22,7 +25,7 @@ SUFFIXES: dict[str, str] = {
     "npz": ".npz",
     "parquet": ".parquet",
 }
-WITH_FRAMES = (TABLE, "json", "jsonl", "csv", "tsv", "npz")
+WITH_FRAMES = (*FOR_EYES, "json", "jsonl", "csv", "tsv", "npz")
 NEED_FILE = ("npz", "parquet")
 _BY_SUFFIX = {suffix.casefold(): name for name, suffix in SUFFIXES.items()}
 

@@ -15,6 +15,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import SUFFIXES
+from framecls.training.recipe import RUNGS
 
 T = TypeVar("T")
 
@@ -214,6 +215,40 @@ class EvaluateOptions(MessageOptions, MachineOptions):
     ] = False
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")
+    ] = None
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(MessageOptions, MachineOptions):
+    """`framecls compare`."""
+
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+    ] = None
+    saw: Annotated[
+        bool,
+        typer.Option("--saw", help="In place of a manifest: made-up clips in which what is far away decides."),
+    ] = False
+    task: Annotated[str | None, typer.Option("--task", metavar="tag|identify", help="What the networks are for.")] = (
+        None
+    )
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME|FILE", help="A TOML file; its network sets the size of all."),
+    ] = None
+    rungs: Annotated[
+        str, typer.Option("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
+    ] = ",".join(RUNGS)
+    noise: Annotated[
+        Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
+    ] = None
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings, and the clips of --saw, there."),
     ] = None
     format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
 

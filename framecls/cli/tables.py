@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import IO, Any, NoReturn
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import rich.console
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from framecls.cli.console import escape
-from framecls.output.tables import identify_table, tag_table
-from framecls.output.text import clock, printable
+from framecls.output.tables import export_svg, identify_table, make_recorder, tag_table
+from framecls.output.text import clock, length, printable
 from framecls.results import Identification, TagResult
+
+if TYPE_CHECKING:
+    from framecls.training.ladder import Ladder
 
 _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 
@@ -33,7 +38,7 @@ class TableWriter:
         if isinstance(result, Identification):
             self._identified.append(result)
             return
-        console = make_console(stream)
+        console = self._console(stream)
         if self._n_written:
             console.print()
         self._n_written += 1
@@ -44,7 +49,26 @@ class TableWriter:
     def end(self, stream: IO[Any]) -> None:
         """Print the identified recordings."""
         if self._identified:
-            make_console(stream).print(identify_table(self._identified))
+            self._console(stream).print(identify_table(self._identified))
+
+    def _console(self, stream: IO[Any]) -> rich.console.Console:
+        return make_console(stream)
+
+
+class SvgWriter(TableWriter):
+    """The same tables as one picture of a terminal."""
+
+    def __init__(self, frames: bool = False) -> None:
+        super().__init__(frames)
+        self._recorder = make_recorder()
+
+    def end(self, stream: IO[Any]) -> None:
+        """Write the picture."""
+        super().end(stream)
+        stream.write(export_svg(self._recorder))
+
+    def _console(self, stream: IO[Any]) -> rich.console.Console:
+        return self._recorder
 
 
 class Console(rich.console.Console):
@@ -94,3 +118,34 @@ def show_figure(value: Any) -> Text | Table:
     if isinstance(value, dict):
         return figure_table(value)
     return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+
+
+def ladder_table(ladder: Ladder) -> Group:
+    """Return a row a rung: its dev figure, size and speed; then, where the dev set has sources, a row a source."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("Rung", no_wrap=True)
+    for column in (ladder.figure[:1].upper() + ladder.figure[1:], "Parameters", "Epoch", "Frames/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rung in ladder.rungs:
+        name = rung.name if rung.encoder.kind != "attention" else f"attention/{rung.name}"
+        speed = length(rung.epoch_s), f"{rung.frames_per_s:,.0f}"
+        table.add_row(Text(name), Text(f"{rung.score:.3f}", style="bold"), f"{rung.parameters:,}", *speed)
+    note = Text(
+        f"{ladder.steps} steps of the same batches, seed {ladder.seed}, {ladder.device}; "
+        f"an epoch is as many as read {clock(ladder.train_s, 0)}, the length of the training set.",
+        style="dim",
+    )
+    sources = list(dict.fromkeys(source for rung in ladder.rungs for source in rung.by_source))
+    if not sources:
+        return Group(table, Text(), note)
+    return Group(table, Text(), _source_table(ladder, sources), Text(), note)
+
+
+def _source_table(ladder: Ladder, sources: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("Source", overflow="fold")
+    for rung in ladder.rungs:
+        table.add_column(rung.name, justify="right", no_wrap=True)
+    for source in sources:
+        table.add_row(Text(escape(source)), *(f"{rung.by_source[source]:.3f}" for rung in ladder.rungs))
+    return table

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from framecls.cli import checks
 from framecls.cli.console import DONE, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.options import EvaluateOptions, TrainOptions
+from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, UsageError
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from framecls.training.loop import Job, Progress
 
 _log = logging.getLogger(__name__)
-_TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
+TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
 _SPLITS = ("train", "dev", "all")
 
 
@@ -37,11 +37,11 @@ def train_model(options: TrainOptions) -> int:
     set_up_logging(options.verbose, options.debug)
     console = Console(quiet=options.quiet, debug=options.debug)
     recipe = _choose_recipe(options)
-    _check_machine(options)
+    check_machine(options)
 
     from framecls.training import loop
 
-    _set_threads(options.threads)
+    set_threads(options.threads)
     job = loop.Job(
         manifest=options.manifest,
         output=options.output,
@@ -49,7 +49,7 @@ def train_model(options: TrainOptions) -> int:
         noise=options.noise,
         init=options.init,
         resume=options.resume,
-        device=_pick_device(options.device),
+        device=choose_device(options.device),
     )
     report = TrainReport(console, StepBar(wanted=not (options.quiet or options.no_progress)))
     try:
@@ -99,17 +99,34 @@ class TrainReport:
 
 
 def _choose_recipe(options: TrainOptions) -> Recipe:
-    if options.task not in _TASKS:
+    if options.task not in TASKS:
         raise UsageError(f"{options.task!r}: choose tag or identify, for what the model is to do")
-    checks.check_count("--steps", options.steps)
-    recipe = _read_recipe(options.recipe or options.task)
-    if recipe.task != _TASKS[options.task]:
+    recipe = load_recipe(options.recipe or options.task)
+    if recipe.task != TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
-    changes = {key: value for key, value in (("steps", options.steps), ("seed", options.seed)) if value is not None}
+    return with_budget(recipe, options.steps, options.seed)
+
+
+def with_budget(recipe: Recipe, steps: int | None, seed: int | None) -> Recipe:
+    """Return a recipe with the number of steps and the seed that were asked for, its own where none was.
+
+    Raises:
+        UsageError: one of them makes no sense.
+    """
+    checks.check_count("--steps", steps)
+    if seed is not None and seed < 0:
+        raise UsageError(f"--seed {seed}: 0 or more")
+    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
     return dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, **cast(Any, changes)))
 
 
-def _read_recipe(name: str) -> Recipe:
+def load_recipe(name: str) -> Recipe:
+    """Read the recipe that --recipe names.
+
+    Raises:
+        UsageError: there is none of that name.
+        ConfigError: it cannot be used.
+    """
     try:
         path = find_recipe(name)
     except ConfigError as error:
@@ -117,19 +134,26 @@ def _read_recipe(name: str) -> Recipe:
     return read_recipe(path)
 
 
-def _check_machine(options: TrainOptions | EvaluateOptions) -> None:
+def check_machine(options: MachineOptions) -> None:
+    """Refuse numbers and devices that no machine has."""
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
 
 
-def _pick_device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """Return the name of the device that --device asks for.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
     from framecls.engine import pick_device
 
     return str(pick_device(name))
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Give torch the number of CPU threads that --threads asks for."""
     if threads is not None:
         import torch
 
@@ -149,15 +173,15 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     checks.check_seconds("--length", options.length)
-    _check_machine(options)
-    recipe = _read_recipe(options.recipe) if options.recipe is not None else None
+    check_machine(options)
+    recipe = load_recipe(options.recipe) if options.recipe is not None else None
 
     from framecls.engine import load_engine
     from framecls.training import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
-    with _cache_folder(options.cache) as cache:
+    with cache_folder(options.cache) as cache:
         test = evaluate.Test(
             manifest=options.manifest,
             cache=cache,
@@ -175,7 +199,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
 
 
 @contextmanager
-def _cache_folder(folder: Path | None) -> Iterator[Path]:
+def cache_folder(folder: Path | None) -> Iterator[Path]:
+    """Give the folder that --cache names, or one that is gone afterwards."""
     if folder is not None:
         yield folder
         return

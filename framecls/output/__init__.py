@@ -1,1 +1,1 @@
-"""Results on their way out: `writers` for machines, `tables` and `pictures` for people."""
+"""Results on their way out: `writers` for machines, `tables` for people."""

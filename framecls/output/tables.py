@@ -21,6 +21,7 @@ from framecls.results import AudioInfo, Identification, TagResult
 
 Renderable: TypeAlias = RenderableType
 
+PICTURE_WIDTH = 100  # columns of the terminal in a picture
 STRIP_MIN_WIDTH = 60  # columns of a terminal from which on a strip says something
 _MAX_ROWS = 8  # labels that get a row each; more share a tier of text
 _MAX_TIER_LINES = 8  # a tier of more lines hides the table below it
@@ -60,10 +61,12 @@ def identify_table(results: Sequence[Identification], *, width: int | None = Non
     return _IdentifyView(tuple(results), width)
 
 
-def draw_svg(renderable: Renderable, *, width: int, title: str) -> str:
-    """Return what a terminal of `width` columns would show, as an SVG picture."""
-    # Whatever the terminal is that asks for it, and whatever NO_COLOR says, the picture is the same.
-    console = Console(
+def make_recorder(width: int = PICTURE_WIDTH) -> Console:
+    """Return a console that shows nothing and remembers all, for `export_svg`.
+
+    Whatever the terminal is that asks for it, and whatever NO_COLOR says, the picture is the same.
+    """
+    return Console(
         record=True,
         file=io.StringIO(),
         force_terminal=True,
@@ -72,8 +75,13 @@ def draw_svg(renderable: Renderable, *, width: int, title: str) -> str:
         width=width,
         legacy_windows=False,
     )
-    console.print(renderable)
-    return console.export_svg(title=title, theme=MONOKAI)
+
+
+def export_svg(recorder: Console, title: str = "framecls") -> str:
+    """Return what a terminal would have shown, as an SVG picture; its title bar says `title`."""
+    svg = recorder.export_svg(title=title, theme=MONOKAI)
+    # Without a font to fetch from some server: whoever looks at the picture has a monospaced one.
+    return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)

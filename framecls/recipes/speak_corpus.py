@@ -177,7 +177,12 @@ def speak(clip: Clip) -> npt.NDArray[np.float32]:
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode or not done.stdout:
         raise FrameclsError(f"espeak-ng cannot speak with {voice}+{clip.variant}: see `espeak-ng --voices=variant`")
-    audio, rate_hz = soundfile.read(io.BytesIO(done.stdout), dtype="float32")
+    return read_spoken(done.stdout)
+
+
+def read_spoken(wav: bytes) -> npt.NDArray[np.float32]:
+    """Return the (samples,) of a synthesiser's mono WAV at 16 kHz, no louder than it was, peak at most 0.9."""
+    audio, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
     speech: npt.NDArray[np.float32] = soxr.resample(audio, rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
     speech *= np.float32(0.9 / max(0.9, float(np.abs(speech).max(initial=0.0))))
     return speech

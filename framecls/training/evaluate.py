@@ -12,12 +12,11 @@ import numpy as np
 from framecls.engine import Engine
 from framecls.errors import ManifestError
 from framecls.identification import pool_windows
-from framecls.tagging import stitch
 from framecls.training.clips import ClipStore, open_clips
-from framecls.training.examples import Batch, FrameExamples, PooledExamples, hard_targets
+from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import Recording, check_labels, read_manifest, split_by_speaker
-from framecls.training.measure import DevReport, measure, report_exclusive, report_overlapping, report_pooled
+from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled
 from framecls.training.recipe import OptimConfig, Recipe
 
 
@@ -88,7 +87,7 @@ def _whole_recordings(
     logits, truth, sources = [], [], []
     for number, recording in enumerate(recordings, start=1):
         with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(pool_windows(engine.run(stream)))
+            logits.append(pool_windows(engine.run(stream))[0])
         truth.append(engine.config.labels.index(recording.label))
         sources.append(recording.source)
         if progress is not None:
@@ -103,18 +102,5 @@ def _whole_frames(
     frames: FrameExamples,
     progress: Callable[[int, int], None] | None,
 ) -> DevReport:
-    import torch
-
-    logits, truth = [], []
-    for number, recording in enumerate(recordings, start=1):
-        with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(stitch(engine.run(stream), engine.config.overlap_frames))
-        truth.append(frames.annotate(recording, 0, len(logits[-1])))
-        if progress is not None:
-            progress(number, len(recordings))
-    scores, holds = np.concatenate(logits), np.concatenate(truth)
-    config = engine.config
-    if config.overlapping:
-        return report_overlapping(scores, holds > 0.5, config.labels, config.decision)
-    hard = hard_targets(torch.from_numpy(holds).unsqueeze(0))[0].numpy()
-    return report_exclusive(scores, hard, config.labels, config.decision)
+    logits, truth = collect_frames(engine, recordings, store, frames, progress)
+    return report_frames(engine.config, logits, truth)

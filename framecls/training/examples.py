@@ -26,7 +26,8 @@ from framecls.training.recipe import Recipe
 # Not a label: cross_entropy's own mark for targets that do not count.
 IGNORED = -100
 _FADE_S = 0.01
-_MAX_JOINED = 12
+_MAX_PIECES = 24  # clips and pauses that one example is joined of
+_N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ class PooledExamples(BatchMaker):
         seconds = np.array([self._seconds(tree[label]) for label in self._labels])
         share = seconds**recipe.sample.label_power
         self._label_share = share / share.sum()
-        self._spoken = [r for r in recordings if r.phones and set(r.phones) <= self._phone_index.keys()]
-        self._spoken_by_label: dict[str, list[Recording]] = defaultdict(list)
-        for recording in self._spoken:
-            self._spoken_by_label[recording.label].append(recording)
+        self._spoken: dict[str, dict[str, list[Recording]]] = {}  # clips whose phones are known, by label and source
+        for recording in recordings:
+            if recording.phones and set(recording.phones) <= self._phone_index.keys():
+                sources = self._spoken.setdefault(recording.label, {})
+                sources.setdefault(recording.source, []).append(recording)
 
     def _seconds(self, sources: dict[str, dict[str, list[Recording]]]) -> float:
         clips = (clip for voices in sources.values() for clips in voices.values() for clip in clips)
@@ -141,10 +143,12 @@ class PooledExamples(BatchMaker):
         return self._labels[rng.choice(len(self._labels), p=self._label_share)]
 
     def _draw_voice(self, rng: np.random.Generator, label: str) -> list[Recording]:
-        sources = self._tree[label]
-        weights = np.array([self.recipe.sample.source_weight.get(source, 1.0) for source in sources])
-        voices = sources[list(sources)[rng.choice(len(sources), p=weights / weights.sum())]]
+        voices = self._tree[label][self._draw_source(rng, list(self._tree[label]))]
         return voices[list(voices)[rng.integers(len(voices))]]
+
+    def _draw_source(self, rng: np.random.Generator, sources: Sequence[str]) -> str:
+        weights = np.array([self.recipe.sample.source_weight.get(source, 1.0) for source in sources])
+        return sources[rng.choice(len(sources), p=weights / weights.sum())]
 
     def _draw_piece(self, rng: np.random.Generator, length_s: float) -> tuple[Samples, str, tuple[str, ...]]:
         label = self._draw_label(rng)
@@ -153,7 +157,7 @@ class PooledExamples(BatchMaker):
         pieces: list[Samples] = []
         phones: tuple[str, ...] | None = ()
         n_samples = 0
-        while n_samples < wanted and len(pieces) < 2 * _MAX_JOINED:
+        while n_samples < wanted and len(pieces) < _MAX_PIECES:
             clip = clips[rng.integers(len(clips))]
             samples, _ = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
             if len(samples) > wanted - n_samples:
@@ -170,11 +174,12 @@ class PooledExamples(BatchMaker):
         return np.concatenate(pieces)[:wanted], label, phones or ()
 
     def _draw_whole(self, rng: np.random.Generator) -> list[tuple[Samples, str, tuple[str, ...]]]:
-        """Draw whole clips of about one length, so that little is padded: the longest of some, or the shortest..."""
-        labels = sorted(self._spoken_by_label)
+        """Draw whole clips of about one length, so that little is padded."""
+        labels = sorted(self._spoken)
         drawn = []
-        for _ in range(64):
-            clips = self._spoken_by_label[labels[rng.integers(len(labels))]]
+        for _ in range(_N_DRAWN_WHOLE):
+            sources = self._spoken[labels[rng.integers(len(labels))]]
+            clips = sources[self._draw_source(rng, list(sources))]
             drawn.append(clips[rng.integers(len(clips))])
         drawn.sort(key=lambda clip: self.store.n_samples(clip.file))
         longest_s = 1.6 * self.config.window.length_s

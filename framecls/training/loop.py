@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from framecls.checkpoint import fill, save_model
 from framecls.config import ModelConfig, to_dict
+from framecls.engine import Engine
 from framecls.errors import ManifestError, ModelError
 from framecls.nn.model import Network, Output
 from framecls.training.augment import mask_features
@@ -32,7 +33,7 @@ from framecls.training.manifest import (
     read_manifest,
     split_by_speaker,
 )
-from framecls.training.measure import DevReport, measure
+from framecls.training.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.recipe import Recipe
 
 N_DEV_BATCHES = 24
@@ -62,11 +63,12 @@ class Job:
     init: Path | None = None  # a model whose weights are taken where name and shape agree
     resume: bool = False
     device: str = "cpu"
+    cache: Path | None = None  # folder for the decoded recordings; None: that of the run
     stop_after: int | None = None  # steps after which to leave off; the schedule stays that of the whole run
 
     @property
     def folder(self) -> Path:
-        """Where the decoded recordings and the state of the run live."""
+        """Where the state of the run lives, and the decoded recordings unless there is a cache."""
         return self.output.with_name(f"{self.output.name}.training")
 
 
@@ -99,7 +101,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
             raise ManifestError(
                 f"{job.manifest}: the {name} split is empty: name more speakers, or give each row a split, train or dev"
             )
-    store = open_clips([*recordings, *noise], config.features.sample_rate, job.folder, decoded)
+    store = open_clips([*recordings, *noise], config.features.sample_rate, job.cache or job.folder, decoded)
     return Data(train, dev, noise, store, config)
 
 
@@ -120,6 +122,28 @@ def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
         yield from examples.dev_batches(data.dev, data.config.window.length_s)
     else:
         yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
+
+
+def measure_dev(engine: Engine, data: Data, recipe: Recipe) -> tuple[DevReport, dict[str, float]]:
+    """Measure a network on the dev set: on whole recordings, unless the task mixes or cuts them into examples.
+
+    Returns:
+        the report, and the score of each source where there are several.
+    """
+    examples = make_examples(data, recipe, dev=True)
+    if isinstance(examples, PooledExamples) or recipe.mix.enabled:
+        report = measure(engine.network, dev_batches(data, recipe))
+        by_source = {source: row["balanced_accuracy"] for source, row in report.figures.get("sources", {}).items()}
+        return report, by_source if len(by_source) > 1 else {}
+    logits, truth = collect_frames(engine, data.dev, data.store, examples)
+    groups: dict[str, list[int]] = {}
+    for index, recording in enumerate(data.dev):
+        groups.setdefault(recording.source, []).append(index)
+    by_source = {
+        source: report_frames(engine.config, [logits[i] for i in group], [truth[i] for i in group]).score
+        for source, group in groups.items()
+    }
+    return report_frames(engine.config, logits, truth), by_source if len(by_source) > 1 else {}
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -166,9 +190,11 @@ class _Numbered(torch.utils.data.Dataset[Batch]):
         return self._examples.make_batch(self._first + index)
 
 
-def _load_batches(examples: FrameExamples | PooledExamples, first: int, last: int, workers: int) -> Iterator[Batch]:
+def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Iterator[Batch]:
+    """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers."""
+    workers = recipe.optim.workers
     loader = torch.utils.data.DataLoader(
-        _Numbered(examples, first, last),
+        _Numbered(make_examples(data, recipe, dev=False), first, last),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
@@ -237,7 +263,8 @@ class Run:
     def measure(self) -> DevReport:
         """Measure the averaged weights on dev, and write the model file if they are the best yet."""
         network = self.averaged()
-        report = measure(network, dev_batches(self.data, self.recipe))
+        engine = Engine(network.eval(), torch.device(self.job.device))
+        report, _ = measure_dev(engine, self.data, self.recipe)
         self.since_best += 1
         if report.score > self.best:
             self.best, self.since_best = report.score, 0
@@ -338,10 +365,9 @@ def train(job: Job, data: Data, progress: Callable[[Progress], None] | None = No
     if job.resume:
         run.load()
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
-    batches = _load_batches(make_examples(data, recipe, dev=False), run.step, last, recipe.optim.workers)
     began, first = time.monotonic(), run.step
     report = None
-    for batch in batches:
+    for batch in training_batches(data, recipe, run.step, last):
         loss = run.learn(batch)
         is_last = run.step == recipe.optim.steps
         if run.step % recipe.optim.dev_every == 0 or is_last:

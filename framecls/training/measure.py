@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.config import DecisionConfig
+from framecls.config import DecisionConfig, ModelConfig
+from framecls.engine import Engine
 from framecls.nn.model import Network
+from framecls.tagging import stitch
 from framecls.training import metrics
-from framecls.training.examples import IGNORED, Batch
+from framecls.training.clips import ClipStore
+from framecls.training.examples import IGNORED, Batch, FrameExamples, hard_targets
+from framecls.training.manifest import Recording
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,32 @@ def report_pooled(
         figures["labels"][labels[index]] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
     score = float(np.mean([row["balanced_accuracy"] for row in figures["sources"].values()]))
     return DevReport(score, replace(decision, temperature=temperature), figures)
+
+
+def collect_frames(
+    engine: Engine,
+    recordings: Sequence[Recording],
+    store: ClipStore,
+    frames: FrameExamples,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """Return for each recording (frame, label) logits, and (frame, label) 0 or 1 what its annotation says."""
+    logits, truth = [], []
+    for number, recording in enumerate(recordings, start=1):
+        with engine.open(store.read(recording.file), store.sample_rate) as stream:
+            logits.append(stitch(engine.run(stream), engine.config.overlap_frames))
+        truth.append(frames.annotate(recording, 0, len(logits[-1])))
+        if progress is not None:
+            progress(number, len(recordings))
+    return logits, truth
+
+
+def report_frames(
+    config: ModelConfig, logits: Sequence[NDArray[np.float32]], truth: Sequence[NDArray[np.float32]]
+) -> DevReport:
+    """Report what `collect_frames` gave."""
+    scores, holds = np.concatenate(logits), np.concatenate(truth)
+    if config.overlapping:
+        return report_overlapping(scores, holds > 0.5, config.labels, config.decision)
+    hard = hard_targets(torch.from_numpy(holds).unsqueeze(0))[0].numpy()
+    return report_exclusive(scores, hard, config.labels, config.decision)

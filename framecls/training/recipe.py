@@ -12,6 +12,13 @@ from framecls.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
+# The ladder, from the bottom up: what sets one rung's encoder apart from another's.
+RUNGS: dict[str, dict[str, str]] = {
+    "fc": {"kind": "fc"},
+    "window": {"kind": "window"},
+    "dot": {"kind": "attention", "score": "dot"},
+    "additive": {"kind": "attention", "score": "additive"},
+}
 
 # The bounds of a number that is drawn, the smaller first.
 Range = tuple[float, float]
@@ -127,6 +134,7 @@ class Recipe:
     hear_phones: bool = False  # a CTC head learns from the manifest's "phones"
     phone_layer: int = 0
     pooling: Literal["mean", "attentive"] = "attentive"
+    gate: str = ""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -147,6 +155,7 @@ class Recipe:
             phones=phones if self.hear_phones else (),
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
             pooling=self.pooling,
+            gate=self.gate,
             features=self.features,
             encoder=self.encoder,
             window=self.window,

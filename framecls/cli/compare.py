@@ -1,0 +1,91 @@
+"""`framecls compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from framecls.cli.console import DONE, Console, set_up_logging
+from framecls.cli.options import CompareOptions
+from framecls.cli.progress import StepBar
+from framecls.cli.train import TASKS, cache_folder, check_machine, choose_device, load_recipe, set_threads, with_budget
+from framecls.errors import UsageError
+from framecls.training.recipe import RUNGS, Recipe
+
+if TYPE_CHECKING:
+    from framecls.training.ladder import Ladder
+
+
+def compare_rungs(options: CompareOptions) -> int:
+    """Train and measure the rungs of the ladder, print one table, and return the exit status.
+
+    Raises:
+        UsageError: what is wrong with the options.
+        FrameclsError: the recipe, the manifest or a recording cannot be used.
+    """
+    set_up_logging(options.verbose, options.debug)
+    if options.format not in ("table", "json"):
+        raise UsageError(f"-f {options.format}: choose table or json")
+    if (options.manifest is None) != options.saw:
+        raise UsageError("name a manifest or give --saw, one of the two; see framecls compare --help")
+    rungs = _parse_rungs(options.rungs)
+    recipe = _choose_recipe(options)
+    check_machine(options)
+    set_threads(options.threads)
+    with cache_folder(options.cache) as cache:
+        _show(_compare(options, recipe, rungs, cache), options.format)
+    return DONE
+
+
+def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], cache: Path) -> Ladder:
+    from framecls.training import ladder, loop
+    from framecls.training.saw import write_saw
+
+    device = choose_device(options.device)
+    manifest = options.manifest or write_saw(cache / "saw", recipe.optim.seed)
+    job = loop.Job(manifest, cache / "compared", recipe, noise=options.noise, device=device, cache=cache)
+    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    try:
+        data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+        bar.hide()
+        Console(quiet=options.quiet).note(
+            f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
+            f"{recipe.optim.steps} steps, device {device}"
+        )
+        return ladder.compare(
+            job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
+        )
+    finally:
+        bar.hide()
+
+
+def _choose_recipe(options: CompareOptions) -> Recipe:
+    if options.task is not None and options.task not in TASKS:
+        raise UsageError(f"--task {options.task}: choose tag or identify")
+    name = options.recipe or ("saw" if options.saw else options.task or "tag")
+    recipe = with_budget(load_recipe(name), options.steps, options.seed)
+    if options.task is not None and recipe.task != TASKS[options.task]:
+        raise UsageError(f"--recipe {name}: this recipe is not for framecls {options.task}")
+    if options.saw and (recipe.task != "frame" or recipe.mix.enabled):
+        raise UsageError(f"--recipe {name}: --saw wants one label a frame and recordings that are not mixed")
+    return recipe
+
+
+def _parse_rungs(text: str) -> tuple[str, ...]:
+    rungs = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in rungs if name not in RUNGS]
+    if unknown or not rungs:
+        raise UsageError(f"--rungs {text}: choose among {', '.join(RUNGS)}")
+    return rungs
+
+
+def _show(ladder: Ladder, format: str) -> None:
+    if format == "json":
+        sys.stdout.write(json.dumps(dataclasses.asdict(ladder)) + "\n")
+        return
+    from framecls.cli.tables import ladder_table, make_console
+
+    make_console(sys.stdout).print(ladder_table(ladder))

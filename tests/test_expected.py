@@ -1,0 +1,78 @@
+"""What the shipped models say of the sample clips: as recorded in expected.json, and close to the truth."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import framecls
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text(encoding="utf-8"))
+TRUTH: dict[str, Any] = json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))
+
+
+@cache
+def model(name: str) -> framecls.Model:
+    return framecls.load(name, device="cpu")
+
+
+@cache
+def tagged(name: str) -> framecls.TagResult:
+    return model("sound").tag(SAMPLES / name)
+
+
+def frames(segments: list[dict[str, Any]], label: str, times: np.ndarray) -> np.ndarray:
+    """Return (frame,) where a list of segments puts a label."""
+    holds = np.zeros(len(times), bool)
+    for segment in segments:
+        if segment["label"] == label:
+            holds |= (times >= segment["start"]) & (times < segment["end"])
+    return holds
+
+
+def said(result: framecls.TagResult, label: str) -> np.ndarray:
+    return frames([{"start": s.start, "end": s.end, "label": s.label} for s in result.segments], label, result.times)
+
+
+def test_every_clip_is_expected() -> None:
+    assert EXPECTED.keys() == TRUTH.keys()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_tag_says_what_it_said(name: str) -> None:
+    """To a few frames: another machine rounds differently, and a frame at a threshold may tip over."""
+    result = tagged(name)
+    for label in result.labels:
+        wanted = frames(EXPECTED[name]["segments"], label, result.times)
+        assert (said(result, label) == wanted).mean() >= 0.98, label
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_identify_says_what_it_said(name: str) -> None:
+    result = model("language").identify(SAMPLES / name)
+    assert (result.label, result.score) == (
+        EXPECTED[name]["language"],
+        pytest.approx(EXPECTED[name]["score"], abs=0.03),
+    )
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TRUTH if TRUTH[name]["language"]))
+def test_speech_is_found_where_it_is(name: str) -> None:
+    result = tagged(name)
+    truth = frames(TRUTH[name]["segments"], "speech", result.times)
+    found = said(result, "speech")
+    recall = (found & truth).sum() / truth.sum()
+    precision = (found & truth).sum() / max(1, found.sum())
+    assert recall > 0.85
+    assert precision > 0.75  # pauses inside a sentence may be bridged
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TRUTH if not TRUTH[name]["language"]))
+def test_no_speech_is_found_where_nobody_talks(name: str) -> None:
+    assert said(tagged(name), "speech").mean() < 0.05
