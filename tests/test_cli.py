@@ -174,7 +174,7 @@ def test_formats_are_those_of_the_writers() -> None:
         name: writer.suffix for name, writer in WRITERS.items()
     }
     assert {name for name, writer in WRITERS.items() if writer.binary} == set(formats.NEED_FILE)
-    assert {"table", *FRAME_WRITERS} == set(formats.WITH_FRAMES)
+    assert {*formats.FOR_EYES, *FRAME_WRITERS} == set(formats.WITH_FRAMES)
 
 
 # --- wrong usage

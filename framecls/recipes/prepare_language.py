@@ -83,6 +83,7 @@ def main() -> None:
             clip |= {"source": row["source"], "split": "dev" if dev else "train"}
             if not dev:
                 clip["phones"] = row.get("phones") or phones.get(row["file"], "")
+                clip |= {"alignment": row["alignment"]} if "alignment" in row else {}
             out.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
 

@@ -6,7 +6,7 @@ voices from clicks, the second knows to a hundredth of a second where they stop.
 loud enough to hear. Clips of music or noise in which silero-vad hears somebody talk are left out.
 
     pip install silero-vad
-    python -m framecls.recipes.prepare_sound CORPUS/manifest.jsonl --out sound.jsonl
+    python -m framecls.recipes.prepare_sound CORPUS/manifest.jsonl NOISES/manifest.jsonl --out sound.jsonl
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from framecls.audio import open_audio
+from framecls.recipes.prepare_language import read_rows
 from framecls.timeline import clean_runs, find_runs
 
 RATE = 16000
@@ -31,7 +32,7 @@ VAD_CHUNK = 512
 DEV_SOURCES = {
     "emodb", "turev-db", "lt-speech-commands", "hedgewars-voices", "asterisk-prompt-it-menardi-wav",
     "wesnoth-music", "singularity-music", "asterisk-moh-opsound-wav", "planetblupi-music-ogg",
-    "nonspeech100", "noisex92", "lincity-ng-data", "sound-theme-freedesktop",
+    "nonspeech100", "noisex92", "lt-commands-background",
 }  # fmt: skip
 DEV_SHARE = 10  # of the voices of the other speech sources, one in so many
 
@@ -79,21 +80,20 @@ def main() -> None:
     from silero_vad import load_silero_vad
 
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("corpus", type=Path, help="manifest of clips with kind, speaker, source")
+    arguments.add_argument("manifests", type=Path, nargs="+", help="of clips with kind, speaker, source")
     arguments.add_argument("--out", type=Path, required=True)
     options = arguments.parse_args()
     vad = load_silero_vad()
     voices: dict[str, int] = {}
-    rows = [json.loads(line) for line in options.corpus.read_text(encoding="utf-8").splitlines()]
+    rows = [row for manifest in options.manifests for row in read_rows(manifest)]
     with options.out.open("w", encoding="utf-8") as out:
         for row in rows:
-            file = (options.corpus.parent / row["file"]).resolve()
-            samples = read_all(file)
+            samples = read_all(Path(row["path"]))
             speaker = row.get("speaker") or row["file"]
             number = voices.setdefault(speaker, len(voices))
             held_out = row["source"] in DEV_SOURCES or (row["kind"] == "speech" and number % DEV_SHARE == 0)
             for start, end in spans(samples, row["kind"], vad) if len(samples) >= RATE // 5 else []:
-                span = {"file": str(file), "start": start, "end": end, "label": row["kind"], "speaker": speaker}
+                span = {"file": row["path"], "start": start, "end": end, "label": row["kind"], "speaker": speaker}
                 span |= {"source": row["source"], "split": "dev" if held_out else "train"}
                 out.write(json.dumps(span, ensure_ascii=False) + "\n")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framecls.config import ModelConfig
-from framecls.timeline import count_frames
+from framecls.timeline import count_frames, frame_times
 from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch
 from framecls.training.clips import ClipStore
 from framecls.training.manifest import Recording
@@ -25,6 +24,9 @@ from framecls.training.recipe import Recipe
 
 # Not a label: cross_entropy's own mark for targets that do not count.
 IGNORED = -100
+# Not a phone either: fills the time before a clip whose phones are not known.
+UNKNOWN_PHONE = "?"
+_DEV_BATCH = 16
 _FADE_S = 0.01
 _MAX_PIECES = 24  # clips and pauses that one example is joined of
 _N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
@@ -37,14 +39,20 @@ class Batch:
     waveform: Tensor  # (batch, sample) with the margins that the features want
     n_frames: Tensor  # (batch,)
     targets: Tensor  # (batch, frame, label) 0..1, (batch, frame) label index, or (batch,) label index
-    phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more
-    names: tuple[str, ...] = ()  # source of each example, for tables of dev figures
+    phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known
+    phone_frames: Tensor  # (batch, frame) index of the phone, 0 in a pause, `IGNORED` where it is not known
+    sources: tuple[str, ...] = ()  # of the examples, for tables of dev figures
 
 
-class Examples(Protocol):
-    """A numbered supply of batches."""
+@dataclass(frozen=True)
+class Piece:
+    """One example before it is augmented."""
 
-    def make_batch(self, number: int) -> Batch: ...
+    samples: Samples
+    label: str
+    source: str = ""
+    phones: tuple[str, ...] = ()  # of all of it, or none
+    alignment: tuple[tuple[str, float], ...] = ()  # phones and the seconds at which they end, where they are known
 
 
 class NoiseBank:
@@ -133,10 +141,9 @@ class PooledExamples(BatchMaker):
             length_s = float(rng.uniform(*self.recipe.sample.length_s))
             n_examples = max(2, round(self.recipe.optim.batch_s / length_s))
             drawn = [self._draw_piece(rng, length_s) for _ in range(n_examples)]
-        waveforms = pad_stack([samples for samples, _, _ in drawn])
-        waveforms = self.augment(waveforms, rng)
-        for row, (samples, _, _) in zip(waveforms, drawn, strict=True):
-            row[len(samples) :] = 0
+        waveforms = self.augment(pad_stack([piece.samples for piece in drawn]), rng)
+        for row, piece in zip(waveforms, drawn, strict=True):
+            row[len(piece.samples) :] = 0
         return self._finish(waveforms, drawn)
 
     def _draw_label(self, rng: np.random.Generator) -> str:
@@ -150,30 +157,30 @@ class PooledExamples(BatchMaker):
         weights = np.array([self.recipe.sample.source_weight.get(source, 1.0) for source in sources])
         return sources[rng.choice(len(sources), p=weights / weights.sum())]
 
-    def _draw_piece(self, rng: np.random.Generator, length_s: float) -> tuple[Samples, str, tuple[str, ...]]:
+    def _draw_piece(self, rng: np.random.Generator, length_s: float) -> Piece:
         label = self._draw_label(rng)
         clips = self._draw_voice(rng, label)
         wanted = int(length_s * self.sample_rate)
-        pieces: list[Samples] = []
+        parts: list[Samples] = []
         phones: tuple[str, ...] | None = ()
+        alignment: list[tuple[str, float]] = []
         n_samples = 0
-        while n_samples < wanted and len(pieces) < _MAX_PIECES:
+        while n_samples < wanted and len(parts) < _MAX_PIECES:
             clip = clips[rng.integers(len(clips))]
-            samples, _ = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
-            if len(samples) > wanted - n_samples:
-                start = int(rng.integers(0, len(samples) - (wanted - n_samples) + 1))
-                samples = samples[start : start + wanted - n_samples]
-                phones = None
-            elif not clip.phones:
-                phones = None
-            if phones is not None:
-                phones += clip.phones
+            samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            start = max(0, int(rng.integers(0, max(0, len(samples) - (wanted - n_samples)) + 1)))
+            is_whole = len(samples) <= wanted - n_samples
+            samples = samples[start : start + wanted - n_samples]
+            phones = phones + clip.phones if phones is not None and is_whole and clip.phones else None
+            begin_s, shift_s = n_samples / self.sample_rate, (n_samples - start) / self.sample_rate
+            alignment += [(UNKNOWN_PHONE, begin_s)]
+            alignment += [(phone, max(begin_s, end_s / factor + shift_s)) for phone, end_s in clip.alignment]
             gap = np.zeros(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate), np.float32)
-            pieces += [samples, gap]
+            parts += [samples, gap]
             n_samples += len(samples) + len(gap)
-        return np.concatenate(pieces)[:wanted], label, phones or ()
+        return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment))
 
-    def _draw_whole(self, rng: np.random.Generator) -> list[tuple[Samples, str, tuple[str, ...]]]:
+    def _draw_whole(self, rng: np.random.Generator) -> list[Piece]:
         """Draw whole clips of about one length, so that little is padded."""
         labels = sorted(self._spoken)
         drawn = []
@@ -192,8 +199,9 @@ class PooledExamples(BatchMaker):
         )
         examples = []
         for clip in drawn[near : near + n_examples]:
-            samples, _ = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
-            examples.append((samples, clip.label, clip.phones))
+            samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            alignment = tuple((phone, end_s / factor) for phone, end_s in clip.alignment)
+            examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment))
         return examples
 
     def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 3) -> Iterable[Batch]:
@@ -219,21 +227,32 @@ class PooledExamples(BatchMaker):
                     break
             pieces = [joined[i : i + wanted] for i in range(0, len(joined), wanted)][:per_voice]
             pieces = [piece for piece in pieces if len(piece) > 0.6 * wanted] or pieces[:1]
-            examples += [(piece, label, source) for piece in pieces]
-        for first in range(0, len(examples), 16):
-            some = examples[first : first + 16]
-            batch = self._finish(pad_stack([piece for piece, _, _ in some]), [(p, label, ()) for p, label, _ in some])
-            yield Batch(batch.waveform, batch.n_frames, batch.targets, batch.phones, tuple(s for _, _, s in some))
+            examples += [Piece(piece, label, source) for piece in pieces]
+        for first in range(0, len(examples), _DEV_BATCH):
+            some = examples[first : first + _DEV_BATCH]
+            yield self._finish(pad_stack([piece.samples for piece in some]), some)
 
-    def _finish(self, waveforms: Tensor, drawn: Sequence[tuple[Samples, str, tuple[str, ...]]]) -> Batch:
-        n_frames = [count_frames(len(samples), self.config.hop_samples) for samples, _, _ in drawn]
-        phones = [torch.tensor([self._phone_index[p] for p in phones], dtype=torch.long) for _, _, phones in drawn]
+    def _finish(self, waveforms: Tensor, drawn: Sequence[Piece]) -> Batch:
+        n_frames = [count_frames(len(piece.samples), self.config.hop_samples) for piece in drawn]
+        phones = [torch.tensor([self._phone_index[p] for p in piece.phones], dtype=torch.long) for piece in drawn]
+        frames = [self._phone_frames(piece, n) for piece, n in zip(drawn, n_frames, strict=True)]
         return Batch(
             self.with_margins(waveforms),
             torch.tensor(n_frames),
-            torch.tensor([self._label_index[label] for _, label, _ in drawn]),
+            torch.tensor([self._label_index[piece.label] for piece in drawn]),
             torch.nn.utils.rnn.pad_sequence(phones, batch_first=True),
+            torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=IGNORED),
+            tuple(piece.source for piece in drawn),
         )
+
+    def _phone_frames(self, piece: Piece, n_frames: int) -> Tensor:
+        """Return (frame,) the phone that is spoken at the middle of each frame."""
+        if not piece.alignment or not self._phone_index:
+            return torch.full((n_frames,), IGNORED)
+        ends_s = np.array([end_s for _, end_s in piece.alignment])
+        index = np.array([self._phone_index.get(phone, 0 if not phone else IGNORED) for phone, _ in piece.alignment])
+        at = np.searchsorted(ends_s, frame_times(n_frames, self.config.hop_s), side="right")
+        return torch.from_numpy(np.append(index, IGNORED)[at])
 
 
 class FrameExamples(BatchMaker):
@@ -274,6 +293,7 @@ class FrameExamples(BatchMaker):
             torch.full((n_examples,), n_frames),
             targets,
             torch.zeros((n_examples, 0), dtype=torch.long),
+            torch.full((n_examples, n_frames), IGNORED),
         )
 
     def _mix(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
@@ -290,8 +310,9 @@ class FrameExamples(BatchMaker):
                     loudness = np.sqrt(np.square(tracks[example, column][active]).mean()) if active.any() else 1.0
                     tracks[example, column] *= 10 ** (gain_db / 20) / max(1e-4, float(loudness))
         flat = torch.from_numpy(tracks).flatten(0, 1)
-        placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate).view(tracks.shape).sum(dim=1)
-        mixed = self.augment(placed, rng)
+        placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate).view(tracks.shape)
+        targets *= is_audible(placed, self.config.hop_samples, mix.audible_db).numpy()
+        mixed = self.augment(placed.sum(dim=1), rng)
         for row in mixed:
             floor_db = float(rng.uniform(*mix.floor_db))
             row += torch.from_numpy(rng.standard_normal(n_samples).astype(np.float32)) * 10 ** (floor_db / 20)
@@ -301,7 +322,7 @@ class FrameExamples(BatchMaker):
         """Lay pieces of clips of one label into (sample,) a silent track; return (sample,) where the label holds."""
         mix, rate = self.recipe.mix, self.sample_rate
         active = np.zeros(len(track), bool)
-        at = int(rng.uniform(-0.3, 0.7) * len(track))
+        at = int(rng.uniform(-0.4, 0.5) * len(track))
         sources = list(self._material[label].values())
         while at < len(track):
             source = sources[rng.integers(len(sources))]
@@ -312,7 +333,7 @@ class FrameExamples(BatchMaker):
                 track[max(at, 0) : max(at, 0) + n] += piece[skip : skip + n]
                 active[max(at, 0) : max(at, 0) + n] |= holds[skip : skip + n]
             at += len(piece) + int(rng.uniform(*mix.gap_s) * rate)
-            if rng.random() < 0.15:
+            if rng.random() < 0.1:
                 break
         return active
 
@@ -362,6 +383,21 @@ class FrameExamples(BatchMaker):
             last = round(((length_s if span.end_s is None else span.end_s) * rate - start) / hop)
             targets[max(0, first) : max(0, last), self._label_index[span.label]] = 1
         return targets
+
+
+def is_audible(tracks: Tensor, hop_samples: int, audible_db: float) -> Tensor:
+    """Return (example, frame, label) 1 where a track is no more than so much softer than all together, else 0.
+
+    Args:
+        tracks: (example, label, sample), a whole number of frames.
+        hop_samples: samples of a frame.
+        audible_db: how much softer it may be.
+    """
+    n_examples, n_labels, n_samples = tracks.shape
+    frames = tracks.reshape(n_examples, n_labels, n_samples // hop_samples, hop_samples)
+    power = frames.square().mean(dim=3).transpose(1, 2)
+    audible: Tensor = power * 10 ** (audible_db / 10) >= power.sum(dim=2, keepdim=True)
+    return audible.float()
 
 
 def frame_share(active: NDArray[np.bool_], hop_samples: int) -> NDArray[np.float32]:

@@ -167,14 +167,28 @@ def loss_of(output: Output, batch: Batch, config: ModelConfig, recipe: Recipe) -
         flat = logits.flatten(0, -2)
         smoothing = recipe.optim.label_smoothing
         loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
-    known = batch.phones.ne(0).any(dim=1) if batch.phones.shape[1] else torch.zeros(len(batch.phones), dtype=torch.bool)
-    if output.phone_logits is None or not known.any():
+    if output.phone_logits is None:
         return loss
-    log_probs = output.phone_logits.float().log_softmax(dim=2)[known.to(device)].transpose(0, 1)
-    phones = batch.phones[known].to(device)
-    lengths = phones.ne(0).sum(dim=1)
-    ctc = functional.ctc_loss(log_probs, phones, batch.n_frames[known].to(device), lengths, zero_infinity=True)
-    return loss + recipe.optim.phone_weight * ctc
+    return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), batch)
+
+
+def phone_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of the phones: frame by frame where their times are known, else by CTC where they are.
+
+    Args:
+        logits: (batch, frame, 1 + phone).
+    """
+    device, loss = logits.device, logits.new_zeros(())
+    timed = batch.phone_frames.ne(IGNORED)
+    if timed.any():
+        loss = loss + functional.cross_entropy(logits[timed.to(device)], batch.phone_frames[timed].to(device))
+    known = batch.phones.ne(0).any(dim=1) & ~timed.any(dim=1)
+    if known.any():
+        phones, n_frames = batch.phones[known].to(device), batch.n_frames[known].to(device)
+        log_probs = logits[known.to(device)].log_softmax(dim=2).transpose(0, 1)
+        lengths = phones.ne(0).sum(dim=1)
+        loss = loss + functional.ctc_loss(log_probs, phones, n_frames, lengths, zero_infinity=True)
+    return loss
 
 
 class _Numbered(torch.utils.data.Dataset[Batch]):

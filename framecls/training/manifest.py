@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from framecls.errors import ManifestError
 
 Split = Literal["train", "dev"]
-_FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones")
+_FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment")
 _DEV_SHARE = 0.15
 # As many problems as fit a screen; the rest are counted.
 _MAX_PROBLEMS = 10
@@ -38,6 +39,7 @@ class Recording:
     source: str = ""
     split: Split | None = None
     phones: tuple[str, ...] = ()
+    alignment: tuple[tuple[str, float], ...] = ()  # each phone, "" for a pause, and the second at which it ends
 
     @property
     def label(self) -> str:
@@ -49,7 +51,8 @@ def read_manifest(path: Path) -> list[Recording]:
     """Read a manifest and group its rows by file.
 
     A row has `file` (relative to the manifest's folder, or absolute) and `label`, and may have `start` and `end`
-    (seconds), `speaker`, `source`, `split` ("train" or "dev") and `phones` (symbols with spaces between).
+    (seconds), `speaker`, `source`, `split` ("train" or "dev"), `phones` (symbols with spaces between) and, in JSON,
+    `alignment` (a list of [phone, second at which it ends], "" for a pause).
 
     Raises:
         ManifestError: it cannot be read, or some rows cannot be used; the message lists them.
@@ -117,7 +120,18 @@ def _parse_row(row: dict[str, Any], folder: Path) -> Recording:
         source=str(row.get("source") or ""),
         split=split,
         phones=tuple(str(row.get("phones") or "").split()),
+        alignment=_parse_alignment(row.get("alignment")),
     )
+
+
+def _parse_alignment(value: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        alignment = tuple((str(phone), float(end)) for phone, end in value or ())
+    except (TypeError, ValueError):
+        raise ManifestError("alignment is not a list of [phone, seconds]") from None
+    if any(before[1] > after[1] for before, after in pairwise(alignment)):
+        raise ManifestError("alignment: the phones are not in order of time")
+    return alignment
 
 
 def _seconds(row: dict[str, Any], field: str) -> float | None:

@@ -49,7 +49,7 @@ def measure(network: Network, batches: Iterable[Batch]) -> DevReport:
     logits, kept = collect(network, batches)
     if network.config.task == "pooled":
         truth = np.concatenate([batch.targets.numpy() for batch in kept])
-        sources = [name for batch in kept for name in (batch.names or ("",) * len(batch.targets))]
+        sources = [name for batch in kept for name in (batch.sources or ("",) * len(batch.targets))]
         return report_pooled(np.concatenate(logits), truth, sources, network.config.labels, network.config.decision)
     real = [np.arange(batch.targets.shape[1])[None] < batch.n_frames.numpy()[:, None] for batch in kept]
     flat = np.concatenate([values[mask] for values, mask in zip(logits, real, strict=True)])

@@ -40,6 +40,7 @@ class MixConfig:
     enabled: bool = False
     presence: dict[str, float] = field(default_factory=dict)  # chance that a window holds a label; 0.6 where not given
     spread_db: float = 12.0  # a label's loudness lies at most so far from the mean of all
+    audible_db: float = 30.0  # a label does not count where all that is heard is louder than it by more than this
     floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
