@@ -56,7 +56,7 @@ def train_model(options: TrainOptions) -> int:
         data = loop.prepare(job, report.decoded)
         report.bar.hide()
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, device {job.device}")
-        last = loop.train(job, data, report.step)
+        last = loop.train(job, data, report.step, report.listened)
     except KeyboardInterrupt:
         report.bar.hide()
         console.error(f"interrupted{report.describe_state(job)}")
@@ -78,6 +78,10 @@ class TrainReport:
     def decoded(self, done: int, total: int) -> None:
         """Show how many recordings are decoded."""
         self.bar.show("decoding", done, total)
+
+    def listened(self, done: int, total: int) -> None:
+        """Show how many recordings are heard."""
+        self.bar.show("listening", done, total)
 
     def step(self, progress: Progress) -> None:
         """Show a step; a new dev measurement stays on the screen."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -104,35 +103,34 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(make_layer(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, vectors: Tensor, mask: Tensor, probe: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Encode a batch.
 
         Args:
             vectors: (batch, vector, feature), `subsampling` vectors a frame, zero where padded.
             mask: (batch, frame) True = real.
-            probe: called after each layer with the number of layers done and (batch, frame, channel) what they made;
-                what it returns goes on in its place.
 
         Returns:
             (batch, frame, channel); what stands at padded frames means nothing.
         """
-        x = self._embed(vectors)
-        for n_done, layer in enumerate(self.layers, start=1):
+        return self.climb(self.embed(vectors), mask, 0, len(self.layers))
+
+    def climb(self, x: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
+        """Run the layers `[first, last)` on (batch, frame, channel); after the last of all comes the final norm."""
+        for layer in self.layers[first:last]:
             x, _ = layer(x, mask)
-            if probe is not None:
-                x = probe(n_done, x)
-        y: Tensor = self.norm(x)
-        return y
+        return self.norm(x) if last == len(self.layers) else x
 
     def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
         """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""
-        x, found = self._embed(vectors), []
+        x, found = self.embed(vectors), []
         for layer in self.layers:
             x, weights = layer(x, mask, need_weights=True)
             found.append(weights)
         return found
 
-    def _embed(self, vectors: Tensor) -> Tensor:
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Return (batch, frame, channel) what the first layer reads."""
         batch, n_vectors, dim = vectors.shape
         frames = vectors.reshape(batch, n_vectors // self.config.subsampling, dim * self.config.subsampling)
         if self.config.kind == "window":

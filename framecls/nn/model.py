@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +32,8 @@ class Network(nn.Module):
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
         self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, len(config.labels))
-        self.phones = PhoneHead(size, len(config.phones)) if config.phones else None
+        self.phones = PhoneHead(size, len(config.phones), config.phone_bottleneck) if config.phones else None
+        self.phone_layer = config.phone_layer or config.encoder.n_layers
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Output:
         """Classify a batch of windows.
@@ -47,30 +47,36 @@ class Network(nn.Module):
 
     def classify(self, vectors: Tensor, n_frames: Tensor) -> Output:
         """Classify feature vectors: (batch, vector, feature), as many vectors a frame as the encoder joins."""
-        mask = self._frame_mask(vectors, n_frames)
-        vectors = self._normalize(vectors, n_frames)
-        heard: list[Tensor] = []
-        x = self.encoder(vectors, mask, self._hear_phones(heard))
-        logits = self.head(x if self.pooling is None else self.pooling(x, mask))
-        return Output(logits, heard[0] if heard else None)
+        x, mask = self.listen(vectors, n_frames)
+        if self.phones is None:
+            return Output(self._decide(x, mask))
+        phone_logits = self.phones(x)
+        return Output(self._decide(self.phones.tell(phone_logits.softmax(dim=2), x), mask), phone_logits)
 
-    def _hear_phones(self, heard: list[Tensor]) -> Callable[[int, Tensor], Tensor] | None:
-        if (phones := self.phones) is None:
-            return None
-        at_layer = self.config.phone_layer or self.config.encoder.n_layers
+    def classify_phones(self, phones: Tensor, n_frames: Tensor) -> Output:
+        """Classify phones that were heard before: (batch, frame, 1 + phone) probabilities.
 
-        def probe(n_done: int, x: Tensor) -> Tensor:
-            if n_done != at_layer:
-                return x
-            logits, x = phones(x)
-            heard.append(logits)
-            return x
+        Raises:
+            ValueError: the layers above the phones read more than phones.
+        """
+        if self.phones is None or not self.config.phone_bottleneck:
+            raise ValueError("this network has no phone bottleneck")
+        return Output(self._decide(self.phones.tell(phones, None), self._frame_mask(phones.shape[1], n_frames)))
 
-        return probe
+    def listen(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (batch, frame, channel) what the layers up to the phones make of it, and the (batch, frame) mask."""
+        mask = self._frame_mask(vectors.shape[1] // self.config.encoder.subsampling, n_frames)
+        x = self.encoder.embed(self._normalize(vectors, n_frames))
+        return self.encoder.climb(x, mask, 0, self.phone_layer), mask
 
-    def _frame_mask(self, vectors: Tensor, n_frames: Tensor) -> Tensor:
-        n_padded = vectors.shape[1] // self.config.encoder.subsampling
-        return torch.arange(n_padded, device=vectors.device) < n_frames.unsqueeze(1)
+    def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.phone_layer < self.config.encoder.n_layers:
+            x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
+        logits: Tensor = self.head(x if self.pooling is None else self.pooling(x, mask))
+        return logits
+
+    def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
+        return torch.arange(n_padded, device=n_frames.device) < n_frames.unsqueeze(1)
 
     def _normalize(self, vectors: Tensor, n_frames: Tensor) -> Tensor:
         index = torch.arange(vectors.shape[1], device=vectors.device)
@@ -79,19 +85,25 @@ class Network(nn.Module):
 
 
 class PhoneHead(nn.Module):
-    """CTC logits from the middle of an encoder, told back to the layers above, which then read phones as well as sound.
+    """CTC logits from the middle of an encoder, told back to the layers above.
 
-    Nozaki and Komatsu 2021, "Relaxing the Conditional Independence Assumption of CTC-based ASR by Conditioning on
-    Intermediate Predictions".
+    Those then read phones as well as sound (Nozaki and Komatsu 2021, "Relaxing the Conditional Independence Assumption
+    of CTC-based ASR by Conditioning on Intermediate Predictions"), or with a bottleneck phones only.
     """
 
-    def __init__(self, size: int, n_phones: int) -> None:
+    def __init__(self, size: int, n_phones: int, bottleneck: bool) -> None:
         super().__init__()
+        self.bottleneck = bottleneck
         self.norm = nn.LayerNorm(size)
         self.to_logits = nn.Linear(size, 1 + n_phones)
         self.tell_back = nn.Linear(1 + n_phones, size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (batch, frame, channel) to (batch, frame, 1 + phone) logits, blank first, and to x told of them."""
-        logits = self.to_logits(self.norm(x))
-        return logits, x + self.tell_back(logits.softmax(dim=2))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, frame, channel) to (batch, frame, 1 + phone) logits, blank first."""
+        logits: Tensor = self.to_logits(self.norm(x))
+        return logits
+
+    def tell(self, phones: Tensor, x: Tensor | None) -> Tensor:
+        """Return what the layers above read: (batch, frame, 1 + phone) probabilities, and x unless they may not."""
+        told: Tensor = self.tell_back(phones)
+        return told if self.bottleneck or x is None else x + told

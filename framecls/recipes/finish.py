@@ -1,20 +1,43 @@
-"""Put the last word into a trained model file: its card, the labels it answers with, and when it says "unknown".
+"""Put the last word into a trained model file: its card, the labels it keeps, and when it says "unknown".
 
-A network learns every label that it is given, but should answer only with those that it has shown to know. The weights
-are not touched.
+A network may learn more labels than it can be trusted with: those help it to tell the others apart, and are then cut
+off its head. All other weights stay as they are.
 
     python -m framecls.recipes.finish language.safetensors --recipe language --date 2026-11-23 \\
-        --candidates de,en,fr --unknown 0.3 --out framecls/weights/language.safetensors
+        --labels de,en,fr --unknown 0.3 --out framecls/weights/language.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from framecls.checkpoint import load_network, save_model
+from framecls.checkpoint import fill, load_network, save_model
+from framecls.errors import ConfigError
+from framecls.nn.model import Network
 from framecls.training.recipe import find_recipe, read_recipe
+
+
+def keep_labels(network: Network, labels: Sequence[str]) -> Network:
+    """Return a network that knows some of the labels only: the others' rows are cut off its head.
+
+    Raises:
+        ConfigError: the network does not know one of them.
+    """
+    config = network.config
+    if unknown := sorted(set(labels) - set(config.labels)):
+        raise ConfigError(f"{config.name} has no label {unknown[0]!r}")
+    kept = [index for index, label in enumerate(config.labels) if label in labels]
+    thresholds = {label: bound for label, bound in config.decision.thresholds.items() if label in labels}
+    decision = replace(config.decision, thresholds=thresholds, candidates=())
+    smaller = Network(replace(config, labels=tuple(config.labels[index] for index in kept), decision=decision))
+    state = {key: value.detach() for key, value in network.named_parameters()}
+    for key in ("head.weight", "head.bias"):
+        state[key] = state[key][kept]
+    fill(smaller, state, config.name)
+    return smaller.eval().requires_grad_(False)
 
 
 def main() -> None:
@@ -24,15 +47,15 @@ def main() -> None:
     arguments.add_argument("--recipe", required=True, help="whose [card], [decision] and gate to take")
     arguments.add_argument("--date", required=True)
     arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--candidates", default="", help="labels to answer with, separated by commas; none: all")
+    arguments.add_argument("--labels", default="", help="labels to keep, separated by commas; none: all")
     arguments.add_argument("--unknown", type=float, help='below this probability the answer is "unknown"')
     arguments.add_argument("--temperature", type=float)
     options = arguments.parse_args()
     recipe, network = read_recipe(find_recipe(options.recipe)), load_network(options.model)
+    if options.labels:
+        network = keep_labels(network, options.labels.split(","))
     config = network.config
-    decision = config.decision
-    if options.candidates:
-        decision = replace(decision, candidates=tuple(sorted(options.candidates.split(","))))
+    decision = replace(recipe.decision, thresholds=config.decision.thresholds, temperature=config.decision.temperature)
     if options.unknown is not None:
         decision = replace(decision, thresholds={**decision.thresholds, "unknown": options.unknown})
     if options.temperature is not None:

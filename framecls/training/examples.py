@@ -36,7 +36,8 @@ _N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
 class Batch:
     """What one step learns from."""
 
-    waveform: Tensor  # (batch, sample) with the margins that the features want
+    # (batch, sample) with the margins that the features want; (batch, frame, 1 + phone) where phones were heard before
+    waveform: Tensor
     n_frames: Tensor  # (batch,)
     targets: Tensor  # (batch, frame, label) 0..1, (batch, frame) label index, or (batch,) label index
     phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known
@@ -146,10 +147,12 @@ class PooledExamples(BatchMaker):
             row[len(piece.samples) :] = 0
         return self._finish(waveforms, drawn)
 
-    def _draw_label(self, rng: np.random.Generator) -> str:
+    def draw_label(self, rng: np.random.Generator) -> str:
+        """Draw a label, those with more audio more often as the recipe's `label_power` says."""
         return self._labels[rng.choice(len(self._labels), p=self._label_share)]
 
-    def _draw_voice(self, rng: np.random.Generator, label: str) -> list[Recording]:
+    def draw_voice(self, rng: np.random.Generator, label: str) -> list[Recording]:
+        """Draw a source of a label by its weight, then one of its voices; return what that voice said."""
         voices = self._tree[label][self._draw_source(rng, list(self._tree[label]))]
         return voices[list(voices)[rng.integers(len(voices))]]
 
@@ -158,8 +161,8 @@ class PooledExamples(BatchMaker):
         return sources[rng.choice(len(sources), p=weights / weights.sum())]
 
     def _draw_piece(self, rng: np.random.Generator, length_s: float) -> Piece:
-        label = self._draw_label(rng)
-        clips = self._draw_voice(rng, label)
+        label = self.draw_label(rng)
+        clips = self.draw_voice(rng, label)
         wanted = int(length_s * self.sample_rate)
         parts: list[Samples] = []
         phones: tuple[str, ...] | None = ()

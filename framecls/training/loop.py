@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from torch.nn import functional
 from framecls.checkpoint import fill, save_model
 from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
-from framecls.errors import ManifestError, ModelError
+from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network, Output
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
+from framecls.training.heard import HeardExamples, listen
 from framecls.training.manifest import (
     Recording,
     check_labels,
@@ -101,6 +103,10 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
             raise ManifestError(
                 f"{job.manifest}: the {name} split is empty: name more speakers, or give each row a split, train or dev"
             )
+    if job.recipe.heard_copies and not (job.init and config.phones and config.phone_bottleneck):
+        raise ConfigError(
+            f"{job.recipe.name}: heard_copies wants --init (a model that hears phones), hear_phones and phone_bottleneck"
+        )
     store = open_clips([*recordings, *noise], config.features.sample_rate, job.cache or job.folder, decoded)
     return Data(train, dev, noise, store, config)
 
@@ -167,7 +173,7 @@ def loss_of(output: Output, batch: Batch, config: ModelConfig, recipe: Recipe) -
         flat = logits.flatten(0, -2)
         smoothing = recipe.optim.label_smoothing
         loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
-    if output.phone_logits is None:
+    if output.phone_logits is None or recipe.heard_copies:
         return loss
     return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), batch)
 
@@ -191,10 +197,16 @@ def phone_loss(logits: Tensor, batch: Batch) -> Tensor:
     return loss
 
 
+class Examples(Protocol):
+    """A numbered supply of batches."""
+
+    def make_batch(self, number: int) -> Batch: ...
+
+
 class _Numbered(torch.utils.data.Dataset[Batch]):
     """Batches by number, for torch's worker processes."""
 
-    def __init__(self, examples: FrameExamples | PooledExamples, first: int, last: int) -> None:
+    def __init__(self, examples: Examples, first: int, last: int) -> None:
         self._examples, self._first, self._last = examples, first, last
 
     def __len__(self) -> int:
@@ -204,11 +216,13 @@ class _Numbered(torch.utils.data.Dataset[Batch]):
         return self._examples.make_batch(self._first + index)
 
 
-def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Iterator[Batch]:
+def training_batches(
+    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None
+) -> Iterator[Batch]:
     """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers."""
     workers = recipe.optim.workers
     loader = torch.utils.data.DataLoader(
-        _Numbered(make_examples(data, recipe, dev=False), first, last),
+        _Numbered(examples or make_examples(data, recipe, dev=False), first, last),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
@@ -231,7 +245,10 @@ class Run:
         if job.init:
             take_weights(self.network, job.init)
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
-        self.optimizer = make_optimizer(self.network, job.recipe)
+        self.trained = dict(self.network.named_parameters())
+        if job.recipe.heard_copies:
+            self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
+        self.optimizer = make_optimizer(self.trained.values(), job.recipe)
         self.step = 0
         self.best = -math.inf
         self.since_best = 0
@@ -248,18 +265,13 @@ class Run:
         torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe)
-        features = self.data.config.features
-        with torch.no_grad():
-            vectors = self.network.features(batch.waveform.to(device))
-            rng = np.random.default_rng((recipe.optim.seed, self.step, 1))
-            vectors = mask_features(vectors, rng, recipe.augment, features.sample_rate / features.hop_samples)
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
-            output = self.network.classify(vectors, batch.n_frames.to(device))
+            output = self._classify(batch)
         loss = loss_of(output, batch, self.data.config, recipe)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
+        nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm)
         self.optimizer.step()
         self.step += 1
         decay = min(recipe.optim.ema_decay, self.step / (self.step + 10))  # an average of few steps forgets fast
@@ -267,6 +279,17 @@ class Run:
             for key, value in self.network.named_parameters():
                 self.average[key].lerp_(value, 1 - decay)
         return float(loss.detach())
+
+    def _classify(self, batch: Batch) -> Output:
+        device, n_frames = self.job.device, batch.n_frames.to(self.job.device)
+        if self.recipe.heard_copies:
+            return self.network.classify_phones(batch.waveform.to(device), n_frames)
+        features = self.data.config.features
+        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
+            vectors = self.network.features(batch.waveform.to(device))
+            rng = np.random.default_rng((self.recipe.optim.seed, self.step, 1))
+            vectors = mask_features(vectors, rng, self.recipe.augment, features.sample_rate / features.hop_samples)
+        return self.network.classify(vectors, n_frames)
 
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""
@@ -293,7 +316,8 @@ class Run:
 
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for (key, _), state in zip(self.network.named_parameters(), self._optimizer_states(), strict=True):
+        for key, parameter in self.trained.items():
+            state = self.optimizer.state[parameter]
             tensors |= {f"optimizer.{name}.{key}": value for name, value in state.items() if name != "step"}
         metadata = {
             "step": str(self.step),
@@ -329,21 +353,29 @@ class Run:
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"network.{key}"])
                 self.average[key].copy_(tensors[f"average.{key}"])
+                if key not in self.trained:
+                    continue
                 moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
-
-    def _optimizer_states(self) -> list[dict[str, Any]]:
-        return [self.optimizer.state[parameter] for parameter in self.network.parameters()]
 
     @property
     def _state_path(self) -> Path:
         return self.job.folder / "state.safetensors"
 
 
-def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.AdamW:
+def is_above_phones(key: str, config: ModelConfig) -> bool:
+    """Return whether the parameter of that name reads what the phone head tells, and not sound."""
+    layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+    if layer:
+        return int(layer[1]) >= config.phone_layer > 0
+    return key.startswith(("head.", "pooling.", "phones.tell_back.", "encoder.norm."))
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW that decays the matrices and leaves biases and norms alone."""
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
-    others = [p for p in network.parameters() if p.ndim < 2]
+    parameters = list(parameters)
+    matrices = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": recipe.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
 
@@ -364,13 +396,19 @@ def take_weights(network: Network, path: Path) -> int:
     return taken
 
 
-def train(job: Job, data: Data, progress: Callable[[Progress], None] | None = None) -> DevReport:
+def train(
+    job: Job,
+    data: Data,
+    progress: Callable[[Progress], None] | None = None,
+    listening: Callable[[int, int], None] | None = None,
+) -> DevReport:
     """Train a model and write it to `job.output`; the state of the run is kept beside it.
 
     Args:
         job: manifest, recipe, output.
         data: what `prepare` gave for this job.
         progress: told after each step.
+        listening: told, where phones are heard first, how many recordings are done, and of all.
 
     Returns:
         the last dev report; the file holds the weights of the best one.
@@ -379,9 +417,15 @@ def train(job: Job, data: Data, progress: Callable[[Progress], None] | None = No
     if job.resume:
         run.load()
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
+    examples: Examples = make_examples(data, recipe, dev=False)
+    if recipe.heard_copies and isinstance(examples, PooledExamples):
+        network = run.network.eval()
+        heard = listen(network, examples, data.train, recipe.heard_copies, listening)
+        examples = HeardExamples(examples, heard)
+        network.train()
     began, first = time.monotonic(), run.step
     report = None
-    for batch in training_batches(data, recipe, run.step, last):
+    for batch in training_batches(data, recipe, run.step, last, examples):
         loss = run.learn(batch)
         is_last = run.step == recipe.optim.steps
         if run.step % recipe.optim.dev_every == 0 or is_last:

@@ -134,6 +134,10 @@ class Recipe:
     overlapping: bool = False
     hear_phones: bool = False  # a CTC head learns from the manifest's "phones"
     phone_layer: int = 0
+    phone_bottleneck: bool = False
+    # Learn from phones that an earlier model (--init) heard, each recording heard so many times in other conditions;
+    # everything below the phones stays as it is. 0: learn everything from sound.
+    heard_copies: int = 0
     pooling: Literal["mean", "attentive"] = "attentive"
     gate: str = ""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -155,6 +159,7 @@ class Recipe:
             overlapping=self.overlapping,
             phones=phones if self.hear_phones else (),
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
+            phone_bottleneck=self.phone_bottleneck,
             pooling=self.pooling,
             gate=self.gate,
             features=self.features,

@@ -1,0 +1,31 @@
+"""The last word into a model file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import RATE, tiny_config, tone
+
+from framecls.engine import Engine
+from framecls.errors import ConfigError
+from framecls.nn.model import Network
+from framecls.recipes.finish import keep_labels
+from framecls.runtime import Model
+
+
+def test_a_smaller_head_scores_what_is_left_alike() -> None:
+    torch.manual_seed(0)
+    network = Network(tiny_config("pooled")).eval()
+    whole, part = (Model(Engine(n, torch.device("cpu"))) for n in (network, keep_labels(network, ["fr", "de"])))
+    assert part.labels == ("de", "fr")
+    samples = tone(2.0)
+    wanted = whole.identify(samples, sample_rate=RATE, among=["de", "fr"]).top
+    got = part.identify(samples, sample_rate=RATE).top
+    assert [c.label for c in got] == [c.label for c in wanted]
+    np.testing.assert_allclose([c.score for c in got], [c.score for c in wanted], atol=1e-6)
+
+
+def test_a_label_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="has no label 'xx'"):
+        keep_labels(Network(tiny_config("pooled")), ["de", "xx"])
