@@ -30,6 +30,10 @@ def test_detection(scored: tuple[np.ndarray, np.ndarray]) -> None:
     best = metrics.best_detection(scores + 0.001, truth)
     wanted = max(reference.f1_score(truth, scores + 0.001 >= t) for t in np.arange(1, 100) / 100)
     assert best.f1 == pytest.approx(wanted)
+    strict = metrics.strict_threshold(scores + 0.001, truth, slack=0.02)
+    assert strict >= best.threshold
+    assert metrics.detection_at(scores + 0.001, truth, strict).f1 >= best.f1 - 0.02
+    assert metrics.detection_at(scores + 0.001, truth, strict + 0.01).f1 < best.f1 - 0.02
 
 
 def test_nothing_there_and_nothing_found() -> None:

@@ -105,7 +105,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
             )
     if job.recipe.heard_copies and not (job.init and config.phones and config.phone_bottleneck):
         raise ConfigError(
-            f"{job.recipe.name}: heard_copies wants --init (a model that hears phones), hear_phones and phone_bottleneck"
+            f"{job.recipe.name}: heard_copies wants --init (a model that hears phones) and phone_bottleneck"
         )
     store = open_clips([*recordings, *noise], config.features.sample_rate, job.cache or job.folder, decoded)
     return Data(train, dev, noise, store, config)
@@ -298,13 +298,15 @@ class Run:
         return network.to(self.job.device)
 
     def measure(self) -> DevReport:
-        """Measure the averaged weights on dev, and write the model file if they are the best yet."""
+        """Measure the averaged weights on dev, and write the model file if the recipe wants them kept."""
         network = self.averaged()
         engine = Engine(network.eval(), torch.device(self.job.device))
         report, _ = measure_dev(engine, self.data, self.recipe)
         self.since_best += 1
-        if report.score > self.best:
+        is_best = report.score > self.best
+        if is_best:
             self.best, self.since_best = report.score, 0
+        if is_best or self.recipe.optim.keep == "last":
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
             config = replace(self.data.config, decision=report.decision, card=card)
             save_model(network, self.job.output, config=config, half=True)

@@ -69,7 +69,7 @@ def report_overlapping(
     for column, label in enumerate(labels):
         scores, holds = probabilities[:, column], truth[:, column]
         best = metrics.best_detection(scores, holds)
-        thresholds[label] = round(best.threshold, 2)
+        thresholds[label] = round(metrics.strict_threshold(scores, holds), 2)
         figures["labels"][label] = {
             "roc_auc": round(metrics.roc_auc(scores, holds), 4),
             "f1": round(best.f1, 4),

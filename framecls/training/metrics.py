@@ -50,13 +50,28 @@ def detection_at(scores: Floats, truth: Bools, threshold: float) -> Detection:
 
 def best_detection(scores: Floats, truth: Bools) -> Detection:
     """Return the detection with the greatest F1, over 99 thresholds from 0.01 to 0.99."""
+    return detection_at(scores, truth, float(_THRESHOLDS[_f1_curve(scores, truth).argmax()]))
+
+
+def strict_threshold(scores: Floats, truth: Bools, slack: float = 0.005) -> float:
+    """Return the greatest threshold whose F1 is within `slack` of the best.
+
+    F1 is flat around its top; of thresholds as good, the one with the fewest false alarms makes the better default.
+    """
+    f1 = _f1_curve(scores, truth)
+    return float(_THRESHOLDS[np.flatnonzero(f1 >= f1.max() - slack)[-1]])
+
+
+_THRESHOLDS = np.arange(1, 100) / 100
+
+
+def _f1_curve(scores: Floats, truth: Bools) -> NDArray[np.float64]:
+    """Return (threshold,) the F1 at each of 99 thresholds."""
     # Two cumulative histograms instead of 99 passes over millions of frames.
-    edges = np.arange(1, 100) / 100
-    bins = np.searchsorted(edges, scores, side="right")
+    bins = np.searchsorted(_THRESHOLDS, scores, side="right")
     found = np.bincount(bins, minlength=100)[::-1].cumsum()[::-1][1:]
     hits = np.bincount(bins[truth], minlength=100)[::-1].cumsum()[::-1][1:]
-    f1 = 2 * hits / np.maximum(1, found + truth.sum())
-    return detection_at(scores, truth, float(edges[f1.argmax()]))
+    return np.asarray(2 * hits / np.maximum(1, found + truth.sum()), np.float64)
 
 
 def balanced_accuracy(predicted: Ints, truth: Ints) -> float:

@@ -111,6 +111,7 @@ class OptimConfig:
     label_smoothing: float = 0.0
     phone_weight: float = 0.5  # of the CTC loss beside the label's loss of 1
     dev_every: int = 250
+    keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
     patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
     precision: Literal["float32", "bfloat16"] = "float32"
     workers: int = 1
