@@ -138,6 +138,7 @@ def save_model(network: Network, path: Path, *, config: ModelConfig | None = Non
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(state, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
         os.replace(temporary, path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +30,12 @@ MISREAD = {"he", "th", "zh", "ja", "my"}
 LEFT_OUT = {"audio-cmn-syllables", "picovoice-wakeword", "fsdd"}
 NOISE_DEV_SOURCES = {"wesnoth-music", "nonspeech100", "noisex92"}
 TO_ISO_639_1 = {"fil": "tl", "ckb": "ku", "no": "nb"}
+# Seconds of one language that a source of plenty keeps with --thin: what is heard several times over need not be much.
+MOST_S = {
+    "espeak-synthetic": 200, "picovoice-barista": 600, "precise-community": 600, "gcompris-voices": 420,
+    "arabic-speech-commands": 600, "rhasspy-kerstin": 500, "fillets-ng": 900, "rhvoice-synthetic": 300,
+    "festival-synthetic": 300,
+}  # fmt: skip
 MIN_DEV_VOICES = 3
 LONGEST_S = 30.0
 
@@ -49,6 +57,20 @@ def dev_voices(rows: Iterable[Mapping[str, Any]]) -> set[str]:
     return {sorted(voices, key=lambda voice: (-voices[voice], voice))[1] for voices in enough}
 
 
+def thin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out, at random, what a source has of a language beyond `MOST_S`."""
+    shuffled = list(rows)
+    random.Random(0).shuffle(shuffled)
+    spent_s: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for row in shuffled:
+        key = (row["source"], row.get("lang", ""))
+        if spent_s[key] + row["seconds"] <= MOST_S.get(row["source"], math.inf):
+            spent_s[key] += row["seconds"]
+            kept.append(row)
+    return sorted(kept, key=lambda row: str(row["path"]))
+
+
 def read_rows(manifest: Path) -> list[dict[str, Any]]:
     """Read JSON lines; `path` becomes the clip's absolute path."""
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
@@ -59,6 +81,8 @@ def main() -> None:
     """Write one row a clip."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifests", type=Path, nargs="+")
+    arguments.add_argument("--thin", action="store_true", help="keep less of sources of plenty, for the second half")
+    arguments.add_argument("--labels", default="", help="languages to keep, separated by commas; none: all")
     arguments.add_argument("--phones", type=Path, required=True, help="what transcribe_corpus wrote")
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--noise-out", type=Path, required=True)
@@ -67,6 +91,8 @@ def main() -> None:
     phones = {row["file"]: row["phones"] for row in read_rows(options.phones)}
     held_out = dev_voices(row for row in rows if row.get("kind") != "noise")
     labels = Counter(iso_code(row["lang"]) for row in rows if row["source"] == "fleurs")
+    if options.thin:
+        rows = thin(rows)
     with options.out.open("w", encoding="utf-8") as out, options.noise_out.open("w", encoding="utf-8") as noise:
         for row in rows:
             if row.get("kind") in {"noise", "music"}:
@@ -74,7 +100,7 @@ def main() -> None:
                     noise.write(json.dumps({"file": row["path"], "label": row["kind"], "source": row["source"]}) + "\n")
                 continue
             label = iso_code(row["lang"])
-            if label is None or label not in labels or row["source"] in LEFT_OUT or row["seconds"] > LONGEST_S:
+            if label is None or label not in (set(filter(None, options.labels.split(","))) or labels) or row["source"] in LEFT_OUT or row["seconds"] > LONGEST_S:
                 continue
             if row["source"] == "kokoro-synthetic" and ("(" in row["ipa"] or label in MISREAD):
                 continue

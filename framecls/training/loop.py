@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.checkpoint import fill, save_model
+from framecls.checkpoint import fill, read_config, save_model
 from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
@@ -93,7 +93,9 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     """
     recordings = read_manifest(job.manifest)
     noise = read_manifest(job.noise) if job.noise else []
-    config = job.recipe.model_config(find_labels(recordings), find_phones(recordings))
+    # Whoever learns from phones that another network heard must count them as that one does.
+    heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
+    config = job.recipe.model_config(find_labels(recordings), heard)
     check_labels(recordings, config.labels)
     if config.task == "pooled" and len(config.labels) < 2:
         raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
