@@ -100,7 +100,12 @@ def main() -> None:
                     noise.write(json.dumps({"file": row["path"], "label": row["kind"], "source": row["source"]}) + "\n")
                 continue
             label = iso_code(row["lang"])
-            if label is None or label not in (set(filter(None, options.labels.split(","))) or labels) or row["source"] in LEFT_OUT or row["seconds"] > LONGEST_S:
+            if (
+                label is None
+                or label not in (set(filter(None, options.labels.split(","))) or labels)
+                or row["source"] in LEFT_OUT
+                or row["seconds"] > LONGEST_S
+            ):
                 continue
             if row["source"] == "kokoro-synthetic" and ("(" in row["ipa"] or label in MISREAD):
                 continue
