@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,8 @@ from framecls.training.recipe import find_recipe, read_recipe
 _VAD_CHUNK = 512  # samples that silero-vad judges at once
 
 
-def silero_scores(batch: Batch, margin: int, hop: int) -> NDArray[np.float32]:
+def silero_scores(vad: Any, batch: Batch, margin: int, hop: int) -> NDArray[np.float32]:
     """Return (batch, frame) silero-vad's probability of speech at the middle of each frame."""
-    from silero_vad import load_silero_vad
-
-    vad = load_silero_vad()
     n_frames = int(batch.n_frames[0])
     inside = batch.waveform[:, margin : margin + n_frames * hop]
     with torch.inference_mode():
@@ -45,6 +43,8 @@ def silero_scores(batch: Batch, margin: int, hop: int) -> NDArray[np.float32]:
 
 def main() -> None:
     """Print a line a system."""
+    from silero_vad import load_silero_vad
+
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifest", type=Path)
     arguments.add_argument("--model", default="sound")
@@ -59,10 +59,11 @@ def main() -> None:
         logits, batches = collect(engine.network, (examples.make_batch(n) for n in range(N_DEV_BATCHES)))
     speech = engine.config.labels.index("speech")
     truth = np.concatenate([batch.targets[:, :, speech].numpy().ravel() > 0.5 for batch in batches])
+    vad = load_silero_vad()
     margin, hop = engine.config.features.margin_samples, engine.config.hop_samples
     systems = {
         f"framecls {options.model}": np.concatenate([values[:, :, speech].ravel() for values in logits]),
-        "silero-vad": np.concatenate([silero_scores(batch, margin, hop).ravel() for batch in batches]),
+        "silero-vad": np.concatenate([silero_scores(vad, batch, margin, hop).ravel() for batch in batches]),
     }
     systems[f"framecls {options.model}"] = 1 / (1 + np.exp(-systems[f"framecls {options.model}"]))
     for name, scores in systems.items():

@@ -91,6 +91,7 @@ def main() -> None:
     phones = {row["file"]: row["phones"] for row in read_rows(options.phones)}
     held_out = dev_voices(row for row in rows if row.get("kind") != "noise")
     labels = Counter(iso_code(row["lang"]) for row in rows if row["source"] == "fleurs")
+    wanted = set(filter(None, options.labels.split(","))) or labels
     if options.thin:
         rows = thin(rows)
     with options.out.open("w", encoding="utf-8") as out, options.noise_out.open("w", encoding="utf-8") as noise:
@@ -100,12 +101,7 @@ def main() -> None:
                     noise.write(json.dumps({"file": row["path"], "label": row["kind"], "source": row["source"]}) + "\n")
                 continue
             label = iso_code(row["lang"])
-            if (
-                label is None
-                or label not in (set(filter(None, options.labels.split(","))) or labels)
-                or row["source"] in LEFT_OUT
-                or row["seconds"] > LONGEST_S
-            ):
+            if label is None or label not in wanted or row["source"] in LEFT_OUT or row["seconds"] > LONGEST_S:
                 continue
             if row["source"] == "kokoro-synthetic" and ("(" in row["ipa"] or label in MISREAD):
                 continue
