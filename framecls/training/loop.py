@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.checkpoint import fill, read_config, save_model
+from framecls.checkpoint import fill, read_config, save_model, widen
 from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
@@ -311,7 +311,7 @@ class Run:
         if is_best or self.recipe.optim.keep == "last":
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
             config = replace(self.data.config, decision=report.decision, card=card)
-            save_model(network, self.job.output, config=config, half=True)
+            save_model(network, self.job.output, config=config, precision="float16")
         return report
 
     def save(self) -> None:
@@ -388,7 +388,7 @@ def take_weights(network: Network, path: Path) -> int:
     """Copy from a model file the weights whose name and shape agree; return how many."""
     from safetensors.torch import load_file
 
-    state = load_file(path)
+    state = widen(load_file(path))
     taken = 0
     with torch.no_grad():
         for key, parameter in network.named_parameters():
