@@ -10,9 +10,9 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from framecls.config import ModelConfig, from_dict, to_dict
+from framecls.config import ModelConfig, Precision, from_dict, to_dict
 from framecls.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ FORMAT_VERSION = 2
 _MAX_HEADER_BYTES = 16 * 2**20
 # Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
 _SCALE = ".scale"
-
-Precision = Literal["float32", "float16", "int8"]
 
 
 def read_config(path: Path) -> ModelConfig:

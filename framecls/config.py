@@ -16,6 +16,8 @@ from framecls.errors import ConfigError
 
 T = TypeVar("T")
 
+Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

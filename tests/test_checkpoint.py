@@ -12,8 +12,8 @@ import pytest
 import torch
 from models import save_tiny_model, tiny_config
 
-from framecls.checkpoint import FORMAT_VERSION, Precision, load_network, narrow, read_config, save_model, widen
-from framecls.config import ModelConfig
+from framecls.checkpoint import FORMAT_VERSION, load_network, narrow, read_config, save_model, widen
+from framecls.config import ModelConfig, Precision
 from framecls.errors import ModelError
 from framecls.nn.model import Network
 

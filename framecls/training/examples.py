@@ -43,6 +43,7 @@ class Batch:
     phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known
     phone_frames: Tensor  # (batch, frame) index of the phone, 0 in a pause, `IGNORED` where it is not known
     sources: tuple[str, ...] = ()  # of the examples, for tables of dev figures
+    soft: Tensor | None = None  # (batch, label) a teacher's probabilities, all 0 where nobody was asked (pooled task)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Piece:
     source: str = ""
     phones: tuple[str, ...] = ()  # of all of it, or none
     alignment: tuple[tuple[str, float], ...] = ()  # phones and the seconds at which they end, where they are known
+    soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
 
 
 class NoiseBank:
@@ -166,6 +168,7 @@ class PooledExamples(BatchMaker):
         wanted = int(length_s * self.sample_rate)
         parts: list[Samples] = []
         phones: tuple[str, ...] | None = ()
+        soft: tuple[tuple[str, float], ...] = ()
         alignment: list[tuple[str, float]] = []
         n_samples = 0
         while n_samples < wanted and len(parts) < _MAX_PIECES:
@@ -178,10 +181,11 @@ class PooledExamples(BatchMaker):
             begin_s, shift_s = n_samples / self.sample_rate, (n_samples - start) / self.sample_rate
             alignment += [(UNKNOWN_PHONE, begin_s)]
             alignment += [(phone, max(begin_s, end_s / factor + shift_s)) for phone, end_s in clip.alignment]
+            soft = soft or clip.soft  # the clips of one voice that are short were asked about together
             gap = np.zeros(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate), np.float32)
             parts += [samples, gap]
             n_samples += len(samples) + len(gap)
-        return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment))
+        return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment), soft)
 
     def _draw_whole(self, rng: np.random.Generator) -> list[Piece]:
         """Draw whole clips of about one length, so that little is padded."""
@@ -204,7 +208,7 @@ class PooledExamples(BatchMaker):
         for clip in drawn[near : near + n_examples]:
             samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
             alignment = tuple((phone, end_s / factor) for phone, end_s in clip.alignment)
-            examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment))
+            examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment, clip.soft))
         return examples
 
     def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 3) -> Iterable[Batch]:
@@ -246,7 +250,17 @@ class PooledExamples(BatchMaker):
             torch.nn.utils.rnn.pad_sequence(phones, batch_first=True),
             torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=IGNORED),
             tuple(piece.source for piece in drawn),
+            self._soft_targets(drawn),
         )
+
+    def _soft_targets(self, drawn: Sequence[Piece]) -> Tensor:
+        """Return (example, label) a teacher's probabilities, over the labels that the model has."""
+        soft = torch.zeros(len(drawn), len(self._label_index))
+        for row, piece in zip(soft, drawn, strict=True):
+            for label, share in piece.soft:
+                if label in self._label_index:
+                    row[self._label_index[label]] = share
+        return soft / soft.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
     def _phone_frames(self, piece: Piece, n_frames: int) -> Tensor:
         """Return (frame,) the phone that is spoken at the middle of each frame."""

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -174,7 +174,13 @@ def loss_of(output: Output, batch: Batch, config: ModelConfig, recipe: Recipe) -
     else:
         flat = logits.flatten(0, -2)
         smoothing = recipe.optim.label_smoothing
-        loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
+        if batch.soft is not None and batch.soft.any():
+            soft, weight = batch.soft.to(device), recipe.optim.soft_weight
+            hard = functional.one_hot(targets, flat.shape[1]).float()
+            hard = torch.where(soft.any(dim=1, keepdim=True), (1 - weight) * hard + weight * soft, hard)
+            loss = functional.cross_entropy(flat, hard, label_smoothing=smoothing)
+        else:
+            loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
     if output.phone_logits is None or recipe.heard_copies:
         return loss
     return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), batch)
@@ -244,13 +250,12 @@ class Run:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
-        if job.init:
-            take_weights(self.network, job.init)
+        brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         self.trained = dict(self.network.named_parameters())
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
-        self.optimizer = make_optimizer(self.trained.values(), job.recipe)
+        self.optimizer = make_optimizer(self.trained, job.recipe, brought)
         self.step = 0
         self.best = -math.inf
         self.since_best = 0
@@ -266,7 +271,7 @@ class Run:
         # Dropout and masks of a step depend on its number alone, so a resumed run repeats them.
         torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe)
+            group["lr"] = learning_rate(self.step, recipe) * group["share"]
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
             output = self._classify(batch)
@@ -311,7 +316,7 @@ class Run:
         if is_best or self.recipe.optim.keep == "last":
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
             config = replace(self.data.config, decision=report.decision, card=card)
-            save_model(network, self.job.output, config=config, precision="float16")
+            save_model(network, self.job.output, config=config, precision=self.recipe.stored)
         return report
 
     def save(self) -> None:
@@ -375,26 +380,36 @@ def is_above_phones(key: str, config: ModelConfig) -> bool:
     return key.startswith(("head.", "pooling.", "phones.tell_back.", "encoder.norm."))
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices and leaves biases and norms alone."""
-    parameters = list(parameters)
-    matrices = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was brought more slowly.
+
+    Args:
+        parameters: to learn, by name.
+        recipe: its `optim` sets the rates.
+        brought: names of the parameters that another model began.
+    """
+    groups = []
+    for is_brought in (False, True):
+        for is_matrix in (True, False):
+            chosen = [p for k, p in parameters.items() if (k in brought) == is_brought and (p.ndim >= 2) == is_matrix]
+            decay, share = recipe.optim.weight_decay * is_matrix, recipe.optim.init_rate if is_brought else 1.0
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
 
 
-def take_weights(network: Network, path: Path) -> int:
-    """Copy from a model file the weights whose name and shape agree; return how many."""
+def take_weights(network: Network, path: Path) -> set[str]:
+    """Copy from a model file the weights whose name and shape agree; return their names."""
     from safetensors.torch import load_file
 
     state = widen(load_file(path))
-    taken = 0
+    taken = set()
     with torch.no_grad():
         for key, parameter in network.named_parameters():
             if key in state and state[key].shape == parameter.shape:
                 parameter.copy_(state[key])
-                taken += 1
+                taken.add(key)
     if not taken:
         raise ModelError(f"{path}: none of its weights fits this recipe's network")
     return taken
