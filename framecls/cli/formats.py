@@ -8,12 +8,14 @@ from framecls.errors import UsageError
 
 TABLE = "table"
 SVG = "svg"
+TEXT = "text"
 FOR_EYES = (TABLE, SVG)  # what rich draws; all other formats are `output.writers`
 
 # Format -> suffix of a file that holds it; a test compares it with output.writers.
 SUFFIXES: dict[str, str] = {
     TABLE: ".txt",
     SVG: ".svg",
+    TEXT: ".txt",
     "json": ".json",
     "jsonl": ".jsonl",
     "csv": ".csv",

@@ -25,8 +25,9 @@ _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 class TableWriter:
     """A table for each recording that was tagged, as it comes; one table of all that were identified, at the end."""
 
-    def __init__(self, frames: bool = False) -> None:
+    def __init__(self, frames: bool = False, times: bool = False) -> None:
         self._frames = frames
+        self._times = times
         self._identified: list[Identification] = []
         self._n_written = 0
 
@@ -42,7 +43,7 @@ class TableWriter:
         if self._n_written:
             console.print()
         self._n_written += 1
-        console.print(tag_table(result))
+        console.print(tag_table(result, times=self._times))
         if self._frames:
             console.print(frame_table(result, console.encoding))
 
@@ -58,8 +59,8 @@ class TableWriter:
 class SvgWriter(TableWriter):
     """The same tables as one picture of a terminal."""
 
-    def __init__(self, frames: bool = False) -> None:
-        super().__init__(frames)
+    def __init__(self, frames: bool = False, times: bool = False) -> None:
+        super().__init__(frames, times)
         self._recorder = make_recorder()
 
     def end(self, stream: IO[Any]) -> None:
