@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "Identification", "ManifestError", "Model",
-    "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__", "identify", "load", "models", "tag",
+    "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__", "identify", "load", "models",
+    "tag",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from models import save_tiny_model, tiny_config, tone, write_wav
 
@@ -23,6 +24,12 @@ from framecls.results import Segment, StringResult
 from framecls.runtime import Model, load
 from framecls.strings import find_seam, phone_engine, stitch_phones
 from framecls.timeline import plan_windows
+from framecls.training.evaluate import Test as Measurement
+from framecls.training.evaluate import evaluate
+from framecls.training.loop import Job, prepare, train
+from framecls.training.manifest import Recording, Span
+from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe
+from framecls.training.spoken import index_phones, phones_within, spell_all
 
 PHONES = ("a", "b", "c")
 
@@ -119,6 +126,74 @@ def test_models_without_phones_are_refused(tmp_path: Path) -> None:
     hearing = load(save_hearing_model(tmp_path, "frame"), device="cpu")
     with pytest.raises(ConfigError, match="beam 0"):
         hearing.tag_string(tone(1.0), sample_rate=16000, beam=0)
+
+
+def test_phones_of_a_part_are_those_whose_middle_is_in_it() -> None:
+    spans = (Span("sil", 0.0, 0.5), Span("a", 0.5, 1.0), Span("b", 1.0, 1.4), Span("a", 2.0, 3.0))
+    [recording] = spell_all([Recording(Path("x.wav"), spans, "s")], {"a", "b"})
+    assert recording.phones == ("a", "b", "a")
+    assert recording.alignment == (("", 0.5), ("a", 1.0), ("b", 1.4), ("", 2.0), ("a", 3.0))
+    assert phones_within(recording, 0.0, 3.0, 3.0) == ("a", "b", "a")
+    assert phones_within(recording, 0.7, 1.3, 3.0) == ("a", "b")
+    assert phones_within(recording, 0.8, 2.5, 3.0) == ("b",)
+    untimed = replace(recording, alignment=())
+    assert phones_within(untimed, 0.0, 3.5, 3.0) == ("a", "b", "a")
+    assert phones_within(untimed, 0.0, 2.5, 3.0) == ()
+    assert index_phones([("b", "a"), ("a", "?"), ("a",)], ("a", "b")).tolist() == [[2, 1], [0, 0], [1, 0]]
+    assert spell_all([replace(recording, phones=("z",))], {"a"})[0].phones == ("z",)
+
+
+def write_beeps(folder: Path, n_files: int = 10) -> Path:
+    """Write recordings of beeps of three pitches, which stand for three phones, and a manifest of when each sounds."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(n_files):
+        samples, at_s = 0.003 * rng.standard_normal(2 * 16000), 0.1
+        while at_s < 1.7:
+            phone, length_s = int(rng.integers(3)), rng.uniform(0.1, 0.2)
+            first, last = round(at_s * 16000), round((at_s + length_s) * 16000)
+            samples[first:last] += 0.3 * np.sin(2 * np.pi * (300, 900, 2500)[phone] * np.arange(last - first) / 16000)
+            times = {"start": first / 16000, "end": last / 16000}
+            rows.append(
+                {"file": f"{number}.wav", "label": "abc"[phone], **times, "split": "dev" if number < 2 else "train"}
+            )
+            rows.append({**rows[-1], "label": "sil", "start": last / 16000, "end": last / 16000 + 0.06})
+            at_s += length_s + 0.06
+        soundfile.write(folder / f"{number}.wav", samples, 16000)
+    (folder / "beeps.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "beeps.jsonl"
+
+
+def test_a_frame_model_learns_to_spell(tmp_path: Path) -> None:
+    """Trained with torch's CTC loss beside the frame labels, on nothing but labelled spans."""
+    config = tiny_config("frame")
+    recipe = Recipe(
+        "beeps",
+        "frame",
+        hear_phones=True,
+        features=config.features,
+        encoder=replace(config.encoder, dim=24, kernel=5),
+        window=config.window,
+        augment=AugmentConfig(speed_chance=0, reverb_chance=0, telephone_chance=0, noise_chance=0, equalize_chance=0),
+        optim=OptimConfig(
+            steps=120, batch_s=12.0, learning_rate=8e-3, warmup_steps=10, dev_every=120, ema_decay=0.9, workers=0
+        ),
+    )
+    job = Job(write_beeps(tmp_path), tmp_path / "beeps.safetensors", recipe)
+    train(job, prepare(job))
+    engine = load_engine(job.output, device="cpu")
+    assert engine.config.phones == PHONES
+    assert engine.config.labels == (*PHONES, "sil")
+    report = evaluate(engine, Measurement(job.manifest, tmp_path / "cache"))
+    assert report.figures["phones"]["recordings"] == 2
+    assert report.figures["phone_error_rate"] < 0.2
+    assert report.figures["accuracy"] > 0.8
+    assert report.figures["labels"]["a"]["roc_auc"] > 0.9
+    assert report.figures["labels"]["a"]["eer"] < 0.2
+    confusion = report.figures["confusion"]
+    assert sum(sum(row.values()) for row in confusion.values()) == report.figures["frames"]
+    right = sum(confusion[label][label] for label in confusion)
+    assert right / report.figures["frames"] == pytest.approx(report.figures["accuracy"], abs=1e-4)
 
 
 @pytest.fixture

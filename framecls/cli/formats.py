@@ -15,11 +15,11 @@ FOR_EYES = (TABLE, SVG)  # what rich draws; all other formats are `output.writer
 SUFFIXES: dict[str, str] = {
     TABLE: ".txt",
     SVG: ".svg",
-    TEXT: ".txt",
     "json": ".json",
     "jsonl": ".jsonl",
     "csv": ".csv",
     "tsv": ".tsv",
+    TEXT: ".txt",
     "textgrid": ".TextGrid",
     "rttm": ".rttm",
     "audacity": ".txt",

@@ -235,6 +235,10 @@ class EvaluateOptions(MessageOptions, MachineOptions):
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")
     ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
+    ] = None
     format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
 
 

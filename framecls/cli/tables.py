@@ -19,6 +19,7 @@ from framecls.results import Identification, TagResult
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder
 
+_WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
 _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 
 
@@ -118,7 +119,20 @@ def show_figure(value: Any) -> Text | Table:
         return table
     if isinstance(value, dict):
         return figure_table(value)
+    if value is None:
+        return Text("–")
     return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+
+
+def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
+    """Return a confusion matrix as it is, or, where it is too wide to read, what is most often taken for what."""
+    if len(confusion) <= _WIDEST_CONFUSION:
+        return confusion
+    pairs = [
+        (count, true, said) for true, row in confusion.items() for said, count in row.items() if count and true != said
+    ]
+    most = sorted(pairs, key=lambda pair: -pair[0])[:_WIDEST_CONFUSION]
+    return {f"{true} as {said}": count for count, true, said in most}
 
 
 def ladder_table(ladder: Ladder) -> Group:

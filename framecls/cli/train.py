@@ -181,6 +181,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
 
     from framecls.engine import load_engine
+    from framecls.output.files import atomic_write
     from framecls.training import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
@@ -198,7 +199,11 @@ def evaluate_model(options: EvaluateOptions) -> int:
             report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
         finally:
             bar.hide()
-    _print_figures({"model": engine.config.name, "score": report.score, **report.figures}, options.format)
+    figures = {"model": engine.config.name, "score": report.score, **report.figures}
+    if options.output is not None:
+        with atomic_write(options.output, binary=False) as stream:
+            stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+    _print_figures(figures, options.format)
     return DONE
 
 
@@ -216,6 +221,7 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import figure_table, make_console
+    from framecls.cli.tables import figure_table, make_console, summarise_confusion
 
+    figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
     make_console(sys.stdout).print(figure_table(figures))

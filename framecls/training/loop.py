@@ -37,6 +37,7 @@ from framecls.training.manifest import (
 )
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.recipe import Recipe
+from framecls.training.spoken import spell_all
 
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
@@ -92,6 +93,8 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         ManifestError: something in the manifest cannot be used, or one of the splits would be empty.
     """
     recordings = read_manifest(job.manifest)
+    if job.recipe.hear_phones and job.recipe.task == "frame":
+        recordings = spell_all(recordings, set(find_labels(recordings)) - set(job.recipe.silent))
     noise = read_manifest(job.noise) if job.noise else []
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
