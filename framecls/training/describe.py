@@ -107,7 +107,7 @@ def _confusion(
 ) -> dict[str, dict[str, int]]:
     """Return for each true label that occurs how often each label was said."""
     counts = metrics.confusion_matrix(predicted, truth, len(labels))
-    said = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    said = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
     return {
         labels[true]: {labels[other]: int(counts[true, other]) for other in said} for true in said if counts[true].any()
     }
