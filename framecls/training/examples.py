@@ -21,6 +21,7 @@ from framecls.training.augment import Samples, augment_batch, change_speed, filt
 from framecls.training.clips import ClipStore
 from framecls.training.manifest import Recording
 from framecls.training.recipe import Recipe
+from framecls.training.spoken import index_phones, phones_within
 
 # Not a label: cross_entropy's own mark for targets that do not count.
 IGNORED = -100
@@ -301,15 +302,16 @@ class FrameExamples(BatchMaker):
         n_samples = n_frames * self.config.hop_samples
         if self.recipe.mix.enabled:
             waveforms, targets = self._mix(rng, n_examples, n_samples, n_frames)
+            said: list[tuple[str, ...]] = [()] * n_examples
         else:
-            waveforms, targets = self._cut(rng, n_examples, n_samples, n_frames)
+            waveforms, targets, said = self._cut(rng, n_examples, n_samples, n_frames)
         if not self.config.overlapping:
             targets = hard_targets(targets)
         return Batch(
             self.with_margins(waveforms),
             torch.full((n_examples,), n_frames),
             targets,
-            torch.zeros((n_examples, 0), dtype=torch.long),
+            index_phones(said, self.config.phones),
             torch.full((n_examples, n_frames), IGNORED),
         )
 
@@ -377,8 +379,15 @@ class FrameExamples(BatchMaker):
         loudness = float(np.sqrt(np.square(samples[holds]).mean())) if holds.any() else 0.0
         return samples * np.float32(10 ** (rng.uniform(-4, 4) / 20) / max(loudness, 1e-3)), holds
 
-    def _cut(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
-        """Cut windows out of annotated recordings; return (example, sample) and (example, frame, label) 0 or 1."""
+    def _cut(
+        self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int
+    ) -> tuple[Tensor, Tensor, list[tuple[str, ...]]]:
+        """Cut windows out of annotated recordings.
+
+        Returns:
+            (example, sample), (example, frame, label) 0 or 1, and the phones of each example where they are known.
+        """
+        said: list[tuple[str, ...]] = []
         rows, targets = [], torch.zeros(n_examples, n_frames, len(self.config.labels))
         for example in range(n_examples):
             recording = self._recordings[rng.integers(len(self._recordings))]
@@ -387,7 +396,9 @@ class FrameExamples(BatchMaker):
             start -= start % self.config.hop_samples
             rows.append(self.store.read(recording.file, start, start + n_samples))
             targets[example] = torch.from_numpy(self.annotate(recording, start, n_frames))
-        return self.augment(pad_stack(rows, n_samples), rng), targets
+            times_s = (sample / self.sample_rate for sample in (start, start + n_samples, length))
+            said.append(phones_within(recording, *times_s) if self.config.phones else ())
+        return self.augment(pad_stack(rows, n_samples), rng), targets, said
 
     def annotate(self, recording: Recording, start: int, n_frames: int) -> NDArray[np.float32]:
         """Return (frame, label) 0 or 1: which labels the manifest puts on the frames from sample `start` on."""

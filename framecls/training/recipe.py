@@ -145,7 +145,9 @@ class Recipe:
     task: Literal["frame", "pooled"]
     labels: tuple[str, ...] = ()  # none: those of the manifest, sorted
     overlapping: bool = False
-    hear_phones: bool = False  # a CTC head learns from the manifest's "phones"
+    # A CTC head learns from the manifest's "phones"; in a frame task without them, from the labels in order of time.
+    hear_phones: bool = False
+    silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
     phone_bottleneck: bool = False
     # Learn from phones that an earlier model (--init) heard, each recording heard so many times in other conditions;
