@@ -146,7 +146,7 @@ class ModelConfig:
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
     phone_bottleneck: bool = False  # the layers above the CTC head read phones only: nothing of voice or microphone
-    pooling: Literal["mean", "attentive"] = "attentive"
+    pooling: Literal["mean", "attentive", "multihead"] = "attentive"
     # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
     # it is "unknown". Empty: every window counts for its length. (pooled task)
     gate: str = ""

@@ -153,7 +153,7 @@ class Recipe:
     # Learn from phones that an earlier model (--init) heard, each recording heard so many times in other conditions;
     # everything below the phones stays as it is. 0: learn everything from sound.
     heard_copies: int = 0
-    pooling: Literal["mean", "attentive"] = "attentive"
+    pooling: Literal["mean", "attentive", "multihead"] = "attentive"
     gate: str = ""
     stored: Precision = "float16"  # how the model file holds its weights
     features: FeatureConfig = field(default_factory=FeatureConfig)
