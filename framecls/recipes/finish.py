@@ -1,10 +1,10 @@
-"""Put the last word into a trained model file: its card, the labels it keeps, and when it says "unknown".
+"""Put the last word into a trained model file: its card, the labels it keeps or trusts, when it says "unknown".
 
-A network may learn more labels than it can be trusted with: those help it to tell the others apart, and are then cut
-off its head. All other weights stay as they are.
+A network may learn more labels than it can be trusted with: those help it to tell the others apart. They are cut off
+its head (--labels), or stay for those who ask for them with --among (--candidates). All other weights stay as they are.
 
     python -m framecls.recipes.finish language.safetensors --recipe language --date 2026-11-23 \\
-        --labels de,en,fr --unknown 0.3 --out framecls/weights/language.safetensors
+        --candidates de,en,fr --unknown 0.3 --out framecls/weights/language.safetensors
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def main() -> None:
     arguments.add_argument("--date", required=True)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--labels", default="", help="labels to keep, separated by commas; none: all")
+    arguments.add_argument("--candidates", default="", help="labels to answer with unless asked otherwise; none: all")
     arguments.add_argument("--unknown", type=float, help='below this probability the answer is "unknown"')
     arguments.add_argument("--temperature", type=float)
     options = arguments.parse_args()
@@ -56,17 +57,15 @@ def main() -> None:
         network = keep_labels(network, options.labels.split(","))
     config = network.config
     decision = replace(recipe.decision, thresholds=config.decision.thresholds, temperature=config.decision.temperature)
+    if options.candidates:
+        decision = replace(decision, candidates=tuple(options.candidates.split(",")))
     if options.unknown is not None:
         decision = replace(decision, thresholds={**decision.thresholds, "unknown": options.unknown})
     if options.temperature is not None:
         decision = replace(decision, temperature=options.temperature)
     card = {**recipe.card, "date": options.date, **{k: v for k, v in config.card.items() if k not in recipe.card}}
-    save_model(
-        network,
-        options.out,
-        config=replace(config, decision=decision, gate=recipe.gate, card=card),
-        precision="float16",
-    )
+    config = replace(config, decision=decision, gate=recipe.gate, card=card)
+    save_model(network, options.out, config=config, precision=recipe.stored)
 
 
 if __name__ == "__main__":
