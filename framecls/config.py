@@ -189,6 +189,40 @@ class ModelConfig:
         return round(self.window.overlap_s / self.hop_s)
 
 
+# Encoding of headerless samples -> libsndfile's subtype and byte order, bytes of a sample.
+RAW_ENCODINGS: dict[str, tuple[str, Literal["LITTLE", "BIG"], int]] = {
+    "s16le": ("PCM_16", "LITTLE", 2),
+    "s16be": ("PCM_16", "BIG", 2),
+    "s24le": ("PCM_24", "LITTLE", 3),
+    "s24be": ("PCM_24", "BIG", 3),
+    "s32le": ("PCM_32", "LITTLE", 4),
+    "s32be": ("PCM_32", "BIG", 4),
+    "f32le": ("FLOAT", "LITTLE", 4),
+    "f32be": ("FLOAT", "BIG", 4),
+    "f64le": ("DOUBLE", "LITTLE", 8),
+    "f64be": ("DOUBLE", "BIG", 8),
+    "s8": ("PCM_S8", "LITTLE", 1),
+    "u8": ("PCM_U8", "LITTLE", 1),
+    "alaw": ("ALAW", "LITTLE", 1),
+    "mulaw": ("ULAW", "LITTLE", 1),
+}
+
+
+@dataclass(frozen=True)
+class RawAudio:
+    """What samples without a header are; the names of encodings are those of ffmpeg."""
+
+    sample_rate: int  # Hz
+    channels: int = 1
+    encoding: str = "s16le"
+
+    def __post_init__(self) -> None:
+        _require(1000 <= self.sample_rate <= 3_072_000, f"sample rate {self.sample_rate} is not in 1000..3072000 Hz")
+        _require(1 <= self.channels <= 1024, f"{self.channels} channels are not in 1..1024")
+        names = ", ".join(RAW_ENCODINGS)
+        _require(self.encoding in RAW_ENCODINGS, f"{self.encoding!r} is no encoding of samples: choose {names}")
+
+
 # The answer of `identify` when no label is likely enough.
 UNKNOWN = "unknown"
 

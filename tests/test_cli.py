@@ -367,14 +367,14 @@ def test_no_input_could_be_done(tag: Cli, here: Path) -> None:
 def test_an_unexpected_error_is_one_failure(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framecls.runtime import Model
 
-    really_tag = Model.tag
+    really_tag = Model._tag
 
-    def fail_on_bad(self: Model, source: Any, **options: Any) -> Any:
-        if "bad" in str(source):
+    def fail_on_bad(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
+        if "bad" in name:
             raise TypeError("two\nlines")
-        return really_tag(self, source, **options)
+        return really_tag(self, windows, name, keep_scores)
 
-    monkeypatch.setattr(Model, "tag", fail_on_bad)
+    monkeypatch.setattr(Model, "_tag", fail_on_bad)
     bad, good = write_wav(here / "bad.wav"), write_wav(here / "good.wav")
     answer = tag(bad, good, "-f", "jsonl", "-q")
     assert answer.status == 1
@@ -679,14 +679,14 @@ def test_wrong_usage_of_training(arguments: list[str], status: int, said: str, c
 def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framecls.runtime import Model
 
-    really_tag = Model.tag
+    really_tag = Model._tag
 
-    def interrupt_on_b(self: Model, source: Any, **options: Any) -> Any:
-        if "b.wav" in str(source):
+    def interrupt_on_b(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
+        if "b.wav" in name:
             raise KeyboardInterrupt
-        return really_tag(self, source, **options)
+        return really_tag(self, windows, name, keep_scores)
 
-    monkeypatch.setattr(Model, "tag", interrupt_on_b)
+    monkeypatch.setattr(Model, "_tag", interrupt_on_b)
     for name in ("a.wav", "b.wav", "c.wav"):
         write_wav(here / name)
     (here / "all.json").write_text("what was there")

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"audio", "features"},
     {"nn"},
     {"checkpoint", "pretrained"},
-    {"engine"},
+    {"batching", "engine"},
     {"ctc", "tagging", "strings", "identification", "runtime", "training", "recipes"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -22,17 +22,21 @@ from framecls.audio.faults import explain_os_error
 from framecls.audio.readers import (
     NO_AUDIO,
     ArrayReader,
+    BlocksReader,
     FfmpegReader,
     Reader,
     SoundFileReader,
+    WavFormat,
     WavStreamReader,
     parse_wav_header,
     read_exactly,
 )
+from framecls.config import RawAudio
 from framecls.errors import AudioError
 from framecls.results import AudioInfo
 
-Source = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+# A path, a file object, an array, or an iterator of arrays that follow each other.
+Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Iterator[NDArray[Any]]
 
 # Numbers decoded or resampled at once, over all channels: 4 MB of float32 however many channels there are.
 _MAX_CHUNK = 1 << 20
@@ -111,7 +115,9 @@ class AudioStream:
         self.close()
 
 
-def open_audio(source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None) -> AudioStream:
+def open_audio(
+    source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None, raw: RawAudio | None = None
+) -> AudioStream:
     """Open a recording.
 
     libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au, caf and more), the program ffmpeg all else. From
@@ -120,35 +126,44 @@ def open_audio(source: Source, sample_rate: int = 16000, raw_sample_rate: int | 
 
     Args:
         source: a path; a binary file object, read from its start if it can seek and from where it is if it cannot; or
-            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers.
+            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers; or an iterator of such
+            arrays, the blocks of one recording.
         sample_rate: Hz of the blocks that the stream yields.
-        raw_sample_rate: Hz of an array; nothing else takes or needs it.
+        raw_sample_rate: Hz of an array or of blocks; nothing else takes or needs it.
+        raw: what a file or a file object holds that has no header.
 
     Raises:
         AudioError: the source is missing, unreadable, empty, or not audio.
         TypeError: the source is of none of these types.
-        ValueError: `raw_sample_rate` without an array, or an array without it.
+        ValueError: `raw_sample_rate` without an array, or an array without it, or with `raw`.
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
-    if isinstance(source, np.ndarray) != (raw_sample_rate is not None):
-        raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
-    if not isinstance(source, np.ndarray | str | os.PathLike) and not hasattr(source, "read"):
+    is_path, is_file = isinstance(source, str | os.PathLike), hasattr(source, "read")
+    if not (is_path or is_file or isinstance(source, np.ndarray | Iterator)):
         raise TypeError(f"a path, a binary file object or an array can be opened, not {type(source).__name__}")
+    if (is_path or is_file) == (raw_sample_rate is not None):
+        raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
+    if raw is not None and not (is_path or is_file):
+        raise ValueError("raw is for files: an array has no encoding")
     with contextlib.ExitStack() as resources:
-        reader: Reader
-        if isinstance(source, np.ndarray):
-            reader = ArrayReader(source, raw_sample_rate or 0)
-        elif isinstance(source, str | os.PathLike):
-            reader = _open_path(Path(source), resources)
-        else:
-            reader = _open_file_object(source, resources)
+        reader = _open_reader(source, raw_sample_rate or 0, raw, resources)
         resources.callback(reader.close)
         return AudioStream(reader, sample_rate, resources.pop_all())
     raise AssertionError("unreachable: an ExitStack of closers swallows nothing")
 
 
-def _open_path(path: Path, resources: contextlib.ExitStack) -> Reader:
+def _open_reader(source: Source, raw_sample_rate: int, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
+    if isinstance(source, np.ndarray):
+        return ArrayReader(source, raw_sample_rate)
+    if isinstance(source, str | os.PathLike):
+        return _open_path(Path(source), raw, resources)
+    if hasattr(source, "read"):
+        return _open_file_object(cast(BinaryIO, source), raw, resources)
+    return BlocksReader(source, raw_sample_rate)
+
+
+def _open_path(path: Path, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -159,10 +174,12 @@ def _open_path(path: Path, resources: contextlib.ExitStack) -> Reader:
         handle = resources.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise explain_os_error(error) from error
+    if status.st_size == 0 and not stat.S_ISFIFO(status.st_mode):
+        raise AudioError("the file is empty (0 bytes)")
+    if raw is not None:
+        return WavStreamReader(handle, WavFormat.of_raw(raw))
     if stat.S_ISFIFO(status.st_mode):
         return _open_pipe(handle, resources)
-    if status.st_size == 0:
-        raise AudioError("the file is empty (0 bytes)")
     return _open_regular(handle, path, resources)
 
 
@@ -183,20 +200,20 @@ def _open_regular(handle: IO[bytes], path: Path | None, resources: contextlib.Ex
     return reader
 
 
-def _open_file_object(handle: BinaryIO, resources: contextlib.ExitStack) -> Reader:
+def _open_file_object(handle: BinaryIO, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
     if isinstance(handle, io.TextIOBase):
         raise AudioError("the file object is open as text: open it in binary mode")
     try:
         if handle.isatty():
             raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
         if not handle.seekable():
-            return _open_pipe(handle, resources)
+            return _open_pipe(handle, resources) if raw is None else WavStreamReader(handle, WavFormat.of_raw(raw))
         if handle.seek(0, os.SEEK_END) == 0:
             raise AudioError("the file is empty (0 bytes)")
         handle.seek(0)
     except OSError as error:
         raise explain_os_error(error) from error
-    return _open_regular(handle, None, resources)
+    return _open_regular(handle, None, resources) if raw is None else WavStreamReader(handle, WavFormat.of_raw(raw))
 
 
 def _open_pipe(handle: IO[bytes], resources: contextlib.ExitStack) -> Reader:
@@ -212,7 +229,7 @@ def _open_pipe(handle: IO[bytes], resources: contextlib.ExitStack) -> Reader:
         return WavStreamReader(handle, wav)
     if not head:
         raise AudioError("nothing came through the pipe (0 bytes)")
-    return _open_path(_spool(handle, bytes(head), resources), resources)
+    return _open_path(_spool(handle, bytes(head), resources), None, resources)
 
 
 def _spool(handle: IO[bytes], head: bytes, resources: contextlib.ExitStack) -> Path:

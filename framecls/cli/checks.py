@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from framecls import checkpoint, pretrained
-from framecls.config import DecisionConfig, ModelConfig
+from framecls.config import DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
@@ -53,6 +53,24 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
         if not 0 <= thresholds[label] <= 1:
             raise UsageError(f"--threshold {text}: the probability must be in 0..1")
     return thresholds
+
+
+def parse_raw(text: str | None) -> RawAudio | None:
+    """Read the `RATE[,CHANNELS[,ENCODING]]` of --raw.
+
+    Raises:
+        UsageError: it is not of that form, or says what cannot be.
+    """
+    if text is None:
+        return None
+    rate, channels, encoding, *rest = [*(part.strip() for part in text.split(",")), "", ""]
+    if any(rest) or not rate.isdecimal() or not (channels or "1").isdecimal():
+        raise UsageError(f"--raw {text}: RATE[,CHANNELS[,ENCODING]] is expected, such as 16000 or 44100,2,f32le")
+    try:
+        raw = RawAudio(int(rate), int(channels or 1))
+        return dataclasses.replace(raw, encoding=encoding) if encoding else raw
+    except ConfigError as error:
+        raise UsageError(f"--raw {text}: {error}") from error
 
 
 def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, ModelConfig]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.formats import TEXT, choose_format
+from framecls.cli.formats import KEEP_SCORES, TEXT, choose_format
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
+from framecls.cli.streaming import check_stream, stream_inputs
 from framecls.config import ModelConfig
 from framecls.errors import FrameclsError, UsageError
 
 if TYPE_CHECKING:
-    from framecls.audio import Input
+    from framecls.audio import Input, Source
     from framecls.cli.destination import Destination, Form, Plan
     from framecls.results import Identification, TagResult
     from framecls.runtime import Model
+
+    Results: TypeAlias = (
+        Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
+    )
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +40,16 @@ class Job(ABC):
     frames: bool = False
     times: bool = False
 
-    def __init__(self, thresholds: dict[str, float]) -> None:
-        self.thresholds = thresholds
+    def __init__(self, options: RunOptions) -> None:
+        self.thresholds = checks.parse_thresholds(options.threshold)
+        self.raw = checks.parse_raw(options.raw)
+
+    def check_format(self, format: str) -> None:  # noqa: B027 (identify has nothing to check)
+        """Refuse what does not go with the format of the results.
+
+        Raises:
+            UsageError: it does not.
+        """
 
     @property
     def result(self) -> type[TagResult | Identification]:
@@ -66,8 +80,8 @@ class Job(ABC):
         return model.with_decision(thresholds=self.thresholds)
 
     @abstractmethod
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult | Identification:
-        """Classify one recording."""
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        """Classify recordings, in order; for one that fails comes the error. `progress` is told of the present one."""
 
 
 class TagJob(Job):
@@ -76,10 +90,12 @@ class TagJob(Job):
     task = "frame"
 
     def __init__(self, options: TagOptions) -> None:
-        super().__init__(checks.parse_thresholds(options.threshold))
+        super().__init__(options)
         checks.check_seconds("--min-duration", options.min_duration)
         checks.check_seconds("--min-gap", options.min_gap)
         self.frames = options.frames
+        self._options = options
+        self._keep_scores = options.frames
         self._min_duration_s = options.min_duration
         self._min_gap_s = options.min_gap
 
@@ -88,8 +104,13 @@ class TagJob(Job):
             thresholds=self.thresholds, min_duration_s=self._min_duration_s, min_gap_s=self._min_gap_s
         )
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult:
-        return model.tag(source, progress=progress)
+    def check_format(self, format: str) -> None:
+        self._keep_scores = self.frames or format in KEEP_SCORES
+        if self._options.stream:
+            check_stream(self._options, format)
+
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_many(sources, raw=self.raw, keep_scores=self._keep_scores, progress=progress)
 
 
 class StringJob(Job):
@@ -98,12 +119,13 @@ class StringJob(Job):
     task = "frame"
 
     def __init__(self, options: TagOptions) -> None:
-        super().__init__({})
+        super().__init__(options)
         checks.check_count("--beam", options.beam)
         for option, given in (
             ("--threshold", options.threshold),
             ("--min-duration", options.min_duration is not None),
             ("--min-gap", options.min_gap is not None),
+            ("--stream", options.stream),
         ):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
@@ -120,8 +142,8 @@ class StringJob(Job):
     def find(self, name: str) -> ModelConfig:
         return checks.find_string_model(name)[1]
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult:
-        return model.tag_string(source, beam=self._beam, progress=progress)
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_strings(sources, raw=self.raw, beam=self._beam, progress=progress)
 
 
 class IdentifyJob(Job):
@@ -130,7 +152,7 @@ class IdentifyJob(Job):
     task = "pooled"
 
     def __init__(self, options: IdentifyOptions) -> None:
-        super().__init__(checks.parse_thresholds(options.threshold))
+        super().__init__(options)
         checks.check_count("--top-k", options.top_k)
         self._top_k = options.top_k
         self._among_text = options.among
@@ -140,8 +162,8 @@ class IdentifyJob(Job):
         super().check(config)
         self._among = checks.parse_among(self._among_text, config.labels)
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> Identification:
-        return model.identify(source, top_k=self._top_k, among=self._among, progress=progress)
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.identify_many(sources, raw=self.raw, top_k=self._top_k, among=self._among, progress=progress)
 
 
 def classify(options: RunOptions, job: Job) -> int:
@@ -153,6 +175,7 @@ def classify(options: RunOptions, job: Job) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     format = choose_format(options.format, options.output, job.frames)
+    job.check_format(format)
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
@@ -186,6 +209,10 @@ def _classify_inputs(options: RunOptions, job: Job, form: Form, console: Console
         if not isinstance(item, Input):
             console.failure(item.name, item.error)
     model = job.prepare(_load(options)) if inputs else None
+    if isinstance(options, TagOptions) and options.stream:
+        if model is not None:
+            stream_inputs(inputs, model, form.format, job.raw, console)
+        return FAILED if console.failed else DONE
     batch = Batch(inputs, console, InputBar(len(inputs), wanted=not (options.quiet or options.no_progress)))
     try:
         batch.run(model, job, plan)
@@ -224,22 +251,24 @@ class Batch:
         """Classify every input and write its result; one that fails is reported and does not stop the others."""
         self.start = time.monotonic()
         with plan.open() as destination:
-            for item in self.inputs:
-                assert model is not None
-                result = self._classify(model, job, item)
-                self.bar.hide()
-                if result is not None:
-                    self._write(destination, result, item)
-                self.n_finished += 1
-                self.bar.finish_input(result.duration if result is not None else 0.0)
+            if model is None:
+                return
+            sources = (item.source for item in self.inputs)
+            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results:
+                for item in self.inputs:
+                    result = self._classify(results, item)
+                    self.bar.hide()
+                    if result is not None:
+                        self._write(destination, result, item)
+                    self.n_finished += 1
+                    self.bar.finish_input(result.duration if result is not None else 0.0)
 
-    def _classify(self, model: Model, job: Job, item: Input) -> TagResult | Identification | None:
+    def _classify(self, results: Results, item: Input) -> TagResult | Identification | None:
         start = time.monotonic()
-        try:
-            result = job.run(model, item.source, self.bar.advance)
-        except Exception as error:
+        result = next(results)
+        if isinstance(result, Exception):
             self.bar.hide()
-            self.console.failure(item.name, error)
+            self.console.failure(item.name, result)
             return None
         self.audio_s += result.duration
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)

@@ -29,6 +29,8 @@ SUFFIXES: dict[str, str] = {
 }
 WITH_FRAMES = (*FOR_EYES, "json", "jsonl", "csv", "tsv", "npz")
 NEED_FILE = ("npz", "parquet")
+KEEP_SCORES = ("npz",)  # holds every frame, with --frames or without
+STREAMED = ("jsonl", "csv", "tsv", "rttm", "audacity")  # a segment can be written before the recording is over
 _BY_SUFFIX = {suffix.casefold(): name for name, suffix in SUFFIXES.items()}
 
 

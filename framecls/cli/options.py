@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls import pretrained
-from framecls.cli.formats import SUFFIXES
+from framecls.cli.formats import STREAMED, SUFFIXES
 from framecls.training.recipe import RUNGS
 
 T = TypeVar("T")
@@ -91,6 +91,14 @@ class RunOptions(MessageOptions, MachineOptions):
 
     inputs: InputsArgument
     model: ModelOption
+    raw: Annotated[
+        str | None,
+        typer.Option(
+            "--raw",
+            metavar="RATE[,CHANNELS[,ENCODING]]",
+            help="The inputs have no header: 16000 is 16-bit mono at 16 kHz, 48000,2,f32le stereo floats.",
+        ),
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +173,14 @@ class TagOptions(RunOptions):
         float | None,
         typer.Option("--min-gap", metavar="S", help="Join segments closer than this.", rich_help_panel=_DECISION),
     ] = None
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help=f"Print each segment as soon as it is final, also of a pipe that never ends: {', '.join(STREAMED)}.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from framecls.config import ModelConfig
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
 from framecls.nn.pooling import POOLINGS
+
+_MIN_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,18 @@ class Network(nn.Module):
     def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
-        logits: Tensor = self.head(x if self.pooling is None else self.pooling(x, mask))
-        return logits
+        logits: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
+        return logits[: len(x)]
+
+    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, channel), with rows of zeros after the last if there are few.
+
+        On a CPU a product with fewer rows is summed in another order: what a window gives must not depend on how many
+        others it shares a batch with, to the last bit.
+        """
+        assert self.pooling is not None
+        pooled: Tensor = self.pooling(x, mask)
+        return functional.pad(pooled, (0, 0, 0, max(0, _MIN_ROWS - len(pooled))))
 
     def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
         return torch.arange(n_padded, device=n_frames.device) < n_frames.unsqueeze(1)

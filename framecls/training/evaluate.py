@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -95,9 +96,9 @@ def _whole_recordings(
     engine: Engine, recordings: list[Recording], store: ClipStore, progress: Callable[[int, int], None] | None
 ) -> DevReport:
     logits, truth, sources = [], [], []
-    for number, recording in enumerate(recordings, start=1):
-        with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(pool_windows(engine.run(stream))[0])
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
+    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+        logits.append(pool_windows(windows)[0])
         truth.append(engine.config.labels.index(recording.label))
         sources.append(recording.source)
         if progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,9 @@ def collect_frames(
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Return for each recording (frame, label) logits, and (frame, label) 0 or 1 what its annotation says."""
     logits, truth = [], []
-    for number, recording in enumerate(recordings, start=1):
-        with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(stitch(engine.run(stream), engine.config.overlap_frames))
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
+    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+        logits.append(stitch(windows, engine.config.overlap_frames))
         truth.append(frames.annotate(recording, 0, len(logits[-1])))
         if progress is not None:
             progress(number, len(recordings))
