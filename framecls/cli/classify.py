@@ -7,16 +7,18 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
+from framecls.cli.console import DONE, FAILED, INTERRUPTED, PROGRAM, Console, escape, set_up_logging
 from framecls.cli.formats import choose_format
+from framecls.cli.interrupts import Interrupts
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
+from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.config import ModelConfig
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import FrameclsError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -108,7 +110,7 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
-    _, config = checks.find_model(options.model, job.task)
+    model_path, config = checks.find_model(options.model, job.task)
     job.check(config)
 
     from framecls.cli.destination import Form  # numpy: only once the options are right
@@ -119,35 +121,49 @@ def classify(options: RunOptions, job: Job) -> int:
             f"-f {format} holds the scores of frames, which framecls identify does not give: choose another"
         )
     console = Console(quiet=options.quiet, debug=options.debug)
-    console.open_errors(options.errors)
+    fingerprint = partial(take_fingerprint, options, format, model_path, config)
     try:
-        return _classify_inputs(options, job, form, console)
+        return _classify_inputs(options, job, form, console, fingerprint)
     finally:
         console.close()
 
 
-def _classify_inputs(options: RunOptions, job: Job, form: Form, console: Console) -> int:
+def _classify_inputs(
+    options: RunOptions, job: Job, form: Form, console: Console, fingerprint: Callable[[], str]
+) -> int:
     from framecls.audio import Input, find_inputs
     from framecls.cli.destination import plan_destination
 
     found = list(find_inputs(options.inputs))
-    plan = plan_destination(form, options.output, len(found))
     inputs = [item for item in found if isinstance(item, Input)]
-    for item in found:
-        if not isinstance(item, Input):
-            console.failure(item.name, item.error)
-    model = job.prepare(_load(options)) if inputs else None
-    batch = Batch(inputs, console, InputBar(len(inputs), wanted=not (options.quiet or options.no_progress)))
+    from_folder = any(item.name not in options.inputs for item in inputs)
+    plan = plan_destination(form, options.output, len(found), from_folder=from_folder)
+    if options.resume and not plan.is_resumable:
+        raise UsageError("--resume needs a file or a folder named with -o: what was printed is not known any more")
+    checks.check_not_an_input("-o", plan.file, inputs)
+    checks.check_not_an_input("--errors", options.errors, inputs)
+    console.open_errors(options.errors)
+    run = Run(inputs, observe(inputs), options.resume, fingerprint)
+    batch = Batch(run, plan, console, wants_progress=not (options.quiet or options.no_progress))
     try:
-        batch.run(model, job, plan)
+        for item in found:
+            if not isinstance(item, Input):
+                console.failure(item.name, item.error)
+        with plan.open(run) as destination:
+            batch.begin(destination)
+            model = job.prepare(_load(options)) if batch.inputs else None
+            batch.run(model, job, destination)
     except KeyboardInterrupt:
         batch.bar.hide()
-        console.error(batch.describe_interruption(plan))
+        console.error(batch.describe_interruption())
         return INTERRUPTED
+    except OutputError as error:
+        batch.bar.hide()
+        raise OutputError(f"{error}{batch.describe_rest()}") from error
     finally:
         batch.bar.hide()
     if len(found) > 1:
-        console.note(batch.describe(len(found)))
+        console.note(batch.describe())
     return FAILED if console.failed else DONE
 
 
@@ -160,22 +176,43 @@ def _load(options: RunOptions) -> Model:
     return model
 
 
-@dataclass
 class Batch:
     """The inputs of one run, and how far it is."""
 
-    inputs: list[Input]
-    console: Console
-    bar: InputBar
-    n_finished: int = field(default=0, init=False)  # done or failed
-    audio_s: float = field(default=0.0, init=False)
-    start: float = field(default_factory=time.monotonic, init=False)
-
-    def run(self, model: Model | None, job: Job, plan: Plan) -> None:
-        """Classify every input and write its result; one that fails is reported and does not stop the others."""
+    def __init__(self, run: Run, plan: Plan, console: Console, *, wants_progress: bool) -> None:
+        self.console = console
+        self.inputs: list[Input] = []  # to be done: not those that an earlier run has done
+        self.n_finished = 0  # of those, done or failed
+        self.n_done = 0
+        self.n_skipped = 0
+        self.audio_s = 0.0
         self.start = time.monotonic()
-        with plan.open() as destination:
+        self._run = run
+        self._plan = plan
+        self._wants_progress = wants_progress
+        self.bar = InputBar([], wanted=False)
+        # What may never end is not waited for, and a single recording leaves nothing to go on with.
+        patient = len(run.inputs) > 1 and len(run.states) == len(run.inputs)
+        self.interrupts = Interrupts(self._announce_stop, patient=patient)
+
+    def begin(self, destination: Destination) -> None:
+        """Leave out what the destination has already."""
+        self.inputs = destination.pending
+        self.n_skipped = len(self._run.inputs) - len(self.inputs)
+
+    def run(self, model: Model | None, job: Job, destination: Destination) -> None:
+        """Classify every input and write its result; one that fails is reported and does not stop the others.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; what was under way is written unless that was asked for twice.
+            OutputError: nothing more can be written.
+        """
+        sizes_bytes = [state.size_bytes if state else 0 for state in map(self._state, self.inputs)]
+        self.bar = InputBar(sizes_bytes, wanted=self._wants_progress, write_line=self.console.note)
+        self.start = time.monotonic()
+        with self.interrupts:
             for item in self.inputs:
+                self.interrupts.check()
                 assert model is not None
                 result = self._classify(model, job, item)
                 self.bar.hide()
@@ -183,6 +220,9 @@ class Batch:
                     self._write(destination, result, item)
                 self.n_finished += 1
                 self.bar.finish_input(result.duration if result is not None else 0.0)
+
+    def _state(self, item: Input) -> InputState | None:
+        return self._run.states.get(item.relative)
 
     def _classify(self, model: Model, job: Job, item: Input) -> TagResult | Identification | None:
         start = time.monotonic()
@@ -200,19 +240,45 @@ class Batch:
     def _write(self, destination: Destination, result: TagResult | Identification, item: Input) -> None:
         try:
             destination.write(result, item.relative)
+        except OutputError:
+            raise
         except FrameclsError as error:
             self.console.failure(item.name, error)
+        else:
+            self.n_done += 1
 
-    def describe(self, n_found: int) -> str:
+    def _announce_stop(self) -> None:
+        line = f"{PROGRAM}: finishing the recording under way; Ctrl-C again stops at once"
+        if not self.console.quiet and not self.bar.print_above(line):
+            self.console.note(line.removeprefix(f"{PROGRAM}: "))
+
+    def describe(self) -> str:
         """Return the summary of a run over several inputs."""
         elapsed_s = max(time.monotonic() - self.start, 1e-9)
-        failed = f", {self.console.failed} failed" if self.console.failed else ""
-        speed = f"{self.audio_s / elapsed_s:.0f} times real time"
-        return f"{n_found} files{failed}, {clock(self.audio_s)} of audio in {elapsed_s:.1f} s, {speed}"
+        parts = [f"{self.n_done:,} done"]
+        parts += [f"{self.n_skipped:,} skipped"] if self.n_skipped else []
+        parts += [f"{self.console.failed:,} failed"] if self.console.failed else []
+        if self.n_finished:
+            parts.append(f"{clock(self.audio_s)} of audio in {elapsed_s:.1f} s")
+            parts.append(f"{self.audio_s / elapsed_s:.0f} times real time")
+        return ", ".join(parts)
 
-    def describe_interruption(self, plan: Plan) -> str:
+    def describe_interruption(self) -> str:
         """Return what an interrupt left undone."""
-        left = self.inputs[self.n_finished :]
+        left = self.inputs[self.n_finished :] if self.inputs else self._run.inputs[self.n_skipped :]
         first = f", from {escape(left[0].name)} on" if left else ""
-        kept = f"; {escape(str(plan.file))} was left alone" if plan.file is not None else ""
-        return f"interrupted: {self.n_finished} of {len(self.inputs)} inputs done, {len(left)} left{first}{kept}"
+        n_inputs = len(self._run.inputs)
+        return f"interrupted: {n_inputs - len(left)} of {n_inputs} inputs done, {len(left)} left{first}{self._advice()}"
+
+    def describe_rest(self) -> str:
+        """Return how to go on after the results could not be written any more."""
+        n_left = len(self.inputs) - self.n_finished
+        n_inputs = len(self._run.inputs)
+        if n_left == n_inputs:
+            return ""
+        return f"; {n_inputs - n_left} of {n_inputs} inputs done, {n_left} left{self._advice()}"
+
+    def _advice(self) -> str:
+        kept = f"; {escape(str(self._plan.file))} was left alone" if self._plan.file is not None else ""
+        can_resume = self._plan.is_resumable and self._run.keeps_journal
+        return f"{kept}; --resume goes on from there" if can_resume else kept
