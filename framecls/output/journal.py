@@ -112,15 +112,17 @@ class Journal:
     def _read(self) -> None:
         # closefd: closing any other descriptor of a file would give this one's lock away.
         with open(self._descriptor, "rb", closefd=False) as stream:
-            offset, line = 0, b""
+            offset, is_cut = 0, False
             for line in stream:
+                is_cut = not line.endswith(b"\n")
+                line += b"\n" * is_cut
                 body = line[_HEAD_BYTES - _KEY_BYTES - 1 :]
-                if line.endswith(b"\n") and line[:8] == b"%08x" % zlib.crc32(body):
+                if line[:8] == b"%08x" % zlib.crc32(body):
                     key = body[:_KEY_BYTES].decode("latin-1")
                     self._places[key] = (offset + _HEAD_BYTES, len(line) - _HEAD_BYTES - 1)
                 self._n_lines += 1
                 offset += len(line)
-        if line and not line.endswith(b"\n"):
+        if is_cut:
             os.write(self._descriptor, b"\n")  # what a kill cut short must not swallow the next line
 
 
