@@ -181,7 +181,7 @@ class Batch:
 
     def __init__(self, run: Run, plan: Plan, console: Console, *, wants_progress: bool) -> None:
         self.console = console
-        self.inputs: list[Input] = []  # to be done: not those that an earlier run has done
+        self.inputs = list(run.inputs)  # to be done; `begin` leaves out those that an earlier run has done
         self.n_finished = 0  # of those, done or failed
         self.n_done = 0
         self.n_skipped = 0
@@ -265,7 +265,7 @@ class Batch:
 
     def describe_interruption(self) -> str:
         """Return what an interrupt left undone."""
-        left = self.inputs[self.n_finished :] if self.inputs else self._run.inputs[self.n_skipped :]
+        left = self.inputs[self.n_finished :]
         first = f", from {escape(left[0].name)} on" if left else ""
         n_inputs = len(self._run.inputs)
         return f"interrupted: {n_inputs - len(left)} of {n_inputs} inputs done, {len(left)} left{first}{self._advice()}"

@@ -288,7 +288,8 @@ def _open_stdout(form: Form, run: Run) -> Iterator[Destination]:
 
 @contextmanager
 def _open_file(form: Form, path: Path, run: Run) -> Iterator[Destination]:
-    target = Path(os.path.realpath(path))  # behind a link: the journal is beside the file itself
+    # Behind a link: the journal is beside the file itself.
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if run.keeps_journal and not is_device(target):
         if target.is_dir():
             raise FrameclsError(f"cannot write {path}: it is a folder")
