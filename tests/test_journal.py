@@ -195,6 +195,7 @@ def classify(format: str, output: str, inputs: list[Input]) -> int:
     with plan_destination(Form(format), output, len(inputs)).open(run) as destination:
         for item in destination.pending:
             destination.write(make_tag(item.name), item.relative)
+            assert not destination.failures
     return len(inputs) - len(destination.pending)
 
 
@@ -219,11 +220,14 @@ def die_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one step follow the other: a single thread writes, and the journal goes to the disk at once."""
+    monkeypatch.setattr("framecls.cli.destination._WRITING_THREADS", 1)
+    monkeypatch.setattr("framecls.cli.destination._MOST_WAITING", 1)
     monkeypatch.setattr("framecls.output.journal._SYNC_S", 0.0)
 
 
-@pytest.mark.usefixtures("quick_sync")
+@pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize(("format", "output"), [("audacity", "out/"), ("csv", "out.csv"), ("json", "out/all.json")])
 def test_a_kill_at_every_step(format: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(tmp_path / "in")

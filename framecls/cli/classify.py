@@ -18,7 +18,7 @@ from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.config import ModelConfig
-from framecls.errors import FrameclsError, OutputError, UsageError
+from framecls.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -153,8 +153,10 @@ def _classify_inputs(
             batch.begin(destination)
             model = job.prepare(_load(options)) if batch.inputs else None
             batch.run(model, job, destination)
+        batch.report_failures()
     except KeyboardInterrupt:
         batch.bar.hide()
+        batch.report_failures()
         console.error(batch.describe_interruption())
         return INTERRUPTED
     except OutputError as error:
@@ -183,12 +185,12 @@ class Batch:
         self.console = console
         self.inputs = list(run.inputs)  # to be done; `begin` leaves out those that an earlier run has done
         self.n_finished = 0  # of those, done or failed
-        self.n_done = 0
         self.n_skipped = 0
         self.audio_s = 0.0
         self.start = time.monotonic()
         self._run = run
         self._plan = plan
+        self._destination: Destination | None = None
         self._wants_progress = wants_progress
         self.bar = InputBar([], wanted=False)
         # What may never end is not waited for, and a single recording leaves nothing to go on with.
@@ -197,6 +199,7 @@ class Batch:
 
     def begin(self, destination: Destination) -> None:
         """Leave out what the destination has already."""
+        self._destination = destination
         self.inputs = destination.pending
         self.n_skipped = len(self._run.inputs) - len(self.inputs)
 
@@ -217,7 +220,8 @@ class Batch:
                 result = self._classify(model, job, item)
                 self.bar.hide()
                 if result is not None:
-                    self._write(destination, result, item)
+                    destination.write(result, item.relative)
+                    self.report_failures()
                 self.n_finished += 1
                 self.bar.finish_input(result.duration if result is not None else 0.0)
 
@@ -237,15 +241,18 @@ class Batch:
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         return dataclasses.replace(result, file=item.name)
 
-    def _write(self, destination: Destination, result: TagResult | Identification, item: Input) -> None:
-        try:
-            destination.write(result, item.relative)
-        except OutputError:
-            raise
-        except FrameclsError as error:
-            self.console.failure(item.name, error)
-        else:
-            self.n_done += 1
+    def report_failures(self) -> None:
+        """Report the results that could not be written."""
+        if self._destination is not None:
+            for file, error in self._destination.failures:
+                self.bar.hide()
+                self.console.failure(file, error)
+            self._destination.failures.clear()
+
+    @property
+    def n_done(self) -> int:
+        """Inputs whose results are written."""
+        return self._destination.n_written if self._destination is not None else 0
 
     def _announce_stop(self) -> None:
         line = f"{PROGRAM}: finishing the recording under way; Ctrl-C again stops at once"
@@ -272,11 +279,9 @@ class Batch:
 
     def describe_rest(self) -> str:
         """Return how to go on after the results could not be written any more."""
-        n_left = len(self.inputs) - self.n_finished
+        n_done = self.n_skipped + self.n_done
         n_inputs = len(self._run.inputs)
-        if n_left == n_inputs:
-            return ""
-        return f"; {n_inputs - n_left} of {n_inputs} inputs done, {n_left} left{self._advice()}"
+        return f"; {n_done} of {n_inputs} inputs done{self._advice()}" if n_done else ""
 
     def _advice(self) -> str:
         kept = f"; {escape(str(self._plan.file))} was left alone" if self._plan.file is not None else ""

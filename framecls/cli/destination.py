@@ -7,8 +7,10 @@ import os
 import secrets
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _JOURNAL = ".framecls-journal"  # in a folder of results; beside a file NAME of results: .NAME.framecls-journal
 _LONGEST_NAME = 255  # bytes
+_WRITING_THREADS = 4
+_MOST_WAITING = 8  # results that wait to be written: those of long recordings are large
 
 
 class StreamWriter(Protocol):
@@ -86,10 +90,14 @@ class Destination(ABC):
 
     def __init__(self, pending: Sequence[Input]) -> None:
         self.pending = list(pending)  # the inputs that are not done yet, in order
+        self.n_written = 0
+        self.failures: list[tuple[str, FrameclsError]] = []  # results that could not be written, others may
 
     @abstractmethod
     def write(self, result: Result, relative: Path) -> None:
         """Write one result, so that a reader gets it at once where the form allows.
+
+        What becomes of it is added to `n_written` or `failures` now or, at the latest, when the destination is closed.
 
         Args:
             result: what the input gave.
@@ -97,7 +105,6 @@ class Destination(ABC):
 
         Raises:
             OutputError: neither this nor any other result can be written.
-            FrameclsError: this result could not be written, others may.
         """
 
 
@@ -113,12 +120,14 @@ class StreamDestination(Destination):
         """Write and flush: whoever reads a pipe gets each result as it comes."""
         self._writer.write(result, self._stream)
         self._stream.flush()
+        self.n_written += 1
 
 
 class FolderDestination(Destination):
     """A file for each input, and a journal that says of which recording each of them is.
 
-    An input is done if the journal has it with the same options, and its file is still as it was written.
+    An input is done if the journal has it with the same options, and its file is still as it was written. Threads write
+    the files: most of the time that takes is waiting until they are on the disk, and several can wait together.
     """
 
     def __init__(self, form: Form, folder: Path, run: Run, journal: Journal | None) -> None:
@@ -127,6 +136,8 @@ class FolderDestination(Destination):
         self._journal = journal
         self._paths: dict[Path, Path] = {}  # of an input's result, by the input's relative path
         self._keys: dict[Path, str] = {}  # in the journal, by the same
+        self._threads = ThreadPoolExecutor(_WRITING_THREADS, thread_name_prefix="framecls-write")
+        self._waiting: deque[tuple[str, Future[None]]] = deque()  # names of recordings whose files are being written
         taken: set[Path] = set()
         for item in run.inputs:
             path = mirrored_path(folder, item.relative, form.suffix)
@@ -139,11 +150,40 @@ class FolderDestination(Destination):
         super().__init__([item for item in run.inputs if not (run.resume and self._is_done(item.relative))])
 
     def write(self, result: Result, relative: Path) -> None:
-        """Write the input's own file, whole or not at all."""
+        """Have the input's own file written, whole or not at all."""
+        self._settle(_MOST_WAITING - 1)
         path = self._paths.get(relative)
         if path is None:
             path = mirrored_path(self._folder, relative, self._form.suffix)
-            raise FrameclsError(f"{path} already holds the result of another input of this run")
+            said = f"{path} already holds the result of another input of this run"
+            self.failures.append((result.file, FrameclsError(said)))
+        else:
+            self._waiting.append((result.file, self._threads.submit(self._write, result, relative, path)))
+
+    def close(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OutputError: some results could not be, for a reason that holds for all.
+        """
+        try:
+            self._settle(0)
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+
+    def _settle(self, most_waiting: int) -> None:
+        while len(self._waiting) > most_waiting or (self._waiting and self._waiting[0][1].done()):
+            file, written = self._waiting.popleft()
+            try:
+                written.result()
+            except OutputError:
+                raise
+            except FrameclsError as error:
+                self.failures.append((file, error))
+            else:
+                self.n_written += 1
+
+    def _write(self, result: Result, relative: Path, path: Path) -> None:
         writer = self._form.make_writer()
         with atomic_write(path, self._form.is_binary) as stream:
             writer.begin(stream)
@@ -182,6 +222,7 @@ class JournalDestination(Destination):
         """Keep the result in the journal."""
         self._journal.add(self._keys[relative], to_stored(result, frames=self._form.needs_frames))
         self._done.add(relative)
+        self.n_written += 1
 
     def publish(self) -> None:
         """Write the file from what was done, and keep no more than that in the journal.
@@ -322,9 +363,11 @@ def _open_folder(form: Form, folder: Path, run: Run) -> Iterator[Destination]:
         raise OutputError(f"-o {folder}: the folder cannot be made: {error.strerror}") from error
     form.make_writer()
     if not run.keeps_journal:
-        yield FolderDestination(form, folder, run, None)
+        with closing(FolderDestination(form, folder, run, None)) as destination:
+            yield destination
         return
     with open_journal(folder / _JOURNAL, alone=False) as journal:
-        yield FolderDestination(form, folder, run, journal)
+        with closing(FolderDestination(form, folder, run, journal)) as destination:
+            yield destination
         with contextlib.suppress(FrameclsError):
             journal.tidy()

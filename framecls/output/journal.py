@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -40,7 +41,9 @@ class Journal:
         self._descriptor = descriptor
         self._places: dict[str, tuple[int, int]] = {}  # key -> offset and length of the JSON text, in bytes
         self._n_lines = 0
+        self._adding = threading.Lock()
         self._synced_s = time.monotonic()
+        self._is_synced = True
         self._read()
 
     def __contains__(self, key: str) -> bool:
@@ -58,12 +61,16 @@ class Journal:
         return record
 
     def add(self, key: str, record: dict[str, Any]) -> None:
-        """Append a record; a kill after this call does not lose it.
+        """Append a record; a kill after this call does not lose it. Several threads may call this.
 
         Raises:
             OutputError: it cannot be written.
         """
         text = json.dumps(record).encode()
+        with self._adding:
+            self._append(key, text)
+
+    def _append(self, key: str, text: bytes) -> None:
         try:
             # One call, so that lines of several runs do not mix: O_APPEND finds the end of the file and writes there.
             line = _make_line(key, text)
@@ -73,7 +80,8 @@ class Journal:
             end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
             self._places[key] = (end - 1 - len(text), len(text))
             self._n_lines += 1
-            if time.monotonic() - self._synced_s > _SYNC_S:
+            self._is_synced = time.monotonic() - self._synced_s > _SYNC_S
+            if self._is_synced:
                 os.fsync(self._descriptor)
                 self._synced_s = time.monotonic()
         except OSError as error:
@@ -106,7 +114,8 @@ class Journal:
         with contextlib.suppress(OSError):
             if not os.fstat(self._descriptor).st_size and _try_lock(self._descriptor, alone=True):
                 self._path.unlink()
-            os.fsync(self._descriptor)
+            if not self._is_synced:
+                os.fsync(self._descriptor)
         os.close(self._descriptor)
 
     def _read(self) -> None:
