@@ -153,6 +153,7 @@ def test_help_names_every_option(cli: Cli) -> None:
     for command, own in (("tag", {"--frames", "--min-duration", "--min-gap"}), ("identify", {"--top-k", "--among"})):
         shown = set(re.findall(r"--[a-z][a-z-]*", cli(command, "--help").out))
         common = {"--model", "--format", "--output", "--device", "--threads", "--batch-size", "--threshold", "--errors"}
+        common |= {"--resume"}
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from models import save_tiny_model, write_wav
 
 import framecls
+from framecls.audio import open_audio
 from framecls.cli import progress
 from framecls.cli.boundary import run
 from framecls.cli.destination import FolderDestination, JournalDestination
@@ -374,6 +377,18 @@ def test_ctrl_c_during_the_last_one_is_too_late(
 ) -> None:
     interrupt_at_write(3, 1)
     assert tag(*to, "-q").status == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks in /proc")
+def test_ctrl_c_is_not_for_the_decoder(here: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", "in/a.wav", "a.m4a"], check=True)
+    with open_audio(here / "a.m4a"):
+        children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+        decoders = [int(c) for c in children if Path(f"/proc/{c}/comm").read_text() == "ffmpeg\n"]
+        assert decoders
+        assert os.getpgrp() not in map(os.getpgid, decoders)
 
 
 # --- progress

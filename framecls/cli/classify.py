@@ -164,7 +164,7 @@ def _classify_inputs(
         raise OutputError(f"{error}{batch.describe_rest()}") from error
     finally:
         batch.bar.hide()
-    if len(found) > 1:
+    if len(found) > 1 or options.resume:
         console.note(batch.describe())
     return FAILED if console.failed else DONE
 
@@ -284,6 +284,8 @@ class Batch:
         return f"; {n_done} of {n_inputs} inputs done{self._advice()}" if n_done else ""
 
     def _advice(self) -> str:
-        kept = f"; {escape(str(self._plan.file))} was left alone" if self._plan.file is not None else ""
+        file = self._plan.file
+        state = "was left alone" if file is not None and file.exists() else "is not written yet"
+        kept = f"; {escape(str(file))} {state}" if file is not None else ""
         can_resume = self._plan.is_resumable and self._run.keeps_journal
         return f"{kept}; --resume goes on from there" if can_resume else kept

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+_ANNOUNCE_S = 1.0  # how long a terminal may take to show a line
+
 
 class Interrupts:
     """A context in which the first Ctrl-C only sets `asked`, and `check` raises KeyboardInterrupt once it is set.
@@ -27,6 +29,7 @@ class Interrupts:
         self._patient = patient
         self._asked = False
         self._before: Any = None
+        self._announcing: threading.Thread | None = None
 
     def __enter__(self) -> Interrupts:
         if self._patient and threading.current_thread() is threading.main_thread():
@@ -38,6 +41,8 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._announcing is not None:
+            self._announcing.join(_ANNOUNCE_S)  # before anything else is said
         if self._before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._before)
 
@@ -59,4 +64,5 @@ class Interrupts:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        threading.Thread(target=self._announce, name="framecls-interrupt", daemon=True).start()
+        self._announcing = threading.Thread(target=self._announce, name="framecls-interrupt", daemon=True)
+        self._announcing.start()
