@@ -18,7 +18,7 @@ import framecls
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# In all, shared out among the kinds of output. FRAMECLS_KILLS=50 takes about a quarter of a minute more.
+# In all, shared out among the kinds of output; FRAMECLS_KILLS sets another number.
 KILLS = int(os.environ.get("FRAMECLS_KILLS", "15"))
 OUTPUTS = {
     "a folder of label files": ["tag", "-f", "audacity", "-o", "out/"],
