@@ -22,12 +22,10 @@ from framecls.checkpoint import load_network
 from framecls.config import ModelConfig, RawAudio
 from framecls.errors import ModelError, UsageError
 from framecls.nn.model import Network, Output
-from framecls.pretrained import locate
+from framecls.pretrained import GATE_MODEL, locate
 from framecls.results import AudioInfo
 from framecls.timeline import Window, count_frames, padded_length
 
-# The shipped model that tells others which windows to listen to.
-GATE_MODEL = "sound"
 _BLOCK_S = 30.0
 # Windows of one forward pass: more gains nothing on a CPU, whose caches are small.
 _BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}

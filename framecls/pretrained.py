@@ -8,6 +8,8 @@ from framecls.errors import ModelError, UsageError
 
 _FOLDER = Path(__file__).parent / "weights"
 _SUFFIX = ".safetensors"
+# The shipped model that tells others which windows to listen to.
+GATE_MODEL = "sound"
 
 
 def names() -> list[str]:

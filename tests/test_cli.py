@@ -153,6 +153,7 @@ def test_help_names_every_option(cli: Cli) -> None:
     for command, own in (("tag", {"--frames", "--min-duration", "--min-gap"}), ("identify", {"--top-k", "--among"})):
         shown = set(re.findall(r"--[a-z][a-z-]*", cli(command, "--help").out))
         common = {"--model", "--format", "--output", "--device", "--threads", "--batch-size", "--threshold", "--errors"}
+        common |= {"--resume"}
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 
@@ -520,6 +521,7 @@ def test_a_folder_gets_a_file_for_each_input(tag: Cli, here: Path) -> None:
     write_wav(here / "in" / "deep" / "b.wav")
     assert tag("in", "-f", "textgrid", "-o", "out", "-q").status == 0
     assert sorted(str(path.relative_to(here / "out")) for path in (here / "out").rglob("*.*")) == [
+        ".framecls-journal",  # what --resume reads
         "a.wav.TextGrid",
         "deep/b.wav.TextGrid",
     ]
@@ -548,7 +550,7 @@ def test_lists_and_folders(tag: Cli, here: Path) -> None:
 def test_summary(tag: Cli, here: Path) -> None:
     write_wav(here / "a.wav", 1.0)
     write_wav(here / "b.wav", 2.0)
-    pattern = r"framecls: 3 files, 1 failed, 0:00:03 of audio in \d+\.\d s, \d+ times real time"
+    pattern = r"framecls: 2 done, 1 failed, 0:00:03 of audio in \d+\.\d s, \d+ times real time"
     assert re.fullmatch(pattern, tag("a.wav", "gone.wav", "b.wav").errors[-1])
     assert "failed" not in tag("a.wav", "b.wav").errors[-1]
     assert tag("a.wav").err == ""
@@ -692,12 +694,13 @@ def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest
     (here / "all.json").write_text("what was there")
     answer = tag("a.wav", "b.wav", "c.wav", "-o", "all.json")
     assert answer.status == 130
-    assert (
-        answer.err
-        == "framecls: error: interrupted: 1 of 3 inputs done, 2 left, from b.wav on; all.json was left alone\n"
+    assert answer.err == (
+        "framecls: error: interrupted: 1 of 3 inputs done, 2 left, from b.wav on; all.json was left alone; "
+        "--resume goes on from there\n"
     )
     assert (here / "all.json").read_text() == "what was there"
-    assert sorted(path.name for path in here.iterdir()) == ["a.wav", "all.json", "b.wav", "c.wav"]
+    names = sorted(path.name for path in here.iterdir())
+    assert names == [".all.json.framecls-journal", "a.wav", "all.json", "b.wav", "c.wav"]
     assert [record["file"] for record in json.loads(tag("a.wav", "b.wav", "-f", "json").out)] == ["a.wav"]
 
 

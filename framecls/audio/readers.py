@@ -343,8 +343,9 @@ class FfmpegReader:
         # A file, not a pipe: nobody has to empty it for ffmpeg to go on.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it
         try:
+            # A process group of its own: Ctrl-C at a terminal is for this program alone, which may want to finish.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
             )
         except OSError as error:
             self._errors.close()

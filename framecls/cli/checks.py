@@ -7,11 +7,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from framecls import checkpoint, pretrained
 from framecls.config import DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from framecls.audio import Input
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
@@ -113,6 +116,19 @@ def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
         dataclasses.replace(config, decision=decision)
     except ConfigError as error:
         raise UsageError(f"--threshold: {error}; it has {_listed(config.labels)}") from error
+
+
+def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
+    """Refuse to write over a recording that is to be read.
+
+    Raises:
+        UsageError: the path is one of the inputs.
+    """
+    if path is None or not path.is_file():
+        return
+    for item in inputs:
+        if item.path is not None and item.path.name == path.name and item.path.samefile(path):
+            raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
 def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | None:

@@ -50,12 +50,10 @@ ModelOption = Annotated[
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_MESSAGES)] = (
-        False
-    )
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_MESSAGES)] = False
     quiet: Annotated[
         bool,
-        typer.Option("-q", "--quiet", help="No progress bar and no summary, only errors.", rich_help_panel=_MESSAGES),
+        typer.Option("-q", "--quiet", help="No progress and no summary, only errors.", rich_help_panel=_MESSAGES),
     ] = False
     verbose: Annotated[
         int,
@@ -126,6 +124,14 @@ class RunOptions(MessageOptions, MachineOptions):
             "--errors", metavar="FILE", help="Write each failure there as a JSON line.", rich_help_panel=_OUTPUT
         ),
     ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip what an earlier run to the same -o has done: same options, recording unchanged.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
     threshold: Annotated[
         list[str],
         typer.Option(

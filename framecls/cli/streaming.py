@@ -30,6 +30,8 @@ def check_stream(options: TagOptions, format: str) -> None:
         raise UsageError("--stream gives segments: leave --frames out")
     if options.output is not None:
         raise UsageError("--stream prints to stdout: leave -o out and redirect it, as in > FILE")
+    if options.resume:
+        raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
 
 
 def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAudio | None, console: Console) -> None:
