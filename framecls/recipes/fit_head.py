@@ -56,7 +56,7 @@ def pooled(network: Network, batch: Batch) -> NDArray[np.float32]:
     """Return (example, 1 + phone) the share of each phone in a batch."""
     if network.phones is None:
         raise ConfigError("the network hears no phones")
-    x, mask = network.listen(network.features(batch.waveform), batch.n_frames)
+    x, mask = network.listen(network.extract(batch.waveform, batch.n_frames), batch.n_frames)
     pool = MeanPooling(len(network.config.phones) + 1)
     shares: NDArray[np.float32] = pool(network.phones(x).softmax(dim=2), mask).numpy()
     return shares

@@ -8,10 +8,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network, Output
+from framecls.speech_encoder import look_up, take_pretrained
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
@@ -43,6 +44,7 @@ from framecls.training.team import ALONE, Part, Team
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
 _BATCHES_AHEAD = 4
+_TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
 _RANK_STRIDE = 998_244_353  # seeds of the processes of a run lie this far apart
 
 
@@ -102,6 +104,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
     config = job.recipe.model_config(find_labels(recordings), heard)
+    config = replace(config, features=job.team.in_turn(lambda: look_up(config.features)))
     check_labels(recordings, config.labels)
     if config.task == "pooled" and len(config.labels) < 2:
         raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
@@ -274,13 +277,15 @@ class Run:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
+        if self.network.features.encoder is not None:
+            take_pretrained(self.network.features.encoder, job.recipe.features.pretrained.source)
         if job.init:
             take_weights(self.network, job.init)
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
-        self.trained = dict(self.network.named_parameters())
+        self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
-        self.optimizer = make_optimizer(self.trained.values(), job.recipe)
+        self.optimizer = make_optimizer(self.trained, job.recipe)
         self.classifier = job.team.wrap(_Classifier(self.network, job.recipe.heard_copies > 0))
         self.step = 0
         self.best = -math.inf
@@ -298,7 +303,7 @@ class Run:
         # Each process drops out other numbers: its examples are others.
         torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step + self.job.team.rank * _RANK_STRIDE)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe)
+            group["lr"] = learning_rate(self.step, recipe) * group["share"]
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
             output = self._classify(part)
@@ -319,8 +324,12 @@ class Run:
         if self.recipe.heard_copies:
             return Output(*self.classifier(batch.waveform.to(device), n_frames))
         features = self.data.config.features
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            vectors = self.network.features(batch.waveform.to(device))
+        # Spectra have nothing to learn and want all their digits; a speech encoder is a network like the rest.
+        learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
+        low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
+        autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
+        with torch.set_grad_enabled(learns), autocast:
+            vectors = self.network.extract(batch.waveform.to(device), n_frames)
             vectors = self._mask(vectors, part, features.sample_rate / features.hop_samples)
         return Output(*self.classifier(vectors, n_frames))
 
@@ -429,12 +438,17 @@ def is_above_phones(key: str, config: ModelConfig) -> bool:
     return key.startswith(("head.", "pooling.", "phones.tell_back.", "encoder.norm."))
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices and leaves biases and norms alone."""
-    parameters = list(parameters)
-    matrices = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW that decays the matrices and leaves biases and norms alone.
+
+    A group's "share" says how much of the learning rate is its own: what was learnt before needs smaller steps.
+    """
+    groups: list[dict[str, Any]] = []
+    for is_slow, share in ((False, 1.0), (True, recipe.optim.tuned_rate)):
+        own = [p for key, p in parameters.items() if key.startswith(_TUNED) == is_slow]
+        for is_matrix, decay in ((True, recipe.optim.weight_decay), (False, 0.0)):
+            some = [p for p in own if (p.ndim >= 2) == is_matrix]
+            groups += [{"params": some, "weight_decay": decay, "share": share}] if some or not is_slow else []
     return torch.optim.AdamW(groups, lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
 
 
