@@ -92,6 +92,9 @@ def _check_size(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) ->
     """Refuse settings of a network far larger than the weights, before memory is taken for it."""
     encoder = config.encoder
     claimed = encoder.n_layers * encoder.dim * encoder.ff_dim + len(config.labels) * encoder.dim
+    pretrained = config.features.pretrained
+    if config.features.kind == "pretrained" and not pretrained.named:
+        claimed += pretrained.n_layers * pretrained.dim**2
     if claimed > sum(tensor.numel() for tensor in state.values()):
         raise ModelError(f"{path}: its settings call for more weights than it holds")
 

@@ -24,6 +24,72 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+# What the source of a speech encoder that torchaudio has begins with.
+BUNDLE_PREFIX = "torchaudio:"
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """A speech encoder whose vectors stand in place of log-mel energies: `speech_encoder` has the rest.
+
+    A recipe gives the first three; what they stand for is looked up when training begins.
+    """
+
+    source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", or the path of a checkpoint
+    layer: int = 0  # whose vectors, counted from 1; 0: a learnt mix of all
+    tuned: bool = False  # its self-attention learns too
+    family: Literal["Wav2Vec2", "WavLM"] = "Wav2Vec2"
+    architecture: dict[str, Any] = field(default_factory=dict)  # arguments of torchaudio's factory; none: not known yet
+    normalize_waveform: bool = False  # it wants to hear every window at the same loudness
+
+    def __post_init__(self) -> None:
+        _require(self.layer >= 0, "layer must be 0 or more")
+        if self.architecture:
+            numbers = [self.architecture.get(f"encoder_{name}") for name in ("embed_dim", "num_layers")]
+            good = all(type(number) is int and 1 <= number <= 65536 for number in numbers)
+            _require(good, "pretrained.architecture lacks encoder_embed_dim or encoder_num_layers")
+            layers = self.architecture.get("extractor_conv_layer_config")
+            good = isinstance(layers, list) and bool(layers) and all(_is_convolution(layer) for layer in layers)
+            _require(good, "pretrained.architecture: extractor_conv_layer_config is no list of [channels, width, step]")
+
+    @property
+    def bundle(self) -> str:
+        """Torchaudio's name for the encoder, empty where it is the user's own."""
+        return self.source.removeprefix(BUNDLE_PREFIX) if self.source.startswith(BUNDLE_PREFIX) else ""
+
+    @property
+    def named(self) -> bool:
+        """Whether a model file only names it; else it carries its weights."""
+        return bool(self.bundle) and not self.tuned
+
+    @property
+    def dim(self) -> int:
+        """Numbers in one of its vectors."""
+        return int(self.architecture.get("encoder_embed_dim", 0))
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of self-attention that are run."""
+        return int(self.architecture.get("encoder_num_layers", 0))
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one vector to the next: the steps of all convolutions together."""
+        return math.prod(step for _, _, step in self.architecture["extractor_conv_layer_config"])
+
+    @property
+    def kernel_samples(self) -> int:
+        """Samples that the convolutions read for one vector."""
+        width = 1
+        for _, kernel, step in reversed(self.architecture["extractor_conv_layer_config"]):
+            width = (width - 1) * step + kernel
+        return width
+
+
+def _is_convolution(layer: Any) -> bool:
+    return isinstance(layer, list) and len(layer) == 3 and all(type(n) is int and 1 <= n <= 65536 for n in layer)
+
+
 @dataclass(frozen=True)
 class FeatureConfig:
     """How a waveform becomes frame vectors.
@@ -31,7 +97,7 @@ class FeatureConfig:
     The feature vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    kind: Literal["logmel", "mfcc"] = "logmel"
+    kind: Literal["logmel", "mfcc", "pretrained"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -47,6 +113,7 @@ class FeatureConfig:
     # "mean" takes each band's mean over the window away, and with it the microphone's and the line's colour.
     # "peak" measures every band from the loudest of the window, down to 80 dB below it.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
 
     def __post_init__(self) -> None:
         _require(1000 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1000..384000 Hz")
@@ -59,10 +126,20 @@ class FeatureConfig:
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2, "0 <= f_min_hz < f_max_hz <= sample_rate / 2"
         )
+        if self.kind == "pretrained":
+            _require(bool(self.pretrained.source), "kind pretrained wants pretrained.source: which speech encoder")
+            # A vector of its convolutions reads as many samples as a spectrum would, and where that would: so the
+            # margins, and with them the times of frames, are the same arithmetic.
+            grid = (self.window_samples, self.n_fft, self.hop_samples)
+            own = self.pretrained
+            fits = not own.architecture or grid == (own.kernel_samples, own.kernel_samples, own.hop_samples)
+            _require(fits, "window_samples, n_fft and hop_samples are not those of the speech encoder")
 
     @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
+        if self.kind == "pretrained":
+            return self.pretrained.dim
         return self.n_mels if self.kind == "logmel" else 3 * self.n_mfcc
 
     @property

@@ -9,6 +9,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from framecls.config import FeatureConfig
+from framecls.speech_encoder import SpeechEncoder
 
 # A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
 # this brings the network's input near zero mean and unit variance without a statistic to store.
@@ -20,11 +21,17 @@ _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
 
 
 class FeatureExtractor(nn.Module):
-    """Slide windows over a waveform and describe each by a vector: log-mel energies, or MFCCs with two differences."""
+    """Slide windows over a waveform and describe each by a vector.
+
+    That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it.
+    """
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
+        self.encoder = SpeechEncoder(config.pretrained) if config.kind == "pretrained" else None
+        if self.encoder is not None:
+            return
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=config.sample_rate,
             n_fft=config.n_fft,
@@ -41,16 +48,20 @@ class FeatureExtractor(nn.Module):
         dct = torchaudio.functional.create_dct(config.n_mfcc, config.n_mels, norm="ortho")
         self.register_buffer("dct", dct, persistent=False)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """Return the feature vectors of a batch of waveforms.
 
         Args:
             waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
                 `config.margin_samples` before and after them.
+            n_vectors: (batch,) how many of the vectors are not of padding; None: all. A spectrum does not depend on it.
 
         Returns:
             (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance.
         """
+        if self.encoder is not None:
+            vectors: Tensor = self.encoder(waveform, n_vectors)
+            return vectors
         log_mel = torch.log(self.mel(waveform) + self.config.floor).transpose(1, 2)
         log_mel = (log_mel - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":

@@ -18,7 +18,7 @@ ROOT = Path(framecls.__file__).parent
 # From the bottom up: a module sees its own layer and the ones under it. A new module must be given a place here.
 LAYERS: list[set[str]] = [
     {"_version", "errors", "config", "results", "timeline"},
-    {"audio", "features"},
+    {"audio", "features", "speech_encoder"},
     {"nn"},
     {"checkpoint", "pretrained"},
     {"batching", "engine"},

@@ -91,7 +91,8 @@ def _network(config: ModelConfig) -> str:
     encoder, features = config.encoder, config.features
     kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
     layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
-    return f"{kind}, {layers}, on {features.dim} {features.kind} features"
+    heard = features.kind if features.kind != "pretrained" else features.pretrained.source
+    return f"{kind}, {layers}, on {features.dim} {heard} features"
 
 
 def _show(value: Any) -> Text | Table:

@@ -227,6 +227,18 @@ class TrainOptions(MessageOptions, MachineOptions):
     init: Annotated[
         Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
     ] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="SOURCE",
+            help="Hear through a pre-trained speech encoder: torchaudio:WAVLM_BASE_PLUS, or the path of a checkpoint.",
+        ),
+    ] = None
+    encoder_layer: Annotated[
+        int, typer.Option("--encoder-layer", metavar="N", help="Which of its layers; 0 learns a mix of all.")
+    ] = 0
+    tune_encoder: Annotated[bool, typer.Option("--tune-encoder", help="Let its self-attention learn too.")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None

@@ -46,7 +46,12 @@ class Network(nn.Module):
                 the margin again.
             n_frames: (batch,) how many of the frames are real; the rest is padding.
         """
-        return self.classify(self.features(waveform), n_frames)
+        return self.classify(self.extract(waveform, n_frames), n_frames)
+
+    def extract(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
+        """Return (batch, vector, feature) what `classify` reads; the arguments are those of `forward`."""
+        vectors: Tensor = self.features(waveform, n_frames * self.config.encoder.subsampling)
+        return vectors
 
     def classify(self, vectors: Tensor, n_frames: Tensor) -> Output:
         """Classify feature vectors: (batch, vector, feature), as many vectors a frame as the encoder joins."""

@@ -23,6 +23,7 @@ from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network, Output
+from framecls.speech_encoder import look_up, take_pretrained
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
@@ -43,6 +44,7 @@ from framecls.training.team import ALONE, Part, Team
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
 _BATCHES_AHEAD = 4
+_TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
 _RANK_STRIDE = 998_244_353  # seeds of the processes of a run lie this far apart
 
 
@@ -102,6 +104,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
     config = job.recipe.model_config(find_labels(recordings), heard)
+    config = replace(config, features=job.team.in_turn(lambda: look_up(config.features)))
     check_labels(recordings, config.labels)
     if config.task == "pooled" and len(config.labels) < 2:
         raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
@@ -280,9 +283,11 @@ class Run:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
+        if self.network.features.encoder is not None:
+            take_pretrained(self.network.features.encoder, job.recipe.features.pretrained.source)
         brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
-        self.trained = dict(self.network.named_parameters())
+        self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
         self.optimizer = make_optimizer(self.trained, job.recipe, brought)
@@ -324,8 +329,12 @@ class Run:
         if self.recipe.heard_copies:
             return Output(*self.classifier(batch.waveform.to(device), n_frames))
         features = self.data.config.features
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            vectors = self.network.features(batch.waveform.to(device))
+        # Spectra have nothing to learn and want all their digits; a speech encoder is a network like the rest.
+        learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
+        low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
+        autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
+        with torch.set_grad_enabled(learns), autocast:
+            vectors = self.network.extract(batch.waveform.to(device), n_frames)
             vectors = self._mask(vectors, part, features.sample_rate / features.hop_samples)
         return Output(*self.classifier(vectors, n_frames))
 
@@ -437,20 +446,28 @@ def is_above_phones(key: str, config: ModelConfig) -> bool:
 def make_optimizer(
     parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
 ) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was brought more slowly.
+    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was learnt before slower.
+
+    A group's "share" says how much of the learning rate is its own.
 
     Args:
         parameters: to learn, by name.
         recipe: its `optim` sets the rates.
         brought: names of the parameters that another model began.
     """
-    groups = []
-    for is_brought in (False, True):
-        for is_matrix in (True, False):
-            chosen = [p for k, p in parameters.items() if (k in brought) == is_brought and (p.ndim >= 2) == is_matrix]
-            decay, share = recipe.optim.weight_decay * is_matrix, recipe.optim.init_rate if is_brought else 1.0
-            groups.append({"params": chosen, "weight_decay": decay, "share": share})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
+    optim = recipe.optim
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for key, parameter in parameters.items():
+        share = min(optim.tuned_rate if key.startswith(_TUNED) else 1.0, optim.init_rate if key in brought else 1.0)
+        groups.setdefault((share, parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": own, "weight_decay": optim.weight_decay * is_matrix, "share": share}
+            for (share, is_matrix), own in groups.items()
+        ],
+        lr=optim.learning_rate,
+        betas=(0.9, 0.98),
+    )
 
 
 def take_weights(network: Network, path: Path) -> set[str]:

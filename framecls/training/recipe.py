@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from framecls.config import (
     FeatureConfig,
     ModelConfig,
     Precision,
+    PretrainedConfig,
     WindowConfig,
     from_dict,
 )
@@ -27,6 +28,8 @@ RUNGS: dict[str, dict[str, str]] = {
     "dot": {"kind": "attention", "score": "dot"},
     "additive": {"kind": "attention", "score": "additive"},
 }
+
+_ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
 
 # The bounds of a number that is drawn, the smaller first.
 Range = tuple[float, float]
@@ -113,6 +116,7 @@ class OptimConfig:
     batch_s: float = 80.0  # seconds of audio in one step
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    tuned_rate: float = 0.02  # of a tuned speech encoder, as a share of the learning rate
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     ema_decay: float = 0.998
@@ -130,6 +134,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.steps >= 1 and self.dev_every >= 1, "steps and dev_every must be at least 1")
         _require(self.batch_s > 0 and self.learning_rate > 0, "batch_s and learning_rate must be positive")
+        _require(0 < self.tuned_rate <= 1, "tuned_rate must be in (0, 1]")
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.workers <= 64, "workers must be in 0..64")
@@ -184,6 +189,25 @@ class Recipe:
             decision=self.decision,
             card=dict(self.card),
         )
+
+
+def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = False) -> Recipe:
+    """Return a recipe that hears through a pre-trained speech encoder, its frames about as long as they were.
+
+    Args:
+        recipe: all the rest.
+        source: "torchaudio:NAME", or the path of a checkpoint.
+        layer: whose vectors; 0: a learnt mix of all.
+        tuned: its self-attention learns too.
+    """
+    pretrained = PretrainedConfig(source, layer, tuned)
+    frame_s = recipe.features.hop_samples * recipe.encoder.subsampling / recipe.features.sample_rate
+    joined = min((1, 2, 4, 8), key=lambda n: abs(n * _ENCODER_HOP_S - frame_s))
+    return replace(
+        recipe,
+        features=replace(recipe.features, kind="pretrained", pretrained=pretrained),
+        encoder=replace(recipe.encoder, subsampling=joined),
+    )
 
 
 def read_recipe(path: Path) -> Recipe:
