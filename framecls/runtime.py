@@ -17,7 +17,8 @@ from framecls.config import ModelConfig, RawAudio
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.identification import choose_candidates, decide, pool_windows, rank
-from framecls.results import Identification, Segment, TagResult
+from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
 R = TypeVar("R")
@@ -164,6 +165,61 @@ class Model:
                     yield from segmenter.push(to_probabilities(logits, self.config))
                 yield from segmenter.finish(self._duration(windows.n_samples))
 
+    def tag_string(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        beam: int = DEFAULT_BEAM,
+        progress: Callable[[float], None] | None = None,
+    ) -> StringResult:
+        """Say which phones are heard in one recording, in order: as many as there are.
+
+        Args:
+            source: as for `tag`.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
+            beam: strings that the search keeps from frame to frame; 1 takes the best phone of each frame.
+            progress: told the seconds of audio that are done.
+
+        Raises:
+            UsageError: this model hears no phones.
+            ConfigError: `beam` is not positive.
+            AudioError: the recording cannot be read, or there is nothing in it.
+        """
+        return _only(self.tag_string_many([source], sample_rate=sample_rate, raw=raw, beam=beam, progress=progress))
+
+    def tag_string_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        beam: int = DEFAULT_BEAM,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[StringResult | Exception, None, None]:
+        """Say which phones are heard in many recordings: decoded ahead, and short ones batched together.
+
+        Each result is what `tag_string` gives for that source alone. The arguments are those of `tag_string`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error that `tag_string` would have raised.
+
+        Raises:
+            UsageError: this model hears no phones.
+            ConfigError: `beam` is not positive.
+        """
+        engine = phone_engine(self._engine)
+        if beam < 1:
+            raise ConfigError(f"beam {beam}: at least 1")
+
+        def answer(windows: RunningWindows, name: str) -> StringResult:
+            log_probs = stitch_phones(windows, engine.config.overlap_frames)
+            return make_string(log_probs, self.config, beam, name, self._duration(windows.n_samples), windows.info)
+
+        return self._each(sources, _Reading(sample_rate, raw, progress), answer, engine)
+
     def identify(
         self,
         source: Source,
@@ -178,7 +234,7 @@ class Model:
 
         Args:
             source: as for `tag`.
-            sample_rate: Hz, of an array.
+            sample_rate: Hz, of an array or of arrays.
             raw: what a file or file object without a header holds.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.
@@ -227,11 +283,15 @@ class Model:
             raise UsageError(f"the model {self.name} gives one label a recording: use identify")
 
     def _each(
-        self, sources: Iterable[Source], reading: _Reading, answer: Callable[[RunningWindows, str], R]
+        self,
+        sources: Iterable[Source],
+        reading: _Reading,
+        answer: Callable[[RunningWindows, str], R],
+        engine: Engine | None = None,
     ) -> Generator[R | Exception, None, None]:
         names: deque[str] = deque()
         openers = self._openers(sources, reading, names)
-        with closing(self._engine.run_many(openers, progress=reading.progress)) as recordings:
+        with closing((engine or self._engine).run_many(openers, progress=reading.progress)) as recordings:
             for windows in recordings:
                 try:
                     result: R | Exception = answer(windows, names.popleft())

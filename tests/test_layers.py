@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"nn"},
     {"checkpoint", "pretrained"},
     {"batching", "engine"},
-    {"tagging", "identification", "runtime", "training", "recipes"},
+    {"ctc", "tagging", "strings", "identification", "runtime", "training", "recipes"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},
     {"__main__"},

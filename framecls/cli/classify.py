@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.formats import KEEP_SCORES, choose_format
+from framecls.cli.formats import KEEP_SCORES, TEXT, choose_format
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.streaming import check_stream, stream_inputs
@@ -38,6 +38,7 @@ class Job(ABC):
 
     task: ClassVar[Literal["frame", "pooled"]]
     frames: bool = False
+    times: bool = False
 
     def __init__(self, options: RunOptions) -> None:
         self.thresholds = checks.parse_thresholds(options.threshold)
@@ -49,6 +50,21 @@ class Job(ABC):
         Raises:
             UsageError: it does not.
         """
+
+    @property
+    def result(self) -> type[TagResult | Identification]:
+        """What `run` returns."""
+        from framecls.results import Identification, TagResult
+
+        return TagResult if self.task == "frame" else Identification
+
+    def find(self, name: str) -> ModelConfig:
+        """Return the settings of the model of that name.
+
+        Raises:
+            UsageError: there is none, or it does not do what is asked for.
+        """
+        return checks.find_model(name, self.task)[1]
 
     def check(self, config: ModelConfig) -> None:
         """Refuse options that do not fit the model.
@@ -97,6 +113,39 @@ class TagJob(Job):
         return model.tag_many(sources, raw=self.raw, keep_scores=self._keep_scores, progress=progress)
 
 
+class StringJob(Job):
+    """`framecls tag --string`: any model that hears phones will do."""
+
+    task = "frame"
+
+    def __init__(self, options: TagOptions) -> None:
+        super().__init__(options)
+        checks.check_count("--beam", options.beam)
+        for option, given in (
+            ("--stream", options.stream),
+            ("--threshold", options.threshold),
+            ("--min-duration", options.min_duration is not None),
+            ("--min-gap", options.min_gap is not None),
+        ):
+            if given:
+                raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
+        self.frames = options.frames
+        self.times = options.times
+        self._beam = options.beam
+
+    @property
+    def result(self) -> type[TagResult | Identification]:
+        from framecls.results import StringResult
+
+        return StringResult
+
+    def find(self, name: str) -> ModelConfig:
+        return checks.find_string_model(name)[1]
+
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_string_many(sources, raw=self.raw, beam=self._beam, progress=progress)
+
+
 class IdentifyJob(Job):
     """`framecls identify`."""
 
@@ -130,13 +179,14 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
-    _, config = checks.find_model(options.model, job.task)
-    job.check(config)
+    job.check(job.find(options.model))
 
     from framecls.cli.destination import Form  # numpy: only once the options are right
 
-    form = Form(format, job.frames)
-    if not form.accepts(job.task):
+    form = Form(format, job.frames, job.times)
+    if not form.accepts(job.result):
+        if format == TEXT:
+            raise UsageError(f"-f {format} holds strings of phones: add --string to framecls tag, or choose another")
         raise UsageError(
             f"-f {format} holds the scores of frames, which framecls identify does not give: choose another"
         )

@@ -46,7 +46,37 @@ class AttentiveStatisticsPooling(nn.Module):
         return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=1)
 
 
-POOLINGS: dict[str, type[MeanPooling] | type[AttentiveStatisticsPooling]] = {
+class MultiHeadStatisticsPooling(nn.Module):
+    """Several heads, each with weights of its own over the frames, and mean and deviation of its own channels.
+
+    India et al. 2019, "Self Multi-Head Attention for Speaker Recognition", with the deviations of Okabe et al. 2018.
+    Frames are mapped linearly first, so that each head chooses what it collects as well as where.
+    """
+
+    def __init__(self, input_size: int, n_heads: int = 16, hidden_size: int = 128) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = 2 * input_size
+        # Heads of one channel where there are few channels.
+        self.n_heads = math.gcd(n_heads, input_size)
+        self.attention = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, self.n_heads)
+        )
+        self.value = nn.Linear(input_size, input_size)
+        self.norm = nn.LayerNorm(self.output_size)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, 2 * channel); mask: (batch, frame) True = real."""
+        weight = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1).unsqueeze(3)
+        value = self.value(x).view(*x.shape[:2], self.n_heads, -1)
+        mean = (weight * value).sum(dim=1)
+        variance = (weight * (value - mean.unsqueeze(1)).square()).sum(dim=1)
+        pooled: Tensor = self.norm(torch.cat([mean.flatten(1), variance.clamp(min=1e-6).sqrt().flatten(1)], dim=1))
+        return pooled
+
+
+POOLINGS: dict[str, type[MeanPooling] | type[AttentiveStatisticsPooling] | type[MultiHeadStatisticsPooling]] = {
     "mean": MeanPooling,
     "attentive": AttentiveStatisticsPooling,
+    "multihead": MultiHeadStatisticsPooling,
 }

@@ -1,117 +1,175 @@
-"""Fit the head of a pooled model on a trained encoder by logistic regression: convex, quick, and frugal with data.
+"""Train pooling and head of a pooled model on an encoder that stays as it is.
 
-A head that learns by gradient steps together with a deep network needs far more voices than there are recordings of
-most languages. How often an encoder heard each phone tells languages apart by a linear rule, which a few minutes of
-each suffice for, and little of voice or microphone is left in it. Everything below the head stays as it is.
+An encoder that has learnt from far more speech than there is here needs no more of ours; what is to be learnt is which
+of its vectors to look at, and what they say. So each example goes through the encoder once, its vectors are kept, and
+many epochs over them cost little. The targets are half the labels and half what a teacher holds for possible, where the
+manifest has that (`soft`, see `ask_whisper`).
 
-    python -m framecls.recipes.fit_head thin.jsonl --init phones.safetensors --recipe language --noise noise.jsonl \
-        --date 2026-11-23 --out language.safetensors
+    python -m framecls.recipes.fit_head language_soft.jsonl --init whisper.safetensors --recipe language \
+        --noise noise.jsonl --date 2026-11-23 --out language.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.nn import functional
 
-from framecls.checkpoint import load_network, save_model
+from framecls.checkpoint import save_model
 from framecls.errors import ConfigError
 from framecls.nn.model import Network
-from framecls.nn.pooling import MeanPooling
-from framecls.training.examples import Batch, PooledExamples
-from framecls.training.loop import Data, Job, dev_batches, make_examples, prepare
+from framecls.nn.pooling import MultiHeadStatisticsPooling
+from framecls.training.examples import PooledExamples
+from framecls.training.loop import Job, dev_batches, make_examples, prepare, take_weights
 from framecls.training.measure import measure
-from framecls.training.recipe import find_recipe, read_recipe
+from framecls.training.recipe import OptimConfig, find_recipe, read_recipe
+
+_BATCH = 32  # examples a step
+_DROPOUT = 0.2
+_N_SCALED = 500  # examples that the scale of the vectors is taken from
 
 
-def take_encoder(network: Network, heard: Network) -> None:
-    """Copy the layers up to the phones, and the phone head, from a network that may go on above them.
+@dataclass(frozen=True)
+class Kept:
+    """What the encoder made of examples."""
 
-    Raises:
-        ConfigError: the two do not fit, or the network has layers above the phones.
-    """
-    if not network.config.phone_bottleneck or network.phone_layer != len(network.encoder.layers):
-        raise ConfigError("the phone head must sit on the last layer, with a bottleneck")
-    source = dict(heard.named_parameters())
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if key.startswith(("encoder.input.", "encoder.layers.", "phones.norm.", "phones.to_logits.")):
-                if key not in source or source[key].shape != parameter.shape:
-                    raise ConfigError(f"{heard.config.name} has no weight {key} of the right shape")
-                parameter.copy_(source[key])
-        # The phone head has a norm of its own, which a plain norm before it does not disturb.
-        network.encoder.norm.weight.fill_(1.0)
-        network.encoder.norm.bias.zero_()
+    vectors: list[Tensor]  # of each example (frame, channel), as 16-bit floats
+    targets: Tensor  # (example,) label index
+    soft: Tensor  # (example, label) a teacher's probabilities, all 0 where nobody was asked
+
+
+class Head(nn.Module):
+    """Pooling and head of a network, fed with vectors of unit variance and taught with dropout."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        assert network.pooling is not None
+        self.pooling, self.head, self.dropout = network.pooling, network.head, nn.Dropout(_DROPOUT)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (example, frame, channel) to (example, label) logits; mask: (example, frame) True = real."""
+        logits: Tensor = self.head(self.dropout(self.pooling(self.dropout(x), mask)))
+        return logits
 
 
 @torch.inference_mode()
-def pooled(network: Network, batch: Batch) -> NDArray[np.float32]:
-    """Return (example, 1 + phone) the share of each phone in a batch."""
-    if network.phones is None:
-        raise ConfigError("the network hears no phones")
-    x, mask = network.listen(network.features(batch.waveform), batch.n_frames)
-    pool = MeanPooling(len(network.config.phones) + 1)
-    shares: NDArray[np.float32] = pool(network.phones(x).softmax(dim=2), mask).numpy()
-    return shares
+def encode(network: Network, examples: PooledExamples, n_examples: int, *, low: bool) -> Kept:
+    """Run examples through the encoder, in 16-bit floats if `low`."""
+    vectors: list[Tensor] = []
+    targets, soft = [], []
+    number = 0
+    while len(vectors) < n_examples:
+        batch = examples.make_batch(number)
+        features = network.features(batch.waveform)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            x, _ = network.listen(features, batch.n_frames)
+        vectors += [row[:n].half().clone() for row, n in zip(x, batch.n_frames.tolist(), strict=True)]
+        targets.append(batch.targets)
+        soft.append(batch.soft if batch.soft is not None else torch.zeros(len(x), len(network.config.labels)))
+        number += 1
+        sys.stderr.write(f"\r{len(vectors)} of {n_examples} examples heard")
+    sys.stderr.write("\n")
+    return Kept(vectors, torch.cat(targets), torch.cat(soft))
 
 
-def fit(network: Network, examples: PooledExamples, n_examples: int, strength: float) -> None:
-    """Set head and phone feedback to the regularised logistic regression of the labels on the shares of phones."""
-    features: list[NDArray[np.float32]] = []
-    labels: list[int] = []
-    while len(labels) < n_examples:
-        batch = examples.make_batch(len(features))
-        features.append(pooled(network, batch))
-        labels += batch.targets.tolist()
-    scaler = StandardScaler()
-    rule = LogisticRegression(C=strength, max_iter=500).fit(scaler.fit_transform(np.concatenate(features)), labels)
-    weights = rule.coef_ / scaler.scale_
-    bias = rule.intercept_ - weights @ scaler.mean_
-    assert network.phones is not None
-    n_phones = weights.shape[1]
+def fit(network: Network, kept: Kept, optim: OptimConfig, epochs: int) -> None:
+    """Train pooling and head; what scales the vectors is folded into the first maps of the pooling.
+
+    Raises:
+        ConfigError: the pooling is not of the kind that maps vectors linearly first.
+    """
+    if network.config.pooling != "multihead":
+        raise ConfigError("fit_head wants a recipe with pooling = multihead")
+    torch.manual_seed(optim.seed)
+    some = torch.cat(kept.vectors[:_N_SCALED]).float()
+    mean, deviation = some.mean(dim=0), some.std(dim=0) + 1e-5
+    module = Head(network).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    chunks = _chunks(kept.vectors)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, optim.learning_rate, total_steps=epochs * len(chunks) + 1, pct_start=0.1
+    )
+    wanted = _blend(kept, optim.soft_weight)
+    for epoch in range(epochs):
+        for index in np.random.default_rng((optim.seed, epoch)).permutation(len(chunks)):
+            ids = chunks[index]
+            x, mask = _pad([(kept.vectors[i].float() - mean) / deviation for i in ids])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=optim.precision == "bfloat16"):
+                logits = module(x, mask)
+            loss = functional.cross_entropy(logits.float(), wanted[ids], label_smoothing=optim.label_smoothing)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+        sys.stderr.write(f"epoch {epoch + 1}: loss {float(loss.detach()):.3f}\n")
+    _fold(network, mean, deviation)
+
+
+def _blend(kept: Kept, soft_weight: float) -> Tensor:
+    """Return (example, label) the label, and a teacher's word where there is one."""
+    hard = functional.one_hot(kept.targets, kept.soft.shape[1]).float()
+    asked = kept.soft.any(dim=1, keepdim=True)
+    return torch.where(asked, (1 - soft_weight) * hard + soft_weight * kept.soft, hard)
+
+
+def _chunks(vectors: Sequence[Tensor]) -> list[list[int]]:
+    """Return batches of examples of about one length."""
+    order = sorted(range(len(vectors)), key=lambda i: len(vectors[i]))
+    return [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
+
+
+def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return (example, frame, channel), zeros where padded, and the (example, frame) mask."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True), mask
+
+
+def _fold(network: Network, mean: Tensor, deviation: Tensor) -> None:
+    """Make the first maps of the pooling take vectors as the encoder gives them."""
+    pooling = network.pooling
+    assert isinstance(pooling, MultiHeadStatisticsPooling)
     with torch.no_grad():
-        # What is told back is the phones themselves, in the first channels of a frame.
-        network.phones.tell_back.weight.copy_(torch.eye(network.encoder.output_size, n_phones))
-        network.phones.tell_back.bias.zero_()
-        network.head.weight.zero_()
-        network.head.weight[:, :n_phones] = torch.from_numpy(weights)
-        network.head.bias.copy_(torch.from_numpy(bias))
+        for layer in (pooling.attention[0], pooling.value):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.div_(deviation)
+            layer.bias.sub_(layer.weight @ mean)
 
 
 def main() -> None:
     """Fit, measure and write one model."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifest", type=Path)
-    arguments.add_argument("--init", type=Path, required=True, help="a model that hears phones")
+    arguments.add_argument("--init", type=Path, required=True, help="a model whose encoder is taken as it is")
     arguments.add_argument("--recipe", required=True)
     arguments.add_argument("--noise", type=Path)
     arguments.add_argument("--date", required=True)
     arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--examples", type=int, default=8000)
-    arguments.add_argument("--strength", type=float, default=0.01, help="inverse of the regularisation")
+    arguments.add_argument("--examples", type=int, default=6000)
+    arguments.add_argument("--epochs", type=int, default=6)
     options = arguments.parse_args()
-    recipe, heard = read_recipe(find_recipe(options.recipe)), load_network(options.init)
-    job = Job(options.manifest, options.out, recipe, noise=options.noise)
-    data: Data = prepare(job)
-    data = replace(data, config=replace(data.config, phones=heard.config.phones, gate=""))
+    recipe = read_recipe(find_recipe(options.recipe))
+    data = prepare(Job(options.manifest, options.out, recipe, noise=options.noise))
+    data = replace(data, config=replace(data.config, gate=""))
     network = Network(data.config).eval()
-    take_encoder(network, heard)
+    take_weights(network, options.init)
     examples = make_examples(data, recipe, dev=False)
     if not isinstance(examples, PooledExamples):
         raise ConfigError(f"{recipe.name} is not a recipe of a pooled task")
-    fit(network, examples, options.examples, options.strength)
+    kept = encode(network, examples, options.examples, low=recipe.optim.precision == "bfloat16")
+    fit(network, kept, recipe.optim, options.epochs)
     report = measure(network, dev_batches(data, recipe))
     sys.stdout.write(f"{report.figures}\n")
     card = {**recipe.card, "date": options.date, "dev": report.figures}
     config = replace(data.config, gate=recipe.gate, decision=report.decision, card=card)
-    save_model(network, options.out, config=config, half=True)
+    save_model(network, options.out, config=config, precision=recipe.stored)
 
 
 if __name__ == "__main__":
