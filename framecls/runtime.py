@@ -188,9 +188,9 @@ class Model:
             ConfigError: `beam` is not positive.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        return _only(self.tag_strings([source], sample_rate=sample_rate, raw=raw, beam=beam, progress=progress))
+        return _only(self.tag_string_many([source], sample_rate=sample_rate, raw=raw, beam=beam, progress=progress))
 
-    def tag_strings(
+    def tag_string_many(
         self,
         sources: Iterable[Source],
         *,
@@ -231,7 +231,7 @@ class Model:
 
         Args:
             source: as for `tag`.
-            sample_rate: Hz, of an array.
+            sample_rate: Hz, of an array or of arrays.
             raw: what a file or file object without a header holds.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.

@@ -118,7 +118,7 @@ def test_many_recordings_have_the_strings_of_each_alone(tmp_path: Path, task: st
     model = load(save_hearing_model(tmp_path, task), device="cpu")
     sources = [np.concatenate([tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
     sources.insert(1, np.zeros(0, np.float32))
-    first, empty, *rest = model.tag_strings(sources, sample_rate=16000)
+    first, empty, *rest = model.tag_string_many(sources, sample_rate=16000)
     assert isinstance(empty, AudioError)
     for source, result in zip((sources[0], *sources[2:]), (first, *rest), strict=True):
         alone = model.tag_string(source, sample_rate=16000)

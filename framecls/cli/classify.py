@@ -146,7 +146,7 @@ class StringJob(Job):
         return checks.find_string_model(name)
 
     def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.tag_strings(sources, raw=self.raw, beam=self._beam, progress=progress)
+        return model.tag_string_many(sources, raw=self.raw, beam=self._beam, progress=progress)
 
 
 class IdentifyJob(Job):
