@@ -186,6 +186,10 @@ class TrainOptions(MessageOptions, MachineOptions):
     init: Annotated[
         Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
     ] = None
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="FILE", help="Vectors of another model, for an embedding to match: npz."),
+    ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None

@@ -47,6 +47,7 @@ def train_model(options: TrainOptions) -> int:
         output=options.output,
         recipe=recipe,
         noise=options.noise,
+        teacher=options.teacher,
         init=options.init,
         resume=options.resume,
         device=choose_device(options.device),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from framecls.config import ModelConfig
 from framecls.features import FeatureExtractor, normalize
@@ -17,7 +18,8 @@ from framecls.nn.pooling import POOLINGS
 class Output:
     """What one forward pass gives."""
 
-    logits: Tensor  # (batch, frame, label), or (batch, label) of a pooled task
+    # (batch, frame, label), or (batch, label) of a pooled task, or (batch, number) unit vectors of an embedding
+    logits: Tensor
     phone_logits: Tensor | None = None  # (batch, frame, 1 + phone), blank first; None without a CTC head
 
 
@@ -31,7 +33,8 @@ class Network(nn.Module):
         self.encoder = Encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
-        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, len(config.labels))
+        answer_size = config.embedding or len(config.labels)
+        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, answer_size)
         self.phones = PhoneHead(size, len(config.phones), config.phone_bottleneck) if config.phones else None
         self.phone_layer = config.phone_layer or config.encoder.n_layers
 
@@ -73,7 +76,8 @@ class Network(nn.Module):
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
         logits: Tensor = self.head(x if self.pooling is None else self.pooling(x, mask))
-        return logits
+        # In full precision: a direction that is rounded to 8 bits is another voice.
+        return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 
     def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
         return torch.arange(n_padded, device=n_frames.device) < n_frames.unsqueeze(1)

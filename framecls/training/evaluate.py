@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from framecls.config import UNKNOWN
 from framecls.engine import Engine
 from framecls.errors import ManifestError
 from framecls.identification import pool_windows
@@ -16,8 +17,9 @@ from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import Recording, check_labels, read_manifest, split_by_speaker
-from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled
+from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
 from framecls.training.recipe import OptimConfig, Recipe
+from framecls.training.voices import VoiceExamples
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     recordings = _choose(engine, test)
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
     recipe = test.recipe or Recipe(engine.config.name, engine.config.task, optim=OptimConfig(batch_s=80.0))
+    if engine.config.embedding:
+        return _voices(engine, recordings, store, recipe, test)
     if engine.config.task == "pooled":
         if test.length_s is None:
             return _whole_recordings(engine, recordings, store, progress)
@@ -61,7 +65,8 @@ def _choose(engine: Engine, test: Test) -> list[Recording]:
     recordings = read_manifest(test.manifest)
     if test.only_candidates and engine.config.decision.candidates:
         recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
-    check_labels(recordings, engine.config.labels)
+    if not engine.config.embedding:
+        check_labels(recordings, engine.config.labels)
     train, dev = split_by_speaker(recordings, test.recipe.optim.seed if test.recipe else 0)
     chosen = {"train": train, "dev": dev, "all": recordings}[test.split]
     if not chosen:
@@ -78,6 +83,23 @@ def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None)
 
 def _restricted(engine: Engine, batches: Iterator[Batch] | object, test: Test) -> DevReport:
     report = measure(engine.network, batches)  # type: ignore[arg-type]
+    return replace(report, decision=engine.config.decision)
+
+
+def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recipe: Recipe, test: Test) -> DevReport:
+    if test.length_s is not None:
+        pieces = VoiceExamples(recordings, engine.config, recipe, store).dev_batches(recordings, test.length_s)
+        return _restricted(engine, pieces, test)
+    known = [recording for recording in recordings if recording.label != UNKNOWN]
+    if not known:
+        raise ManifestError(f"{test.manifest}: no recording names its voice")
+    vectors = []
+    for recording in known:
+        with engine.open(store.read(recording.file), store.sample_rate) as stream:
+            vectors.append(pool_windows(engine.run(stream))[0])
+    names = sorted({recording.label for recording in known})
+    voices = np.array([names.index(recording.label) for recording in known])
+    report = report_voices(np.stack(vectors), voices, [r.source for r in known], engine.config.decision)
     return replace(report, decision=engine.config.decision)
 
 

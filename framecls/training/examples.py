@@ -43,6 +43,7 @@ class Batch:
     phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known
     phone_frames: Tensor  # (batch, frame) index of the phone, 0 in a pause, `IGNORED` where it is not known
     sources: tuple[str, ...] = ()  # of the examples, for tables of dev figures
+    teacher: Tensor | None = None  # (batch, number) unit vectors that an embedding is to match
 
 
 @dataclass(frozen=True)
