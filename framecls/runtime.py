@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from framecls.audio import Source
 from framecls.config import ModelConfig
 from framecls.engine import Engine, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.gallery import check_name
 from framecls.identification import choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, TagResult
+from framecls.speakers import Enrolled, decide_voice, enroll, hear, load_enrolled
 from framecls.tagging import make_result, stitch
 
 DEFAULT_TOP_K = 5
@@ -105,6 +110,7 @@ class Model:
         sample_rate: int | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Identification:
         """Give one recording one label.
@@ -114,17 +120,24 @@ class Model:
             sample_rate: Hz, of an array.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.
+            enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
+                user's own gallery.
             progress: told the seconds of audio that are done.
 
         Raises:
             UsageError: this model gives one label a frame.
             ConfigError: `among` names a label that the model does not have, or top_k is not positive.
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         if self.config.task != "pooled":
             raise UsageError(f"the model {self.name} gives one label a frame: use tag")
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
+        if self.config.embedding:
+            known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
+            known = known if among is None else known.among(among)
+            return self._name_voice(source, known, top_k, sample_rate, progress)
         candidates = choose_candidates(self.config, among)
         with self._engine.open(source, sample_rate) as stream:
             running = self._engine.run(stream, progress)
@@ -139,6 +152,75 @@ class Model:
                 top=top,
                 audio=stream.info,
             )
+
+    def embed(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return (number,) the unit vector of the voice in one recording; two of one voice have a large product.
+
+        Args:
+            source: as for `tag`.
+            sample_rate: Hz, of an array.
+            progress: told the seconds of audio that are done.
+
+        Raises:
+            UsageError: this model does not answer with an embedding.
+            AudioError: the recording cannot be read, or there is too little speech in it.
+        """
+        return hear(self._engine, source, sample_rate, progress).vector
+
+    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+        """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
+
+        Raises:
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
+        """
+        return load_enrolled(self._engine, Path(gallery) if gallery is not None else None)
+
+    def enroll(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        *,
+        sample_rate: int | None = None,
+        gallery: str | Path | None = None,
+    ) -> list[str]:
+        """Enroll somebody's voice in a gallery; None: the user's own.
+
+        Args:
+            name: who speaks.
+            sources: recordings in which nobody else does, each as for `tag`.
+            sample_rate: Hz, of arrays.
+            gallery: the file, made if it is not there.
+
+        Returns:
+            what should make one look again, such as a clip that does not sound like the others; empty is good.
+
+        Raises:
+            UsageError: that is no name, or this model does not answer with an embedding.
+            GalleryError: the gallery cannot be used with this model.
+            AudioError: a recording cannot be read, or there is too little speech in it; nothing is enrolled then.
+        """
+        person = check_name(name)
+        voices = [(_name(source), hear(self._engine, source, sample_rate)) for source in sources]
+        return enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+
+    def _name_voice(
+        self,
+        source: Source,
+        enrolled: Enrolled,
+        top_k: int,
+        sample_rate: int | None,
+        progress: Callable[[float], None] | None,
+    ) -> Identification:
+        voice = hear(self._engine, source, sample_rate, progress)
+        top = enrolled.rank(voice.vector, self.config, top_k)
+        label = decide_voice(top, self.config)
+        return Identification(_name(source), self.name, voice.duration_s, label, top[0].score, top, voice.info)
 
     def _duration(self, n_samples: int) -> float:
         if not n_samples:
