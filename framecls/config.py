@@ -153,7 +153,8 @@ class ModelConfig:
         _require(bool(self.name) and self.name.isprintable(), "a model needs a printable name")
         _require(0 <= self.embedding <= 4096, "embedding must be in 0..4096")
         _require(not (self.embedding and self.task == "frame"), "only a pooled model answers with an embedding")
-        _require(bool(self.labels) != bool(self.embedding), "a model needs labels, or an embedding")
+        _require(bool(self.labels or self.embedding), "a model needs at least one label, or an embedding")
+        _require(not (self.labels and self.embedding), "a model that answers with an embedding has no labels")
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
         for label in self.decision.thresholds:

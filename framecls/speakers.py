@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import Source
-from framecls.config import UNKNOWN, ModelConfig, to_dict
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import AudioError, GalleryError, UsageError
 from framecls.gallery import Clip, Gallery, default_path, open_gallery
@@ -104,23 +104,37 @@ class Enrolled:
     def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> tuple[Candidate, ...]:
         """Return those who may be speaking, the likeliest first.
 
-        Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as
-        each other. So the more there are the more must speak for one of them, and all chances and that of somebody
-        unknown sum to one.
-
         Args:
             vector: (number,) of unit length.
-            config: the slope and offset from cosine to the chance that two voices are one.
+            config: what makes chances of cosines.
             top_k: how many to return.
         """
-        slope, offset = config.decision.same_voice
-        # The logarithm of how much likelier the voice is if it is theirs than if it is anybody's, each with its share.
-        evidence = slope * (self.vectors @ vector).astype(np.float64) + offset - np.log(len(self.names))
-        top = np.argpartition(-evidence, top_k)[:top_k] if top_k < len(evidence) else np.arange(len(evidence))
-        highest = max(0.0, float(evidence.max()))
-        everybody = float(np.exp(evidence - highest).sum()) + np.exp(-highest)
-        order = top[np.argsort(-evidence[top], kind="stable")]
-        return tuple(Candidate(self.names[i], float(np.exp(evidence[i] - highest) / everybody)) for i in order)
+        scores = find_chances(self.vectors @ vector, config.decision)
+        top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
+        order = top[np.argsort(-scores[top], kind="stable")]
+        return tuple(Candidate(self.names[i], float(scores[i])) for i in order)
+
+
+def find_chances(cosines: NDArray[np.floating], decision: DecisionConfig) -> NDArray[np.float64]:
+    """Return the chance that each of those who are enrolled is the one who speaks.
+
+    Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as each
+    other. So the more there are, the more must speak for one of them; their chances and that of somebody unknown sum to
+    one.
+
+    Args:
+        cosines: (..., person) of a voice to each of theirs.
+        decision: slope and offset from a cosine to how much likelier the voice is if it is theirs than if it is not.
+
+    Returns:
+        (..., person).
+    """
+    slope, offset = decision.same_voice
+    evidence = slope * cosines.astype(np.float64) + offset - np.log(cosines.shape[-1])
+    highest = np.maximum(evidence.max(axis=-1, keepdims=True), 0.0)
+    powers = np.exp(evidence - highest)
+    chances: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
+    return chances
 
 
 def decide_voice(top: Sequence[Candidate], config: ModelConfig) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.config import DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.nn.model import Network
 from framecls.tagging import stitch
@@ -162,7 +162,14 @@ def report_voices(
         },
     }
     score = 1 - float(np.nanmean(list(rates.values())))
-    return DevReport(score, replace(decision, same_voice=verification.fit_same_voice(both)), figures)
+    decision = replace(decision, same_voice=verification.fit_same_voice(both))
+    tried = [verification.run_trials(vectors[names == name], voices[names == name], decision) for name in pairs]
+    trials = verification.Trials(
+        np.concatenate([part.known for part in tried]), np.concatenate([part.unknown for part in tried])
+    )
+    threshold = verification.unknown_threshold(trials)
+    figures["named"] = round(verification.share_named(trials, threshold), 4)
+    return DevReport(score, replace(decision, thresholds={UNKNOWN: threshold}), figures)
 
 
 def collect_frames(
