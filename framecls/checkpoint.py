@@ -91,7 +91,8 @@ def load_network(path: Path) -> Network:
 def _check_size(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
     """Refuse settings of a network far larger than the weights, before memory is taken for it."""
     encoder = config.encoder
-    claimed = encoder.n_layers * encoder.dim * encoder.ff_dim + len(config.labels) * encoder.dim
+    answer_size = config.embedding or len(config.labels)
+    claimed = encoder.n_layers * encoder.dim * encoder.ff_dim + answer_size * encoder.dim
     pretrained = config.features.pretrained
     if config.features.kind == "pretrained" and not pretrained.named:
         claimed += pretrained.n_layers * pretrained.dim**2

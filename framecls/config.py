@@ -202,6 +202,9 @@ class DecisionConfig:
     min_gap_s: float = 0.0
     candidates: tuple[str, ...] = ()  # labels that `identify` answers with unless asked for others; none: all of them
     temperature: float = 1.0  # logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")
+    # Slope and offset of the logistic function from the cosine of two voices to the chance that they are one, where
+    # both answers are as likely beforehand.
+    same_voice: tuple[float, float] = (20.0, -10.0)
 
     def __post_init__(self) -> None:
         for label, threshold in self.thresholds.items():
@@ -210,6 +213,7 @@ class DecisionConfig:
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} {value} is not a length of time in seconds")
         _require(0 < self.temperature < 1000, "temperature must be in (0, 1000)")
+        _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,9 @@ class ModelConfig:
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
     phone_bottleneck: bool = False  # the layers above the CTC head read phones only: nothing of voice or microphone
     pooling: Literal["mean", "attentive", "multihead"] = "attentive"
+    # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
+    # with one of its labels.
+    embedding: int = 0
     # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
     # it is "unknown". Empty: every window counts for its length. (pooled task)
     gate: str = ""
@@ -235,7 +242,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and self.name.isprintable(), "a model needs a printable name")
-        _require(len(self.labels) >= 1, "a model needs at least one label")
+        _require(0 <= self.embedding <= 4096, "embedding must be in 0..4096")
+        _require(not (self.embedding and self.task == "frame"), "only a pooled model answers with an embedding")
+        _require(bool(self.labels or self.embedding), "a model needs at least one label, or an embedding")
+        _require(not (self.labels and self.embedding), "a model that answers with an embedding has no labels")
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
         for label in self.decision.thresholds:

@@ -39,7 +39,7 @@ class WindowOutput:
     """What the network says of one window of a recording."""
 
     window: Window
-    logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task
+    logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task, or (number,) an embedding
     weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
 
 

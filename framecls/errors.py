@@ -32,3 +32,7 @@ class ConfigError(FrameclsError, ValueError):
 
 class ManifestError(FrameclsError):
     """A training list that cannot be used as it stands."""
+
+
+class GalleryError(FrameclsError):
+    """A file of enrolled voices that cannot be used, or that does not have what was asked of it."""

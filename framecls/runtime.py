@@ -11,13 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from framecls.audio import Source
 from framecls.batching import Opener
 from framecls.config import ModelConfig, RawAudio
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.gallery import check_name
 from framecls.identification import choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.speakers import Enrolled, decide_voice, enroll, hear, know_voice, load_enrolled
 from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
@@ -225,6 +230,7 @@ class Model:
         raw: RawAudio | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Identification:
         """Give one recording one label.
@@ -235,15 +241,26 @@ class Model:
             raw: what a file or file object without a header holds.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.
+            enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
+                user's own gallery.
             progress: told the seconds of audio that are done.
 
         Raises:
             UsageError: this model gives one label a frame.
             ConfigError: `among` names a label that the model does not have, or top_k is not positive.
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         return _only(
-            self.identify_many([source], sample_rate=sample_rate, raw=raw, top_k=top_k, among=among, progress=progress)
+            self.identify_many(
+                [source],
+                sample_rate=sample_rate,
+                raw=raw,
+                top_k=top_k,
+                among=among,
+                enrolled=enrolled,
+                progress=progress,
+            )
         )
 
     def identify_many(
@@ -254,6 +271,7 @@ class Model:
         raw: RawAudio | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Generator[Identification | Exception, None, None]:
         """Give each of many recordings one label: decoded ahead, and short ones batched together.
@@ -266,13 +284,18 @@ class Model:
         Raises:
             UsageError: this model gives one label a frame.
             ConfigError: `among` names a label that the model does not have, or top_k is not positive.
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
         """
         if self.config.task != "pooled":
             raise UsageError(f"the model {self.name} gives one label a frame: use tag")
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
-        candidates = choose_candidates(self.config, among)
         options = _Reading(sample_rate, raw, progress)
+        if self.config.embedding:
+            known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
+            known = known if among is None else known.among(among)
+            return self._each(sources, options, lambda windows, name: self._name_voice(windows, name, known, top_k))
+        candidates = choose_candidates(self.config, among)
         return self._each(sources, options, lambda windows, name: self._identify(windows, name, candidates, top_k))
 
     def _check_frame_task(self) -> None:
@@ -324,6 +347,70 @@ class Model:
             top=top,
             audio=windows.info,
         )
+
+    def embed(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return (number,) the unit vector of the voice in one recording; two of one voice have a large product.
+
+        Args:
+            source: as for `tag`.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
+            progress: told the seconds of audio that are done.
+
+        Raises:
+            UsageError: this model does not answer with an embedding.
+            AudioError: the recording cannot be read, or there is too little speech in it.
+        """
+        return hear(self._engine, source, sample_rate, raw, progress).vector
+
+    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+        """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
+
+        Raises:
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
+        """
+        return load_enrolled(self._engine, Path(gallery) if gallery is not None else None)
+
+    def enroll(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        *,
+        sample_rate: int | None = None,
+        gallery: str | Path | None = None,
+    ) -> list[str]:
+        """Enroll somebody's voice in a gallery; None: the user's own.
+
+        Args:
+            name: who speaks.
+            sources: recordings in which nobody else does, each as for `tag`.
+            sample_rate: Hz, of arrays.
+            gallery: the file, made if it is not there.
+
+        Returns:
+            what should make one look again, such as a clip that does not sound like the others; empty is good.
+
+        Raises:
+            UsageError: that is no name, or this model does not answer with an embedding.
+            GalleryError: the gallery cannot be used with this model.
+            AudioError: a recording cannot be read, or there is too little speech in it; nothing is enrolled then.
+        """
+        person = check_name(name)
+        voices = [(_name(source), hear(self._engine, source, sample_rate)) for source in sources]
+        return enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+
+    def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
+        voice = know_voice(windows, self.config)
+        top = enrolled.rank(voice.vector, self.config, top_k)
+        label = decide_voice(top, self.config)
+        return Identification(name, self.name, voice.duration_s, label, top[0].score, top, voice.info)
 
     def _duration(self, n_samples: int) -> float:
         if not n_samples:

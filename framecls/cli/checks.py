@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from framecls import checkpoint, pretrained
-from framecls.config import DecisionConfig, ModelConfig, RawAudio
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +106,19 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     return path, config
 
 
+def find_voice_model(name: str) -> ModelConfig:
+    """Return the settings of a model that tells voices.
+
+    Raises:
+        UsageError: no model has that name, or it does something else.
+        ModelError: the file is missing or no model.
+    """
+    config = checkpoint.read_config(pretrained.locate(name))
+    if not config.embedding:
+        raise UsageError(f"-m {name}: this model does not tell voices; give one that does, such as speaker")
+    return config
+
+
 def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     """Refuse thresholds of labels that the model does not have.
 
@@ -115,7 +128,8 @@ def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     try:
         dataclasses.replace(config, decision=decision)
     except ConfigError as error:
-        raise UsageError(f"--threshold: {error}; it has {_listed(config.labels)}") from error
+        has = _listed(config.labels) if config.labels else f"{UNKNOWN}, for voices that are not enrolled"
+        raise UsageError(f"--threshold: {error}; it has {has}") from error
 
 
 def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
@@ -145,6 +159,23 @@ def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | No
     for label in among:
         if label not in labels:
             raise UsageError(f"--among {text}: {label!r} is no label of this model; it has {_listed(labels)}")
+    return among
+
+
+def parse_names(text: str | None, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the comma-separated names of --among, for a model of voices.
+
+    Raises:
+        UsageError: nobody is enrolled by one of them, or there is none.
+    """
+    if text is None:
+        return None
+    among = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not among:
+        raise UsageError("--among: name at least one person, such as Ada,Bob")
+    for name in among:
+        if name not in names:
+            raise UsageError(f"--among {text}: nobody is enrolled as {name!r}; framecls speakers list shows who is")
     return among
 
 

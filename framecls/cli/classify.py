@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from framecls.cli.destination import Destination, Form, Plan
     from framecls.results import Identification, TagResult
     from framecls.runtime import Model
+    from framecls.speakers import Enrolled
 
     Results: TypeAlias = (
         Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
@@ -160,13 +161,32 @@ class IdentifyJob(Job):
         self._top_k = options.top_k
         self._among_text = options.among
         self._among: tuple[str, ...] | None = None
+        self._gallery = options.gallery
+        self._enrolled: Enrolled | None = None
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
-        self._among = checks.parse_among(self._among_text, config.labels)
+        if not config.embedding:
+            if self._gallery is not None:
+                raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")
+            self._among = checks.parse_among(self._among_text, config.labels)
+
+    def prepare(self, model: Model) -> Model:
+        model = super().prepare(model)
+        if model.config.embedding:
+            self._enrolled = model.enrolled(self._gallery)
+            self._among = checks.parse_names(self._among_text, self._enrolled.names)
+        return model
 
     def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.identify_many(sources, raw=self.raw, top_k=self._top_k, among=self._among, progress=progress)
+        return model.identify_many(
+            sources,
+            raw=self.raw,
+            top_k=self._top_k,
+            among=self._among,
+            enrolled=self._enrolled,
+            progress=progress,
+        )
 
 
 def classify(options: RunOptions, job: Job) -> int:

@@ -46,6 +46,16 @@ ModelOption = Annotated[
 ]
 
 
+VoiceModelOption = Annotated[
+    str,
+    typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=pretrained.names),
+]
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option("--gallery", metavar="FILE", help="The file of enrolled voices; by default one in your data folder."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MessageOptions:
     """What goes to stderr."""
@@ -203,6 +213,74 @@ class IdentifyOptions(RunOptions):
             "--among", metavar="L1,L2", help="Only these labels can be the answer: de,fr,en.", rich_help_panel=_DECISION
         ),
     ] = None
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery",
+            metavar="FILE",
+            help="-m speaker: the file of enrolled voices; by default one in your data folder.",
+            rich_help_panel=_DECISION,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrollOptions(MessageOptions, MachineOptions):
+    """`framecls enroll`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose voice it is.", show_default=False)]
+    inputs: InputsArgument
+    model: VoiceModelOption = "speaker"
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersListOptions(MessageOptions):
+    """`framecls speakers list`."""
+
+    gallery: GalleryOption = None
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersRemoveOptions(MessageOptions):
+    """`framecls speakers remove`."""
+
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom to forget.", show_default=False)]
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersRenameOptions(MessageOptions):
+    """`framecls speakers rename`."""
+
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The name until now.", show_default=False)]
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.", show_default=False)]
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersExportOptions(MessageOptions):
+    """`framecls speakers export`."""
+
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these people.", show_default=False)
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; by default to stdout.")
+    ] = None
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersImportOptions(MessageOptions):
+    """`framecls speakers import`."""
+
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="What `speakers export` wrote, or - (stdin).", show_default=False),
+    ]
+    gallery: GalleryOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +317,10 @@ class TrainOptions(MessageOptions, MachineOptions):
         int, typer.Option("--encoder-layer", metavar="N", help="Which of its layers; 0 learns a mix of all.")
     ] = 0
     tune_encoder: Annotated[bool, typer.Option("--tune-encoder", help="Let its self-attention learn too.")] = False
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="FILE", help="Vectors of another model, for an embedding to match: npz."),
+    ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None

@@ -73,11 +73,29 @@ class Run:
 
 def take_fingerprint(options: RunOptions, format: str, model: Path, config: ModelConfig) -> str:
     """Return what stands for all that decides, besides the recording, what is written: options, model, version."""
+    gallery = _digest_gallery(options) if config.embedding else ""
     models = [model, pretrained.locate(pretrained.GATE_MODEL)] if config.gate else [model]
     facts = {
         "version": __version__,
         "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _BESIDE},
         "format": format,
+        "gallery": gallery,
         "models": [hashlib.sha256(path.read_bytes()).hexdigest() for path in models],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest_gallery(options: RunOptions) -> str:
+    """Return what stands for all who are enrolled: with one more, the same voice may get another name.
+
+    Raises:
+        GalleryError: the gallery cannot be read.
+    """
+    from framecls.gallery import default_path, open_gallery  # numpy: only once the options are right
+
+    digest = hashlib.sha256()
+    with open_gallery(getattr(options, "gallery", None) or default_path()) as gallery:
+        for clip in gallery.clips():
+            digest.update(json.dumps([clip.name, clip.model]).encode())
+            digest.update(clip.vector.tobytes())
+    return digest.hexdigest()

@@ -63,6 +63,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         output=options.output,
         recipe=recipe,
         noise=options.noise,
+        teacher=options.teacher,
         init=options.init,
         resume=options.resume,
         device=device,

@@ -20,7 +20,8 @@ _MIN_ROWS = 4
 class Output:
     """What one forward pass gives."""
 
-    logits: Tensor  # (batch, frame, label), or (batch, label) of a pooled task
+    # (batch, frame, label), or (batch, label) of a pooled task, or (batch, number) unit vectors of an embedding
+    logits: Tensor
     phone_logits: Tensor | None = None  # (batch, frame, 1 + phone), blank first; None without a CTC head
 
 
@@ -34,7 +35,8 @@ class Network(nn.Module):
         self.encoder = Encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
-        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, len(config.labels))
+        answer_size = config.embedding or len(config.labels)
+        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, answer_size)
         self.phones = PhoneHead(size, len(config.phones), config.phone_bottleneck) if config.phones else None
         self.phone_layer = config.phone_layer or config.encoder.n_layers
 
@@ -80,8 +82,10 @@ class Network(nn.Module):
     def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
-        logits: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
-        return logits[: len(x)]
+        rows: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
+        logits = rows[: len(x)]
+        # In full precision: a direction that is rounded to 8 bits is another voice.
+        return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return (batch, channel), with rows of zeros after the last if there are few.

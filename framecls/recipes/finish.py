@@ -55,7 +55,12 @@ def main() -> None:
     if options.labels:
         network = keep_labels(network, options.labels.split(","))
     config = network.config
-    decision = replace(recipe.decision, thresholds=config.decision.thresholds, temperature=config.decision.temperature)
+    decision = replace(
+        recipe.decision,
+        thresholds=config.decision.thresholds,
+        temperature=config.decision.temperature,
+        same_voice=config.decision.same_voice,
+    )
     if options.unknown is not None:
         decision = replace(decision, thresholds={**decision.thresholds, "unknown": options.unknown})
     if options.temperature is not None:

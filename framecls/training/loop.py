@@ -40,6 +40,7 @@ from framecls.training.measure import DevReport, collect_frames, measure, report
 from framecls.training.recipe import Recipe
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Part, Team
+from framecls.training.voices import Teacher, VoiceExamples, read_teacher
 
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
@@ -67,6 +68,7 @@ class Job:
     output: Path
     recipe: Recipe
     noise: Path | None = None  # a manifest of recordings to hide speech in
+    teacher: Path | None = None  # what another model makes of the recordings, for an embedding to match
     init: Path | None = None  # a model whose weights are taken where name and shape agree
     resume: bool = False
     device: str = "cpu"
@@ -89,6 +91,7 @@ class Data:
     noise: list[Recording]
     store: ClipStore
     config: ModelConfig
+    teacher: Teacher | None = None
 
 
 def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data:
@@ -105,9 +108,8 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
     config = job.recipe.model_config(find_labels(recordings), heard)
     config = replace(config, features=job.team.in_turn(lambda: look_up(config.features)))
-    check_labels(recordings, config.labels)
-    if config.task == "pooled" and len(config.labels) < 2:
-        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+    teacher = read_teacher(job.teacher) if job.teacher else None
+    _check_task(job, config, recordings)
     train, dev = split_by_speaker(recordings, job.recipe.optim.seed)
     for name, part in (("train", train), ("dev", dev)):
         if not part:
@@ -120,14 +122,29 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         )
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
-    return Data(train, dev, noise, store, config)
+    return Data(train, dev, noise, store, config, teacher)
 
 
-def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples:
+def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> None:
+    """Refuse labels, or options, that do not go with what the recipe is to answer."""
+    if config.embedding:
+        if job.team.size > 1:
+            raise ConfigError(f"{job.recipe.name}: a model of voices is trained by one process: leave torchrun out")
+        return
+    if job.teacher:
+        raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding")
+    check_labels(recordings, config.labels)
+    if config.task == "pooled" and len(config.labels) < 2:
+        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+
+
+def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples | VoiceExamples:
     """Return the supply of training or dev batches."""
     # Noise of the training set must not be heard again in the dev set.
     noise = [] if dev else data.noise
     recordings = data.dev if dev else data.train
+    if data.config.embedding:
+        return VoiceExamples(recordings, data.config, recipe, data.store, noise, None if dev else data.teacher)
     if data.config.task == "pooled":
         return PooledExamples(recordings, data.config, recipe, data.store, noise)
     return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
@@ -136,7 +153,9 @@ def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | P
 def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
     """Yield the fixed batches that a run is measured on."""
     examples = make_examples(data, recipe, dev=True)
-    if isinstance(examples, PooledExamples):
+    if isinstance(examples, VoiceExamples):
+        yield from examples.dev_batches(data.dev, recipe.voices.dev_length_s)
+    elif isinstance(examples, PooledExamples):
         yield from examples.dev_batches(data.dev, data.config.window.length_s)
     else:
         yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
@@ -149,6 +168,9 @@ def measure_dev(engine: Engine, data: Data, recipe: Recipe) -> tuple[DevReport, 
         the report, and the score of each source where there are several.
     """
     examples = make_examples(data, recipe, dev=True)
+    if isinstance(examples, VoiceExamples):
+        report = measure(engine.network, dev_batches(data, recipe))
+        return report, {source: 1 - row["equal_error_rate"] for source, row in report.figures["sources"].items()}
     if isinstance(examples, PooledExamples) or recipe.mix.enabled:
         report = measure(engine.network, dev_batches(data, recipe))
         by_source = {source: row["balanced_accuracy"] for source, row in report.figures.get("sources", {}).items()}
@@ -290,6 +312,11 @@ class Run:
         self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
+        examples = make_examples(data, job.recipe, dev=False) if data.config.embedding else None
+        self.voices = examples.make_loss().to(job.device) if isinstance(examples, VoiceExamples) else None
+        if self.voices is not None:
+            # They are not a part of the model: only a run has them, and its state.
+            self.trained |= {f"voices.{key}": value for key, value in self.voices.named_parameters()}
         self.optimizer = make_optimizer(self.trained, job.recipe, brought)
         self.classifier = job.team.wrap(_Classifier(self.network, job.recipe.heard_copies > 0))
         self.step = 0
@@ -312,7 +339,10 @@ class Run:
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
             output = self._classify(part)
-        loss = loss_of(output, part, self.data.config, recipe)
+        if self.voices is not None:
+            loss: Tensor = self.voices(output.logits, part.batch)
+        else:
+            loss = loss_of(output, part, self.data.config, recipe)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm)
@@ -387,6 +417,7 @@ class Run:
         from safetensors.torch import save_file
 
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
+        tensors |= {f"network.{k}": v.detach() for k, v in self.trained.items() if k.startswith("voices.")}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for key, parameter in self.trained.items():
             state = self.optimizer.state[parameter]
@@ -420,11 +451,12 @@ class Run:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         self.step, self.best = int(metadata["step"]), float(metadata["best"])
         self.since_best = int(metadata["since_best"])
-        parameters = dict(self.network.named_parameters())
+        parameters = {**dict(self.network.named_parameters()), **self.trained}
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"network.{key}"])
-                self.average[key].copy_(tensors[f"average.{key}"])
+                if key in self.average:
+                    self.average[key].copy_(tensors[f"average.{key}"])
                 if key not in self.trained:
                     continue
                 moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
