@@ -47,7 +47,9 @@ def help_of(*command: str) -> str:
 
 
 def commands() -> set[str]:
-    return set(re.findall(r"^[│ ]*(tag|identify|train|evaluate|compare|models)\b", help_of(), flags=re.MULTILINE))
+    return set(
+        re.findall(r"^[│ ]*(tag|identify|train|evaluate|compare|models|export|bench)\b", help_of(), flags=re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("words", framecls_commands(), ids=" ".join)
@@ -61,7 +63,7 @@ def test_each_command_of_the_readme_exists(words: list[str]) -> None:
 
 
 def test_the_readme_shows_every_command() -> None:
-    assert commands() == {"tag", "identify", "train", "evaluate", "compare", "models"}
+    assert commands() == {"tag", "identify", "train", "evaluate", "compare", "models", "export", "bench"}
     assert {words[0] for words in framecls_commands()} >= commands()
 
 
