@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from framecls._version import __version__
 from framecls.errors import AudioError, ConfigError, FrameclsError, ManifestError, ModelError, UsageError
 from framecls.pretrained import names as models
-from framecls.results import AudioInfo, Candidate, Identification, Segment, TagResult
+from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "Identification", "ManifestError", "Model",
-    "ModelError", "Segment", "TagResult", "UsageError", "__version__", "identify", "load", "models", "tag",
+    "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__", "identify", "load", "models",
+    "tag",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framecls.config import ModelConfig, from_dict, to_dict
+from framecls.config import ModelConfig, Precision, from_dict, to_dict
 from framecls.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from framecls.nn.model import Network
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # The metadata of a model is a few kilobytes; a header that claims more is not one of ours.
 _MAX_HEADER_BYTES = 16 * 2**20
+# Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
+_SCALE = ".scale"
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -79,7 +81,8 @@ def load_network(path: Path) -> Network:
     config = read_config(path)
     try:
         state = {
-            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in load_file(path).items()
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in widen(load_file(path)).items()
         }
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: the file is damaged or cut short: {error}") from error
@@ -119,20 +122,55 @@ def _check_weights(network: Network, state: Mapping[str, Tensor], name: str) -> 
             raise ModelError(f"{name}: the weight {key} holds numbers that are not finite")
 
 
-def save_model(network: Network, path: Path, *, config: ModelConfig | None = None, half: bool = False) -> None:
+def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+    """Return weights as a file holds them.
+
+    As "int8", each row of a matrix (each filter of a convolution) is stored in steps of a 127th of its greatest
+    weight; biases and norms stay 16-bit floats.
+    """
+    import torch
+
+    stored = {}
+    for key, tensor in state.items():
+        if precision != "int8" or tensor.ndim < 2:
+            stored[key] = tensor.to(torch.float32 if precision == "float32" else torch.float16)
+            continue
+        rows = tensor.flatten(1)
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+        stored[key] = (rows / scale).round().to(torch.int8).view(tensor.shape)
+        stored[key + _SCALE] = scale.squeeze(1)
+    return stored
+
+
+def widen(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as a network takes them; what fits no network is left for `fill` to refuse."""
+    import torch
+
+    state = {}
+    for key, tensor in stored.items():
+        scale = stored.get(key + _SCALE)
+        if tensor.dtype == torch.int8 and scale is not None and tensor.shape[:1] == scale.shape:
+            state[key] = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
+        elif not (key.endswith(_SCALE) and stored.get(key.removesuffix(_SCALE), tensor).dtype == torch.int8):
+            state[key] = tensor
+    return state
+
+
+def save_model(
+    network: Network, path: Path, *, config: ModelConfig | None = None, precision: Precision = "float32"
+) -> None:
     """Write a model file, whole or not at all.
 
     Args:
         network: its parameters are written.
         path: where to; a file there is replaced.
         config: what to write in place of `network.config` (a fuller card, say).
-        half: store 16-bit floats, half the size; they are widened again on loading.
+        precision: how matrices are stored, see `narrow`; they are widened again on loading.
     """
-    import torch
     from safetensors.torch import save_file
 
-    dtype = torch.float16 if half else torch.float32
-    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.named_parameters()}
+    state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
+    state = narrow(state, precision)
     metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config or network.config))}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # An hour of 20 ms frames fits; attention over more would neither end nor fit into memory.
 _MAX_WINDOW_FRAMES = 200_000
+Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
 
 
 def _require(condition: bool, message: str) -> None:
@@ -41,8 +42,13 @@ class FeatureConfig:
     n_mfcc: int = 13
     f_min_hz: float = 50.0
     f_max_hz: float = 7600.0
+    # Where the mel bands lie and how they are weighed: as in HTK (equal peaks), or as in Slaney's Auditory Toolbox
+    # (equal areas), which librosa and Whisper follow.
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    floor: float = 1e-8  # energy added to a band before its logarithm: what is softer is not told apart
     # "mean" takes each band's mean over the window away, and with it the microphone's and the line's colour.
-    normalize: Literal["none", "mean", "mean_variance"] = "none"
+    # "peak" measures every band from the loudest of the window, down to 80 dB below it.
+    normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
 
     def __post_init__(self) -> None:
         _require(1000 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1000..384000 Hz")
@@ -51,6 +57,7 @@ class FeatureConfig:
         _require((self.n_fft - self.hop_samples) % 2 == 0, "n_fft - hop_samples must be even")
         _require(1 <= self.n_mels <= 512, "n_mels must be in 1..512")
         _require(1 <= self.n_mfcc <= self.n_mels, "n_mfcc must be in 1..n_mels")
+        _require(0 < self.floor <= 1, "floor must be in (0, 1]")
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2, "0 <= f_min_hz < f_max_hz <= sample_rate / 2"
         )
@@ -81,6 +88,10 @@ class EncoderConfig:
     position: Literal["none", "sinusoidal", "convolution"] = "convolution"
     kernel: int = 15  # width in frames of the position convolution
     dropout: float = 0.1
+    # How feature vectors become what the first layer reads: one linear map of those of a frame, or two convolutions of
+    # width 3, the second with a stride of 2, and the mean of what they give for a frame.
+    stem: Literal["linear", "convolution"] = "linear"
+    activation: Literal["silu", "gelu"] = "silu"
 
     def __post_init__(self) -> None:
         _require(1 <= self.dim <= 4096, "dim must be in 1..4096")
@@ -91,6 +102,8 @@ class EncoderConfig:
         _require(self.subsampling in (1, 2, 4, 8), "subsampling must be 1, 2, 4 or 8")
         _require(self.kernel % 2 == 1 and 1 <= self.kernel <= 1001, "kernel must be odd and in 1..1001")
         _require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+        _require(self.stem == "linear" or self.subsampling > 1, "a convolution stem wants a subsampling of at least 2")
+        _require(self.stem == "linear" or self.kind != "window", "a convolution stem does not fit the window rung")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from framecls.config import FeatureConfig
 
 # A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
 # this brings the network's input near zero mean and unit variance without a statistic to store.
-_LOG_FLOOR = 1e-8
 _LOG_CENTRE = -4.0
 _LOG_SPREAD = 4.0
+# Features that are measured from the loudest of a window run from -1, 80 dB below it, to 1. But for the level, which
+# is lost, that is the scale of Whisper's features.
+_PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
 
 
 class FeatureExtractor(nn.Module):
@@ -36,6 +38,8 @@ class FeatureExtractor(nn.Module):
                 n_mels=config.n_mels,
                 power=2.0,
                 center=False,
+                mel_scale=config.mel_scale,
+                norm="slaney" if config.mel_scale == "slaney" else None,
             )
             dct = torchaudio.functional.create_dct(config.n_mfcc, config.n_mels, norm="ortho")
         self.register_buffer("dct", dct, persistent=False)
@@ -54,7 +58,7 @@ class FeatureExtractor(nn.Module):
 
     def describe(self, mel: Tensor) -> Tensor:
         """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
-        log_mel = (torch.log(mel + _LOG_FLOOR) - _LOG_CENTRE) / _LOG_SPREAD
+        log_mel = (torch.log(mel + self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
         cepstra = log_mel @ self.get_buffer("dct")
@@ -102,18 +106,24 @@ class ConvolutionFeatures(nn.Module):
 
 
 def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
-    """Take each feature's mean (and spread) over the real vectors of a window away; padding becomes zero.
+    """Take what the vectors of a window have in common away; padding becomes zero.
 
     Args:
         vectors: (batch, vector, feature).
         mask: (batch, vector) True = real.
-        how: "none", "mean" or "mean_variance".
+        how: "none"; "mean" or "mean_variance": each feature's mean (and spread) over the real vectors; "peak": the
+            greatest feature of the window becomes 1, and what is 80 dB or more below it -1.
 
     Returns:
         (batch, vector, feature).
     """
     real = mask.unsqueeze(2)
-    if how != "none":
+    if how == "peak":
+        peak = vectors.masked_fill(~real, -math.inf).amax(dim=(1, 2), keepdim=True)
+        vectors = 1 + (vectors - peak).clamp(min=-_PEAK_RANGE) * (2 / _PEAK_RANGE)
+        # A window of padding alone has no peak.
+        vectors = vectors.masked_fill(~real, 0.0)
+    elif how != "none":
         count = real.sum(dim=1, keepdim=True).clamp(min=1)
         mean = (vectors * real).sum(dim=1, keepdim=True) / count
         vectors = vectors - mean

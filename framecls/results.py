@@ -47,6 +47,24 @@ class TagResult:
     audio: AudioInfo | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class StringResult(TagResult):
+    """The phones of one recording, one segment each, in order; what is between them is said to be nobody's.
+
+    `scores` are (frame, phone) probabilities; what is missing to one is that of no phone at all.
+    """
+
+    @property
+    def phones(self) -> tuple[str, ...]:
+        """What is said, phone by phone."""
+        return tuple(segment.label for segment in self.segments)
+
+    @property
+    def string(self) -> str:
+        """What is said, a space between the phones."""
+        return " ".join(self.phones)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One label that `identify` considered."""

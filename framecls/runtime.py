@@ -13,7 +13,8 @@ from framecls.config import ModelConfig
 from framecls.engine import Engine, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.identification import choose_candidates, decide, pool_windows, rank
-from framecls.results import Identification, TagResult
+from framecls.results import Identification, StringResult, TagResult
+from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
 from framecls.tagging import make_result, stitch
 
 DEFAULT_TOP_K = 5
@@ -97,6 +98,36 @@ class Model:
             logits = stitch(running, self.config.overlap_frames)
             duration_s = self._duration(running.n_samples)
             return make_result(logits, self.config, _name(source), duration_s, stream.info)
+
+    def tag_string(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        beam: int = DEFAULT_BEAM,
+        progress: Callable[[float], None] | None = None,
+    ) -> StringResult:
+        """Say which phones are heard in one recording, in order: as many as there are.
+
+        Args:
+            source: as for `tag`.
+            sample_rate: Hz, of an array.
+            beam: strings that the search keeps from frame to frame; 1 takes the best phone of each frame.
+            progress: told the seconds of audio that are done.
+
+        Raises:
+            UsageError: this model hears no phones.
+            ConfigError: `beam` is not positive.
+            AudioError: the recording cannot be read, or there is nothing in it.
+        """
+        engine = phone_engine(self._engine)
+        if beam < 1:
+            raise ConfigError(f"beam {beam}: at least 1")
+        with engine.open(source, sample_rate) as stream:
+            running = engine.run(stream, progress)
+            log_probs = stitch_phones(running, engine.config.overlap_frames)
+            duration_s = self._duration(running.n_samples)
+            return make_string(log_probs, self.config, beam, _name(source), duration_s, stream.info)
 
     def identify(
         self,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from models import save_tiny_model, tiny_config
 
-from framecls.checkpoint import FORMAT_VERSION, load_network, read_config, save_model
-from framecls.config import ModelConfig
+from framecls.checkpoint import FORMAT_VERSION, load_network, narrow, read_config, save_model, widen
+from framecls.config import ModelConfig, Precision
 from framecls.errors import ModelError
 from framecls.nn.model import Network
 
@@ -50,21 +50,47 @@ def edit_config(path: Path, change: Callable[[dict[str, object]], object]) -> No
     edit_metadata(path, edit)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_the_same_network_comes_back(tmp_path: Path, half: bool) -> None:
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("float16", 1e-2), ("int8", 5e-2)])
+def test_the_same_network_comes_back(tmp_path: Path, precision: Precision, tolerance: float) -> None:
     torch.manual_seed(1)
     config = replace(tiny_config("pooled"), phones=("a", "b"), card={"licence": "MIT"})
     network = Network(config).eval()
     path = tmp_path / "m.safetensors"
-    save_model(network, path, half=half)
+    save_model(network, path, precision=precision)
     loaded = load_network(path)
     assert loaded.config == config == read_config(path)
     waveform, n_frames = torch.randn(1, 352 + 320 * 50) * 0.1, torch.tensor([50])
-    tolerance = 1e-2 if half else 1e-6
     with torch.no_grad():
         got, wanted = loaded(waveform, n_frames).logits, network(waveform, n_frames).logits
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_int8_keeps_each_weight_to_half_a_step_of_its_row() -> None:
+    torch.manual_seed(2)
+    weights = {"a.weight": torch.randn(5, 3, 4) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 7.0])[:, None, None]}
+    weights["a.bias"] = torch.randn(5)
+    stored = narrow(weights, "int8")
+    assert stored["a.weight"].dtype == torch.int8
+    assert stored["a.bias"].dtype == torch.float16
+    back = widen(stored)
+    assert back.keys() == weights.keys()
+    step = weights["a.weight"].flatten(1).abs().amax(dim=1) / 127
+    error = (back["a.weight"] - weights["a.weight"]).flatten(1).abs().amax(dim=1)
+    assert bool((error <= 0.501 * step + 1e-12).all())
+
+
+def test_int8_weights_without_their_scale_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "m.safetensors"
+    save_model(Network(tiny_config("frame")), path, precision="int8")
+    header, _ = split(path)
+    stored = load_file(path)
+    del stored["head.weight.scale"]
+    save_file(stored, path, header["__metadata__"])  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"head\.weight"):
+        load_network(path)
 
 
 def truncate(path: Path) -> None:

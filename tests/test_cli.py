@@ -643,7 +643,11 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
     assert (measured.status, measured.err) == (0, "")
     figures = json.loads(measured.out)
     assert (figures["model"], figures["items"]) == ("pitch", 6)
-    table = cli("evaluate", "pitch.safetensors", "manifest.jsonl", "--device", "cpu", "--split", "all")
+    assert figures["confusion"].keys() == figures["labels"].keys() == {"low", "high"}
+    assert {"eer", "calibration_error", "balanced_accuracy"} <= figures.keys()
+    assert {"precision", "recall", "f1", "roc_auc", "eer"} <= figures["labels"]["low"].keys()
+    table = cli("evaluate", "pitch.safetensors", "manifest.jsonl", "--device", "cpu", "--split", "all", "-o", "f.json")
+    assert json.loads(Path("f.json").read_text(encoding="utf-8")) == figures
     assert f"{figures['accuracy']:.4f}" in table.out
 
 

@@ -89,6 +89,10 @@ KINDS = {
     "sinusoidal, phones": small(
         replace(SMALL, position="sinusoidal"), pooling="mean", phones=("a", "b"), phone_layer=1
     ),
+    "convolution stem, peak": small(
+        replace(SMALL, stem="convolution", activation="gelu"),
+        features=FeatureConfig(mel_scale="slaney", normalize="peak", floor=1e-10),
+    ),
     "window": small(replace(SMALL, kind="window", context=3)),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }

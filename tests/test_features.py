@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import librosa
 import numpy as np
+import pytest
 import torch
 
 from framecls.config import FeatureConfig
-from framecls.features import _LOG_CENTRE, _LOG_FLOOR, _LOG_SPREAD, FeatureExtractor, normalize
+from framecls.features import _LOG_CENTRE, _LOG_SPREAD, FeatureExtractor, normalize
 
 
 def noise(n_samples: int) -> np.ndarray:
@@ -26,14 +29,15 @@ def librosa_log_mel(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
         n_mels=config.n_mels,
         fmin=config.f_min_hz,
         fmax=config.f_max_hz,
-        htk=True,
-        norm=None,
+        htk=config.mel_scale == "htk",
+        norm="slaney" if config.mel_scale == "slaney" else None,
     )
-    return np.asarray(np.log(mel + _LOG_FLOOR).T)
+    return np.asarray(np.log(mel + config.floor).T)
 
 
-def test_log_mel_is_librosas() -> None:
-    config = FeatureConfig()
+@pytest.mark.parametrize("mel_scale", ["htk", "slaney"])
+def test_log_mel_is_librosas(mel_scale: Literal["htk", "slaney"]) -> None:
+    config = FeatureConfig(mel_scale=mel_scale)
     samples = noise(8000)
     got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0] * _LOG_SPREAD + _LOG_CENTRE
     np.testing.assert_allclose(got, librosa_log_mel(samples, config), atol=2e-3)
@@ -77,3 +81,18 @@ def test_normalize_counts_real_vectors_only() -> None:
     torch.testing.assert_close(real.std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
     assert bool((got[1, 6:] == 0).all())
     torch.testing.assert_close(normalize(vectors, mask, "none")[0], vectors[0])
+
+
+def test_peak_measures_80_db_down_from_the_loudest_whatever_the_level() -> None:
+    vectors = torch.randn(2, 9, 4) * 0.2
+    mask = torch.arange(9) < torch.tensor([[9], [6]])
+    vectors[1, 7] = 100.0  # padding, however loud, is no peak
+    got = normalize(vectors, mask, "peak")
+    decibels = vectors * (10 * _LOG_SPREAD / np.log(10))
+    for row in range(2):
+        loudest = decibels[row][mask[row]].max()
+        wanted = 1 + (decibels[row] - loudest).clamp(min=-80) / 40
+        torch.testing.assert_close(got[row][mask[row]], wanted[mask[row]], atol=1e-5, rtol=1e-5)
+    assert not got[1, 6:].any()
+    torch.testing.assert_close(normalize(vectors + 3, mask, "peak"), got, atol=1e-5, rtol=1e-5)
+    assert not normalize(vectors, torch.zeros(2, 9, dtype=torch.bool), "peak").any()

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"nn"},
     {"checkpoint", "pretrained"},
     {"engine"},
-    {"tagging", "identification", "runtime", "export", "bench", "training", "recipes"},
+    {"ctc", "tagging", "strings", "identification", "runtime", "export", "bench", "training", "recipes"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},
     {"__main__"},

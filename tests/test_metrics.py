@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn import metrics as reference
 
 from framecls.training import metrics
@@ -34,6 +35,25 @@ def test_detection(scored: tuple[np.ndarray, np.ndarray]) -> None:
     assert strict >= best.threshold
     assert metrics.detection_at(scores + 0.001, truth, strict).f1 >= best.f1 - 0.02
     assert metrics.detection_at(scores + 0.001, truth, strict + 0.01).f1 < best.f1 - 0.02
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+def test_equal_error_rate(digits: int) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.random(3000) < 0.2
+    scores = np.round(np.clip(rng.normal(0.4 + 0.2 * truth, 0.15), 0, 1), digits)
+    wrong, hit, _ = reference.roc_curve(truth, scores, drop_intermediate=False)
+    wanted = brentq(lambda x: 1 - x - np.interp(x, wrong, hit), 0, 1)
+    assert metrics.equal_error_rate(scores, truth) == pytest.approx(wanted, abs=1e-9)
+    assert metrics.equal_error_rate(-scores, truth) == pytest.approx(1 - wanted, abs=1e-9)
+    assert metrics.equal_error_rate(truth.astype(float), truth) == 0
+    assert np.isnan(metrics.equal_error_rate(scores, np.ones(3000, bool)))
+
+
+def test_reliability_by_hand() -> None:
+    rains = np.array([True, False, False, False, True])
+    assert metrics.reliability_gap(np.array([0.25, 0.25, 0.25, 0.25, 1.0]), rains) == pytest.approx(0)
+    assert metrics.reliability_gap(np.full(5, 0.9), rains) == pytest.approx(0.5)
 
 
 def test_nothing_there_and_nothing_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,16 @@ RUNGS = {
     "additive": EncoderConfig(score="additive", dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
     "sinusoidal": EncoderConfig(position="sinusoidal", dim=16, n_layers=2, n_heads=2, ff_dim=32),
     "subsampled": EncoderConfig(subsampling=4, dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
+    "convolution stem": EncoderConfig(
+        subsampling=4,
+        dim=16,
+        n_layers=2,
+        n_heads=2,
+        ff_dim=32,
+        position="sinusoidal",
+        stem="convolution",
+        activation="gelu",
+    ),
 }
 
 
@@ -145,6 +156,8 @@ def test_attentive_statistics_with_even_attention_are_mean_and_deviation() -> No
 @pytest.mark.parametrize("phones", [(), ("a", "b", "c")])
 def test_a_padded_batch_gives_what_each_clip_gives_alone(rung: str, task: str, phones: tuple[str, ...]) -> None:
     config = ModelConfig("test", task, ("x", "y"), phones=phones, phone_layer=min(1, len(phones)), encoder=RUNGS[rung])  # type: ignore[arg-type]
+    if rung == "convolution stem":
+        config = replace(config, features=replace(config.features, normalize="peak"))
     network = Network(config).eval()
     margin = config.features.margin_samples
     lengths = torch.tensor([12, 5, 1])

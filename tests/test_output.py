@@ -24,7 +24,7 @@ from pyannote.core import Segment as Span
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.text import clock, decimal, length, printable
 from framecls.output.writers import WRITERS, atomic_write, make_writer, mirrored_path, tile
-from framecls.results import AudioInfo, Candidate, Identification, Segment, TagResult
+from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 from framecls.timeline import frame_times
 
 HOSTILE = [
@@ -52,6 +52,14 @@ def make_tag(file: str = "dir/a.wav", *, overlapping: bool = True, empty: bool =
     scores = np.random.default_rng(0).random((618, 3)).astype(np.float32)
     audio = AudioInfo(44100, 2)
     return TagResult(file, "sound", 12.345678, 0.02, LABELS, segments, times, scores, overlapping, audio)
+
+
+def make_string(file: str = "dir/a.wav") -> StringResult:
+    """Return 2 s in which a word is said."""
+    phones = ("h", "ə", "l", "oʊ")
+    segments = tuple(Segment(0.5 + 0.1 * n, 0.56 + 0.1 * n, phone, 0.9) for n, phone in enumerate(phones))
+    scores = np.full((100, 4), 0.01, np.float32)
+    return StringResult(file, "phones", 2.0, 0.02, phones, segments, frame_times(100, 0.02), scores)
 
 
 def make_identification(file: str = "b.wav", label: str = "de") -> Identification:
@@ -338,12 +346,25 @@ def test_what_the_formats_say_of_themselves() -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("format", [name for name, writer in WRITERS.items() if not writer.binary])
 def test_no_file_name_breaks_a_format(format: str, name: str) -> None:
-    text = (
-        render(format, make_tag(name), make_tag("other.wav"))
-        if WRITERS[format].joins
-        else render(format, make_tag(name))
-    )
+    make = make_tag if TagResult in WRITERS[format].accepts else make_string
+    text = render(format, make(name), make("other.wav")) if WRITERS[format].joins else render(format, make(name))
     assert text.endswith("\n")
+
+
+def test_text_has_a_line_a_recording() -> None:
+    assert (
+        render("text", make_string("a b.wav"), make_string("new\nline.wav"))
+        == "a b.wav\th ə l oʊ\nnew line.wav\th ə l oʊ\n"
+    )
+    with pytest.raises(UsageError, match="only tag --string gives"):
+        render("text", make_tag())
+
+
+def test_a_string_is_a_tagged_recording_that_can_be_read_out() -> None:
+    record = json.loads(render("jsonl", make_string()))
+    assert record["string"] == "h ə l oʊ"
+    assert [s["label"] for s in record["segments"]] == ["h", "ə", "l", "oʊ"]
+    assert "string" not in json.loads(render("jsonl", make_tag()))
 
 
 @pytest.mark.parametrize(

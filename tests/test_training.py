@@ -337,6 +337,48 @@ def test_hearing_needs_somebody_who_hears(corpus: Path, tmp_path: Path) -> None:
         prepare(job)
 
 
+def test_a_teachers_word_can_outweigh_the_label(tmp_path: Path) -> None:
+    """A teacher who swaps the labels, and alone is believed, makes a network that is always wrong on dev."""
+    manifest = write_corpus(tmp_path)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        if row["split"] == "train":
+            row["soft"] = {"low": 0.1, "high": 0.9} if row["label"] == "low" else {"low": 1.0}
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    taught = replace(POOLED_RECIPE, optim=replace(POOLED_RECIPE.optim, soft_weight=1.0))
+    job = Job(manifest, tmp_path / "a.safetensors", taught)
+    assert train(job, prepare(job)).figures["accuracy"] < 0.1
+    deaf = replace(taught, optim=replace(taught.optim, soft_weight=0.0))
+    job = Job(manifest, tmp_path / "b.safetensors", deaf)
+    assert train(job, prepare(job)).figures["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("soft", ["low", {"low": "much"}, {"low": 0.2}, {"low": 1.5, "high": -0.5}])
+def test_probabilities_that_are_none_are_refused(corpus: Path, soft: object) -> None:
+    manifest = corpus.with_name("soft.jsonl")
+    row = json.loads(corpus.read_text().splitlines()[0]) | {"soft": soft}
+    manifest.write_text(json.dumps(row))
+    with pytest.raises(ManifestError, match="soft"):
+        read_manifest(manifest)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_weights_that_were_brought_move_at_their_own_rate(corpus: Path, tmp_path: Path, rate: float) -> None:
+    recipe = replace(POOLED_RECIPE, optim=replace(POOLED_RECIPE.optim, steps=4, dev_every=4, weight_decay=0.0))
+    begun = Job(corpus, tmp_path / "a.safetensors", recipe)
+    train(begun, prepare(begun))
+    third = corpus.with_name("third.jsonl")
+    other = corpus.read_text().replace('"label": "low", "speaker": "s3"', '"label": "middle", "speaker": "s3"')
+    third.write_text(other)
+    job = Job(third, tmp_path / "b.safetensors", replace(recipe, optim=replace(recipe.optim, init_rate=rate)))
+    job = replace(job, init=begun.output)
+    train(job, prepare(job))
+    before, after = weights(begun.output), weights(job.output)
+    assert after["head.weight"].shape[0] == 3
+    moved = not torch.equal(before["encoder.input.weight"], after["encoder.input.weight"])
+    assert moved == (rate > 0)
+
+
 def test_one_label_is_not_enough(corpus: Path, tmp_path: Path) -> None:
     lonely = corpus.with_name("lonely.jsonl")
     lonely.write_text("\n".join(line for line in corpus.read_text().splitlines() if '"low"' in line))

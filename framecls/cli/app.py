@@ -46,9 +46,9 @@ def root(
 @takes(TagOptions)
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
-    from framecls.cli.classify import TagJob, classify
+    from framecls.cli.classify import StringJob, TagJob, classify
 
-    return classify(options, TagJob(options))
+    return classify(options, StringJob(options) if options.string else TagJob(options))
 
 
 @app.command()

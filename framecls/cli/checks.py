@@ -70,6 +70,21 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
     return path, config
 
 
+def find_string_model(name: str) -> tuple[Path, ModelConfig]:
+    """Return the file and the settings of a model that hears phones, whatever else it does.
+
+    Raises:
+        UsageError: no model has that name, or it hears no phones.
+        ModelError: the file is missing or no model.
+    """
+    path = pretrained.locate(name)
+    config = checkpoint.read_config(path)
+    if not config.phones:
+        able = [n for n in pretrained.names() if checkpoint.read_config(pretrained.locate(n)).phones]
+        raise UsageError(f"-m {name}: --string wants a model that hears phones, such as {', '.join(able)}")
+    return path, config
+
+
 def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     """Refuse thresholds of labels that the model does not have.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.formats import choose_format
+from framecls.cli.formats import TEXT, choose_format
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.config import ModelConfig
@@ -32,9 +32,25 @@ class Job(ABC):
 
     task: ClassVar[Literal["frame", "pooled"]]
     frames: bool = False
+    times: bool = False
 
     def __init__(self, thresholds: dict[str, float]) -> None:
         self.thresholds = thresholds
+
+    @property
+    def result(self) -> type[TagResult | Identification]:
+        """What `run` returns."""
+        from framecls.results import Identification, TagResult
+
+        return TagResult if self.task == "frame" else Identification
+
+    def find(self, name: str) -> ModelConfig:
+        """Return the settings of the model of that name.
+
+        Raises:
+            UsageError: there is none, or it does not do what is asked for.
+        """
+        return checks.find_model(name, self.task)[1]
 
     def check(self, config: ModelConfig) -> None:
         """Refuse options that do not fit the model.
@@ -76,6 +92,38 @@ class TagJob(Job):
         return model.tag(source, progress=progress)
 
 
+class StringJob(Job):
+    """`framecls tag --string`: any model that hears phones will do."""
+
+    task = "frame"
+
+    def __init__(self, options: TagOptions) -> None:
+        super().__init__({})
+        checks.check_count("--beam", options.beam)
+        for option, given in (
+            ("--threshold", options.threshold),
+            ("--min-duration", options.min_duration is not None),
+            ("--min-gap", options.min_gap is not None),
+        ):
+            if given:
+                raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
+        self.frames = options.frames
+        self.times = options.times
+        self._beam = options.beam
+
+    @property
+    def result(self) -> type[TagResult | Identification]:
+        from framecls.results import StringResult
+
+        return StringResult
+
+    def find(self, name: str) -> ModelConfig:
+        return checks.find_string_model(name)[1]
+
+    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult:
+        return model.tag_string(source, beam=self._beam, progress=progress)
+
+
 class IdentifyJob(Job):
     """`framecls identify`."""
 
@@ -108,13 +156,14 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
-    _, config = checks.find_model(options.model, job.task)
-    job.check(config)
+    job.check(job.find(options.model))
 
     from framecls.cli.destination import Form  # numpy: only once the options are right
 
-    form = Form(format, job.frames)
-    if not form.accepts(job.task):
+    form = Form(format, job.frames, job.times)
+    if not form.accepts(job.result):
+        if format == TEXT:
+            raise UsageError(f"-f {format} holds strings of phones: add --string to framecls tag, or choose another")
         raise UsageError(
             f"-f {format} holds the scores of frames, which framecls identify does not give: choose another"
         )

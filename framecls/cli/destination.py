@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
 from framecls.cli.formats import FOR_EYES, SUFFIXES, SVG
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.frames import make_frame_writer
 from framecls.output.writers import WRITERS, Result, atomic_write, make_writer, mirrored_path
-from framecls.results import Identification, TagResult
 
 
 class StreamWriter(Protocol):
@@ -33,13 +32,15 @@ class Form:
 
     format: str
     frames: bool = False
+    times: bool = False  # of phones too, where a string of them is shown to people
 
     def make_writer(self) -> StreamWriter:
         """Return a new writer, for one stream."""
         if self.format in FOR_EYES:
             from framecls.cli.tables import SvgWriter, TableWriter  # here, because rich takes time to import
 
-            return SvgWriter(self.frames) if self.format == SVG else TableWriter(self.frames)
+            kind = SvgWriter if self.format == SVG else TableWriter
+            return kind(self.frames, self.times)
         return make_frame_writer(self.format) if self.frames else make_writer(self.format)
 
     @property
@@ -52,10 +53,9 @@ class Form:
         """Whether one stream may hold the results of several inputs."""
         return self.format in FOR_EYES or WRITERS[self.format].joins
 
-    def accepts(self, task: Literal["frame", "pooled"]) -> bool:
-        """Whether the form has a place for the results of a task."""
-        kind = TagResult if task == "frame" else Identification
-        return self.format in FOR_EYES or kind in WRITERS[self.format].accepts
+    def accepts(self, kind: type[Result]) -> bool:
+        """Whether the form has a place for results of a kind."""
+        return self.format in FOR_EYES or issubclass(kind, WRITERS[self.format].accepts)
 
     @property
     def is_binary(self) -> bool:

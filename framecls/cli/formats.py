@@ -8,6 +8,7 @@ from framecls.errors import UsageError
 
 TABLE = "table"
 SVG = "svg"
+TEXT = "text"
 FOR_EYES = (TABLE, SVG)  # what rich draws; all other formats are `output.writers`
 
 # Format -> suffix of a file that holds it; a test compares it with output.writers.
@@ -18,6 +19,7 @@ SUFFIXES: dict[str, str] = {
     "jsonl": ".jsonl",
     "csv": ".csv",
     "tsv": ".tsv",
+    TEXT: ".txt",
     "textgrid": ".TextGrid",
     "rttm": ".rttm",
     "audacity": ".txt",

@@ -138,6 +138,25 @@ class TagOptions(RunOptions):
     frames: Annotated[
         bool, typer.Option("--frames", help="Give the probabilities of every frame.", rich_help_panel=_OUTPUT)
     ] = False
+    string: Annotated[
+        bool,
+        typer.Option(
+            "--string", help="Give the phones that are said, in order; -m names a model that hears phones (language)."
+        ),
+    ] = False
+    times: Annotated[
+        bool,
+        typer.Option("--times", help="--string: list each phone with its start and end.", rich_help_panel=_OUTPUT),
+    ] = False
+    beam: Annotated[
+        int,
+        typer.Option(
+            "--beam",
+            metavar="N",
+            help="--string: strings that the search keeps; 1 takes the best phone of each frame.",
+            rich_help_panel=_DECISION,
+        ),
+    ] = 8
     min_duration: Annotated[
         float | None,
         typer.Option("--min-duration", metavar="S", help="Drop segments shorter than this.", rich_help_panel=_DECISION),
@@ -215,6 +234,10 @@ class EvaluateOptions(MessageOptions, MachineOptions):
     ] = False
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
     ] = None
     format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
 

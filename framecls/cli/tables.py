@@ -19,14 +19,16 @@ from framecls.results import Identification, TagResult
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder
 
+_WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
 _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 
 
 class TableWriter:
     """A table for each recording that was tagged, as it comes; one table of all that were identified, at the end."""
 
-    def __init__(self, frames: bool = False) -> None:
+    def __init__(self, frames: bool = False, times: bool = False) -> None:
         self._frames = frames
+        self._times = times
         self._identified: list[Identification] = []
         self._n_written = 0
 
@@ -42,7 +44,7 @@ class TableWriter:
         if self._n_written:
             console.print()
         self._n_written += 1
-        console.print(tag_table(result))
+        console.print(tag_table(result, times=self._times))
         if self._frames:
             console.print(frame_table(result, console.encoding))
 
@@ -58,8 +60,8 @@ class TableWriter:
 class SvgWriter(TableWriter):
     """The same tables as one picture of a terminal."""
 
-    def __init__(self, frames: bool = False) -> None:
-        super().__init__(frames)
+    def __init__(self, frames: bool = False, times: bool = False) -> None:
+        super().__init__(frames, times)
         self._recorder = make_recorder()
 
     def end(self, stream: IO[Any]) -> None:
@@ -117,7 +119,20 @@ def show_figure(value: Any) -> Text | Table:
         return table
     if isinstance(value, dict):
         return figure_table(value)
+    if value is None:
+        return Text("–")
     return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+
+
+def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
+    """Return a confusion matrix as it is, or, where it is too wide to read, what is most often taken for what."""
+    if len(confusion) <= _WIDEST_CONFUSION:
+        return confusion
+    pairs = [
+        (count, true, said) for true, row in confusion.items() for said, count in row.items() if count and true != said
+    ]
+    most = sorted(pairs, key=lambda pair: -pair[0])[:_WIDEST_CONFUSION]
+    return {f"{true} as {said}": count for count, true, said in most}
 
 
 def ladder_table(ladder: Ladder) -> Group:

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, INTERRUPTED, Console, escape, set_up_logging
+from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
-from framecls.errors import ConfigError, UsageError
+from framecls.errors import ConfigError, FrameclsError, UsageError
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
 
 if TYPE_CHECKING:
     from framecls.training.loop import Job, Progress
+    from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
@@ -35,13 +36,28 @@ def train_model(options: TrainOptions) -> int:
         FrameclsError: the recipe, the manifest or a recording cannot be used.
     """
     set_up_logging(options.verbose, options.debug)
-    console = Console(quiet=options.quiet, debug=options.debug)
     recipe = _choose_recipe(options)
     check_machine(options)
 
-    from framecls.training import loop
+    from framecls.training.team import join_team
 
     set_threads(options.threads)
+    team, device = join_team(options.device)
+    try:
+        return _train(options, recipe, team, choose_device(device))
+    except FrameclsError:
+        if team.local_rank > 0:  # the first process of this machine says the same
+            return FAILED
+        raise
+    finally:
+        team.leave()
+
+
+def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
+    from framecls.training import loop
+
+    quiet = options.quiet or not team.is_first
+    console = Console(quiet=quiet, debug=options.debug)
     job = loop.Job(
         manifest=options.manifest,
         output=options.output,
@@ -49,16 +65,20 @@ def train_model(options: TrainOptions) -> int:
         noise=options.noise,
         init=options.init,
         resume=options.resume,
-        device=choose_device(options.device),
+        device=device,
+        team=team,
     )
-    report = TrainReport(console, StepBar(wanted=not (options.quiet or options.no_progress)))
+    report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
     try:
         data = loop.prepare(job, report.decoded)
         report.bar.hide()
-        console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, device {job.device}")
+        where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
+        console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         last = loop.train(job, data, report.step, report.listened)
     except KeyboardInterrupt:
         report.bar.hide()
+        if not team.is_first:
+            return INTERRUPTED
         console.error(f"interrupted{report.describe_state(job)}")
         return INTERRUPTED
     finally:
@@ -91,7 +111,8 @@ class TrainReport:
             self.bar.hide()
             where = f"step {progress.step} of {progress.steps}"
             self.console.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
-        text = f"loss {progress.loss:.4f}, {clock(progress.seconds_left)} left"
+        dev = f"dev {progress.dev.score:.4f}, " if progress.dev is not None else ""
+        text = f"loss {progress.loss:.4f}, {dev}{clock(progress.seconds_left)} left"
         self.bar.show("training", progress.step, progress.steps, text)
 
     def describe_state(self, job: Job) -> str:
@@ -181,6 +202,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
 
     from framecls.engine import load_engine
+    from framecls.output.files import atomic_write
     from framecls.training import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
@@ -198,7 +220,11 @@ def evaluate_model(options: EvaluateOptions) -> int:
             report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
         finally:
             bar.hide()
-    _print_figures({"model": engine.config.name, "score": report.score, **report.figures}, options.format)
+    figures = {"model": engine.config.name, "score": report.score, **report.figures}
+    if options.output is not None:
+        with atomic_write(options.output, binary=False) as stream:
+            stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+    _print_figures(figures, options.format)
     return DONE
 
 
@@ -216,6 +242,7 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import figure_table, make_console
+    from framecls.cli.tables import figure_table, make_console, summarise_confusion
 
+    figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
     make_console(sys.stdout).print(figure_table(figures))

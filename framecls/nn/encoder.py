@@ -18,10 +18,14 @@ from framecls.nn.attention import ATTENTIONS
 class FeedForward(nn.Module):
     """Two fully-connected layers on each position alone."""
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim), nn.Dropout(dropout)
+            nn.Linear(config.dim, config.ff_dim),
+            nn.GELU() if config.activation == "gelu" else nn.SiLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.ff_dim, config.dim),
+            nn.Dropout(config.dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +73,7 @@ class AttentionLayer(nn.Module):
         self.attention = ATTENTIONS[config.score](config.dim, config.n_heads)
         self.dropout = nn.Dropout(config.dropout)
         self.feed_forward_norm = nn.LayerNorm(config.dim)
-        self.feed_forward = FeedForward(config.dim, config.ff_dim, config.dropout)
+        self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, mask: Tensor, *, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Map (batch, frame, channel) to the same shape; the weights are as `Attention.forward` gives them."""
@@ -80,10 +84,32 @@ class AttentionLayer(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x)), weights
 
 
+class ConvolutionStem(nn.Module):
+    """Two convolutions of width 3, the second of stride 2, as Whisper begins (Radford et al. 2022, "Robust Speech
+    Recognition via Large-Scale Weak Supervision").
+    """
+
+    def __init__(self, input_size: int, dim: int, subsampling: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(input_size, dim, 3, padding=1)
+        self.second = nn.Conv1d(dim, dim, 3, padding=1, stride=2)
+        self.subsampling = subsampling
+
+    def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Map (batch, vector, feature), zero where padded, to (batch, vector / 2, channel); mask: (batch, frame)."""
+        real = mask.repeat_interleave(self.subsampling, dim=1).unsqueeze(1)
+        x = functional.gelu(self.first(vectors[:, : real.shape[2]].transpose(1, 2)))
+        # Padding must look like the nothing beyond the end of a clip.
+        return functional.gelu(self.second(x * real)).transpose(1, 2)
+
+
 def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
-    """Return (length, dim) the position code of Vaswani et al. 2017: sines and cosines of falling frequency."""
+    """Return (length, dim) the position code of Vaswani et al. 2017: sines, then cosines, of falling frequency.
+
+    The frequencies are spaced as in the code of that paper (tensor2tensor), as are those of Whisper.
+    """
     half = (dim + 1) // 2
-    rate = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / half))
+    rate = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(1, half - 1)))
     angle = torch.arange(length, device=device).unsqueeze(1) * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
 
@@ -97,7 +123,11 @@ class Encoder(nn.Module):
         self.input_size = input_size
         self.output_size = config.dim
         neighbours = 2 * config.context + 1 if config.kind == "window" else 1
-        self.input = nn.Linear(input_size * config.subsampling * neighbours, config.dim)
+        self.input: nn.Module = (
+            ConvolutionStem(input_size, config.dim, config.subsampling)
+            if config.stem == "convolution"
+            else nn.Linear(input_size * config.subsampling * neighbours, config.dim)
+        )
         self.dropout = nn.Dropout(config.dropout)
         make_layer = AttentionLayer if config.kind == "attention" else PlainLayer
         self.layers = nn.ModuleList(make_layer(config) for _ in range(config.n_layers))
@@ -113,7 +143,7 @@ class Encoder(nn.Module):
         Returns:
             (batch, frame, channel); what stands at padded frames means nothing.
         """
-        return self.climb(self.embed(vectors), mask, 0, len(self.layers))
+        return self.climb(self.embed(vectors, mask), mask, 0, len(self.layers))
 
     def climb(self, x: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
         """Run the layers `[first, last)` on (batch, frame, channel); after the last of all comes the final norm."""
@@ -123,23 +153,28 @@ class Encoder(nn.Module):
 
     def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
         """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""
-        x, found = self.embed(vectors), []
+        x, found = self.embed(vectors, mask), []
         for layer in self.layers:
             x, weights = layer(x, mask, need_weights=True)
             found.append(weights)
         return found
 
-    def embed(self, vectors: Tensor) -> Tensor:
+    def embed(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return (batch, frame, channel) what the first layer reads."""
-        batch, n_vectors, dim = vectors.shape
-        frames = vectors.reshape(batch, n_vectors // self.config.subsampling, dim * self.config.subsampling)
-        if self.config.kind == "window":
-            frames = stack_neighbours(frames, self.config.context)
-        x = self.input(frames)
+        convolved = self.config.stem == "convolution"
+        x = self.input(vectors, mask) if convolved else self.input(self._join(vectors))
         if self.config.kind == "attention" and self.config.position == "sinusoidal":
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
+        if convolved:
+            x = x.unflatten(1, (mask.shape[1], -1)).mean(dim=2)
         y: Tensor = self.dropout(x)
         return y
+
+    def _join(self, vectors: Tensor) -> Tensor:
+        """Join the vectors of each frame, and on the window rung those of its neighbours."""
+        batch, n_vectors, dim = vectors.shape
+        frames = vectors.reshape(batch, n_vectors // self.config.subsampling, dim * self.config.subsampling)
+        return stack_neighbours(frames, self.config.context) if self.config.kind == "window" else frames
 
 
 class PlainLayer(nn.Module):
@@ -148,7 +183,7 @@ class PlainLayer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.dim)
-        self.feed_forward = FeedForward(config.dim, config.ff_dim, config.dropout)
+        self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
         """Map (batch, frame, channel) to the same shape; each frame is on its own, so the mask does not matter."""

@@ -66,7 +66,7 @@ class Network(nn.Module):
     def listen(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return (batch, frame, channel) what the layers up to the phones make of it, and the (batch, frame) mask."""
         mask = self._frame_mask(vectors.shape[1] // self.config.encoder.subsampling, n_frames)
-        x = self.encoder.embed(self._normalize(vectors, n_frames))
+        x = self.encoder.embed(self._normalize(vectors, n_frames), mask)
         return self.encoder.climb(x, mask, 0, self.phone_layer), mask
 
     def _decide(self, x: Tensor, mask: Tensor) -> Tensor:

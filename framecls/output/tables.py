@@ -17,7 +17,7 @@ from framecls.config import UNKNOWN
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, tick_line, tier_lines
 from framecls.output.text import clock, length, printable
-from framecls.results import AudioInfo, Identification, TagResult
+from framecls.results import AudioInfo, Identification, StringResult, TagResult
 
 Renderable: TypeAlias = RenderableType
 
@@ -43,7 +43,7 @@ _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
-def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
+def tag_table(result: TagResult, *, width: int | None = None, times: bool = False) -> Renderable:
     """Return what `tag` found as something rich can print.
 
     Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
@@ -52,8 +52,9 @@ def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
     Args:
         result: one recording.
         width: columns to use at most; the console's by default.
+        times: of a string of phones, list each with its start and end too.
     """
-    return _TagView(result, width)
+    return _TagView(result, width, times)
 
 
 def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
@@ -88,11 +89,27 @@ def export_svg(recorder: Console, title: str = "framecls") -> str:
 class _TagView:
     result: TagResult
     width: int | None
+    times: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = _narrowed(options, self.width)
-        for part in (self._header(options), *self._strip(options), *self._segments(options)):
+        parts: tuple[RenderableType, ...]
+        if isinstance(self.result, StringResult):
+            wants_times = self.times and bool(self.result.segments)
+            parts = (*self._string(self.result, options), *(self._segments(options) if wants_times else ()))
+        else:
+            parts = (*self._strip(options), *self._segments(options))
+        for part in (self._header(options), *parts):
             yield from console.render(part, options)
+
+    def _string(self, result: StringResult, options: ConsoleOptions) -> Iterator[Text]:
+        """Give the phones as running text."""
+        if not result.segments:
+            yield Text("  no phones heard", style="italic")
+            return
+        string = printable(result.string, options.encoding)
+        for line in _pack((f"{phone} " for phone in string.split(" ")), options.max_width - 2):
+            yield Text(f"  {line}", no_wrap=True, overflow="crop")
 
     def _header(self, options: ConsoleOptions) -> Text:
         result = self.result

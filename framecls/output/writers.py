@@ -21,7 +21,7 @@ import numpy as np
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, encodable, one_line, score, seconds
-from framecls.results import Identification, Segment, TagResult
+from framecls.results import Identification, Segment, StringResult, TagResult
 
 __all__ = ["WRITERS", "Writer", "as_record", "atomic_write", "make_writer", "mirrored_path"]
 
@@ -36,6 +36,11 @@ class Writer(ABC):
     joins: ClassVar[bool] = True  # several results may share one stream
     accepts: ClassVar[tuple[type[Result], ...]] = (TagResult, Identification)
 
+    @property
+    def refusal(self) -> str:
+        """What is said of a result that the format has no place for."""
+        return f"{self.suffix[1:]} holds the scores of frames, which identify does not give; use another format"
+
     def begin(self, stream: IO[Any]) -> None:  # noqa: B027 (most formats have nothing to say here)
         """Write what comes before the first result."""
 
@@ -46,9 +51,7 @@ class Writer(ABC):
             UsageError: the format has no place for this kind of result.
         """
         if not isinstance(result, self.accepts):
-            raise UsageError(
-                f"{self.suffix[1:]} holds the scores of frames, which identify does not give; use another format"
-            )
+            raise UsageError(self.refusal)
         self.write_result(result, stream)
 
     @abstractmethod
@@ -86,7 +89,8 @@ def as_record(result: Result) -> dict[str, Any]:
             {"start": _time(s.start), "end": _time(s.end), "label": s.label, "score": _score(s.score)}
             for s in result.segments
         ]
-        return record | {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments}
+        record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments}
+        return record | {"string": result.string} if isinstance(result, StringResult) else record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
     return record | {"label": result.label, "score": _score(result.score), "top": top}
 
@@ -334,6 +338,21 @@ class NpzWriter(Writer):
         np.savez_compressed(stream, times=result.times, scores=result.scores, labels=np.array(result.labels, np.str_))
 
 
+class TextWriter(Writer):
+    """A line a recording: its name, a tab, and the phones that were heard, with spaces between."""
+
+    suffix = ".txt"
+    accepts = (StringResult,)
+
+    @property
+    def refusal(self) -> str:
+        return "text holds the phones of a recording, which only tag --string gives; use another format"
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        assert isinstance(result, StringResult)
+        stream.write(f"{one_line(result.file)}\t{one_line(result.string)}\n")
+
+
 def _encodable_record(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _encodable_record(v) for key, v in value.items()}
@@ -398,6 +417,7 @@ class ParquetWriter(Writer):
 
 
 WRITERS: dict[str, type[Writer]] = {
+    "text": TextWriter,
     "json": JsonWriter,
     "jsonl": JsonLinesWriter,
     "csv": CsvWriter,

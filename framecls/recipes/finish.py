@@ -61,7 +61,12 @@ def main() -> None:
     if options.temperature is not None:
         decision = replace(decision, temperature=options.temperature)
     card = {**recipe.card, "date": options.date, **{k: v for k, v in config.card.items() if k not in recipe.card}}
-    save_model(network, options.out, config=replace(config, decision=decision, gate=recipe.gate, card=card), half=True)
+    save_model(
+        network,
+        options.out,
+        config=replace(config, decision=decision, gate=recipe.gate, card=card),
+        precision="float16",
+    )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def main() -> None:
     sys.stdout.write(f"{report.figures}\n")
     card = {**recipe.card, "date": options.date, "dev": report.figures}
     config = replace(data.config, gate=recipe.gate, decision=report.decision, card=card)
-    save_model(network, options.out, config=config, half=True)
+    save_model(network, options.out, config=config, precision="float16")
 
 
 if __name__ == "__main__":

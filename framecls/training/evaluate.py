@@ -13,6 +13,7 @@ from framecls.engine import Engine
 from framecls.errors import ManifestError
 from framecls.identification import pool_windows
 from framecls.training.clips import ClipStore, open_clips
+from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import Recording, check_labels, read_manifest, split_by_speaker
@@ -45,12 +46,26 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     """
     recordings = _choose(engine, test)
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
+    report = _measure(engine, test, recordings, store, progress)
+    figures = describe(report, engine.config)
+    if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
+        figures |= phone_figures(engine, recordings, store, progress)
+    return replace(report, decision=engine.config.decision, figures=figures, answers=None)
+
+
+def _measure(
+    engine: Engine,
+    test: Test,
+    recordings: list[Recording],
+    store: ClipStore,
+    progress: Callable[[int, int], None] | None,
+) -> DevReport:
     recipe = test.recipe or Recipe(engine.config.name, engine.config.task, optim=OptimConfig(batch_s=80.0))
     if engine.config.task == "pooled":
         if test.length_s is None:
             return _whole_recordings(engine, recordings, store, progress)
         pooled = PooledExamples(recordings, engine.config, recipe, store)
-        return _restricted(engine, pooled.dev_batches(recordings, test.length_s), test)
+        return measure(engine.network, pooled.dev_batches(recordings, test.length_s))
     frames = FrameExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
     if recipe.mix.enabled:
         return measure(engine.network, _tell((frames.make_batch(n) for n in range(N_DEV_BATCHES)), progress))
@@ -74,11 +89,6 @@ def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None)
         if progress is not None:
             progress(number, N_DEV_BATCHES)
         yield batch
-
-
-def _restricted(engine: Engine, batches: Iterator[Batch] | object, test: Test) -> DevReport:
-    report = measure(engine.network, batches)  # type: ignore[arg-type]
-    return replace(report, decision=engine.config.decision)
 
 
 def _whole_recordings(

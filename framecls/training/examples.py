@@ -21,6 +21,7 @@ from framecls.training.augment import Samples, augment_batch, change_speed, filt
 from framecls.training.clips import ClipStore
 from framecls.training.manifest import Recording
 from framecls.training.recipe import Recipe
+from framecls.training.spoken import index_phones, phones_within
 
 # Not a label: cross_entropy's own mark for targets that do not count.
 IGNORED = -100
@@ -43,6 +44,7 @@ class Batch:
     phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known
     phone_frames: Tensor  # (batch, frame) index of the phone, 0 in a pause, `IGNORED` where it is not known
     sources: tuple[str, ...] = ()  # of the examples, for tables of dev figures
+    soft: Tensor | None = None  # (batch, label) a teacher's probabilities, all 0 where nobody was asked (pooled task)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Piece:
     source: str = ""
     phones: tuple[str, ...] = ()  # of all of it, or none
     alignment: tuple[tuple[str, float], ...] = ()  # phones and the seconds at which they end, where they are known
+    soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
 
 
 class NoiseBank:
@@ -166,6 +169,7 @@ class PooledExamples(BatchMaker):
         wanted = int(length_s * self.sample_rate)
         parts: list[Samples] = []
         phones: tuple[str, ...] | None = ()
+        soft: tuple[tuple[str, float], ...] = ()
         alignment: list[tuple[str, float]] = []
         n_samples = 0
         while n_samples < wanted and len(parts) < _MAX_PIECES:
@@ -178,10 +182,11 @@ class PooledExamples(BatchMaker):
             begin_s, shift_s = n_samples / self.sample_rate, (n_samples - start) / self.sample_rate
             alignment += [(UNKNOWN_PHONE, begin_s)]
             alignment += [(phone, max(begin_s, end_s / factor + shift_s)) for phone, end_s in clip.alignment]
+            soft = soft or clip.soft  # the clips of one voice that are short were asked about together
             gap = np.zeros(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate), np.float32)
             parts += [samples, gap]
             n_samples += len(samples) + len(gap)
-        return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment))
+        return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment), soft)
 
     def _draw_whole(self, rng: np.random.Generator) -> list[Piece]:
         """Draw whole clips of about one length, so that little is padded."""
@@ -204,7 +209,7 @@ class PooledExamples(BatchMaker):
         for clip in drawn[near : near + n_examples]:
             samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
             alignment = tuple((phone, end_s / factor) for phone, end_s in clip.alignment)
-            examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment))
+            examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment, clip.soft))
         return examples
 
     def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 3) -> Iterable[Batch]:
@@ -246,7 +251,17 @@ class PooledExamples(BatchMaker):
             torch.nn.utils.rnn.pad_sequence(phones, batch_first=True),
             torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=IGNORED),
             tuple(piece.source for piece in drawn),
+            self._soft_targets(drawn),
         )
+
+    def _soft_targets(self, drawn: Sequence[Piece]) -> Tensor:
+        """Return (example, label) a teacher's probabilities, over the labels that the model has."""
+        soft = torch.zeros(len(drawn), len(self._label_index))
+        for row, piece in zip(soft, drawn, strict=True):
+            for label, share in piece.soft:
+                if label in self._label_index:
+                    row[self._label_index[label]] = share
+        return soft / soft.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
     def _phone_frames(self, piece: Piece, n_frames: int) -> Tensor:
         """Return (frame,) the phone that is spoken at the middle of each frame."""
@@ -287,15 +302,16 @@ class FrameExamples(BatchMaker):
         n_samples = n_frames * self.config.hop_samples
         if self.recipe.mix.enabled:
             waveforms, targets = self._mix(rng, n_examples, n_samples, n_frames)
+            said: list[tuple[str, ...]] = [()] * n_examples
         else:
-            waveforms, targets = self._cut(rng, n_examples, n_samples, n_frames)
+            waveforms, targets, said = self._cut(rng, n_examples, n_samples, n_frames)
         if not self.config.overlapping:
             targets = hard_targets(targets)
         return Batch(
             self.with_margins(waveforms),
             torch.full((n_examples,), n_frames),
             targets,
-            torch.zeros((n_examples, 0), dtype=torch.long),
+            index_phones(said, self.config.phones),
             torch.full((n_examples, n_frames), IGNORED),
         )
 
@@ -363,8 +379,15 @@ class FrameExamples(BatchMaker):
         loudness = float(np.sqrt(np.square(samples[holds]).mean())) if holds.any() else 0.0
         return samples * np.float32(10 ** (rng.uniform(-4, 4) / 20) / max(loudness, 1e-3)), holds
 
-    def _cut(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
-        """Cut windows out of annotated recordings; return (example, sample) and (example, frame, label) 0 or 1."""
+    def _cut(
+        self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int
+    ) -> tuple[Tensor, Tensor, list[tuple[str, ...]]]:
+        """Cut windows out of annotated recordings.
+
+        Returns:
+            (example, sample), (example, frame, label) 0 or 1, and the phones of each example where they are known.
+        """
+        said: list[tuple[str, ...]] = []
         rows, targets = [], torch.zeros(n_examples, n_frames, len(self.config.labels))
         for example in range(n_examples):
             recording = self._recordings[rng.integers(len(self._recordings))]
@@ -373,7 +396,9 @@ class FrameExamples(BatchMaker):
             start -= start % self.config.hop_samples
             rows.append(self.store.read(recording.file, start, start + n_samples))
             targets[example] = torch.from_numpy(self.annotate(recording, start, n_frames))
-        return self.augment(pad_stack(rows, n_samples), rng), targets
+            times_s = (sample / self.sample_rate for sample in (start, start + n_samples, length))
+            said.append(phones_within(recording, *times_s) if self.config.phones else ())
+        return self.augment(pad_stack(rows, n_samples), rng), targets, said
 
     def annotate(self, recording: Recording, start: int, n_frames: int) -> NDArray[np.float32]:
         """Return (frame, label) 0 or 1: which labels the manifest puts on the frames from sample `start` on."""

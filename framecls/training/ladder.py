@@ -20,6 +20,7 @@ from framecls.nn.model import Network
 from framecls.timeline import Window
 from framecls.training.loop import Data, Job, Run, measure_dev, training_batches
 from framecls.training.recipe import RUNGS
+from framecls.training.team import cut
 
 _NEAR = 0.02  # numbers of parameters this share apart are as good as equal
 _SPEED_S = 0.4  # how long a network's speed is measured
@@ -79,7 +80,7 @@ def compare(
     for number, batch in enumerate(training_batches(data, job.recipe, 0, steps), start=1):
         for climber in climbers:
             began = time.perf_counter()
-            climber.run.learn(batch)
+            climber.run.learn(cut(batch, 1)[0])
             climber.step_s.append(time.perf_counter() - began)
         if progress is not None:
             progress(number, steps)

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.checkpoint import fill, read_config, save_model
+from framecls.checkpoint import fill, read_config, save_model, widen
 from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
@@ -37,10 +37,13 @@ from framecls.training.manifest import (
 )
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.recipe import Recipe
+from framecls.training.spoken import spell_all
+from framecls.training.team import ALONE, Part, Team
 
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
 _BATCHES_AHEAD = 4
+_RANK_STRIDE = 998_244_353  # seeds of the processes of a run lie this far apart
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Job:
     resume: bool = False
     device: str = "cpu"
     cache: Path | None = None  # folder for the decoded recordings; None: that of the run
+    team: Team = ALONE  # the processes that share the work
     stop_after: int | None = None  # steps after which to leave off; the schedule stays that of the whole run
 
     @property
@@ -92,6 +96,8 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         ManifestError: something in the manifest cannot be used, or one of the splits would be empty.
     """
     recordings = read_manifest(job.manifest)
+    if job.recipe.hear_phones and job.recipe.task == "frame":
+        recordings = spell_all(recordings, set(find_labels(recordings)) - set(job.recipe.silent))
     noise = read_manifest(job.noise) if job.noise else []
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
@@ -109,7 +115,8 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         raise ConfigError(
             f"{job.recipe.name}: heard_copies wants --init (a model that hears phones) and phone_bottleneck"
         )
-    store = open_clips([*recordings, *noise], config.features.sample_rate, job.cache or job.folder, decoded)
+    cache = job.cache or job.folder
+    store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
     return Data(train, dev, noise, store, config)
 
 
@@ -163,39 +170,51 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return optim.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def loss_of(output: Output, batch: Batch, config: ModelConfig, recipe: Recipe) -> Tensor:
-    """Return the loss of a batch: the label's, and the phones' where they are known."""
-    device = output.logits.device
+def loss_of(output: Output, part: Part, config: ModelConfig, recipe: Recipe) -> Tensor:
+    """Return the loss of a batch, or of a part of one: the label's, and the phones' where they are known."""
+    device, batch = output.logits.device, part.batch
     targets = batch.targets.to(device)
     logits = output.logits.float()
     if config.overlapping:
         # Dev and training windows of a batch have one length, so no frame here is padding.
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
+    elif not part.own.labels:
+        loss = 0 * logits.sum()  # nothing here has a label
     else:
         flat = logits.flatten(0, -2)
         smoothing = recipe.optim.label_smoothing
-        loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
+        if batch.soft is not None and batch.soft.any():
+            soft, weight = batch.soft.to(device), recipe.optim.soft_weight
+            hard = functional.one_hot(targets, flat.shape[1]).float()
+            hard = torch.where(soft.any(dim=1, keepdim=True), (1 - weight) * hard + weight * soft, hard)
+            loss = functional.cross_entropy(flat, hard, label_smoothing=smoothing)
+        else:
+            loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
+    loss = loss * part.weigh("labels")
     if output.phone_logits is None or recipe.heard_copies:
         return loss
-    return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), batch)
+    return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), part)
 
 
-def phone_loss(logits: Tensor, batch: Batch) -> Tensor:
+def phone_loss(logits: Tensor, part: Part) -> Tensor:
     """Return the loss of the phones: frame by frame where their times are known, else by CTC where they are.
 
     Args:
         logits: (batch, frame, 1 + phone).
+        part: what they are of.
     """
-    device, loss = logits.device, logits.new_zeros(())
+    batch, device, loss = part.batch, logits.device, logits.new_zeros(())
     timed = batch.phone_frames.ne(IGNORED)
     if timed.any():
-        loss = loss + functional.cross_entropy(logits[timed.to(device)], batch.phone_frames[timed].to(device))
+        by_frame = functional.cross_entropy(logits[timed.to(device)], batch.phone_frames[timed].to(device))
+        loss = loss + by_frame * part.weigh("timed_phones")
     known = batch.phones.ne(0).any(dim=1) & ~timed.any(dim=1)
     if known.any():
         phones, n_frames = batch.phones[known].to(device), batch.n_frames[known].to(device)
         log_probs = logits[known.to(device)].log_softmax(dim=2).transpose(0, 1)
         lengths = phones.ne(0).sum(dim=1)
-        loss = loss + functional.ctc_loss(log_probs, phones, n_frames, lengths, zero_infinity=True)
+        by_string = functional.ctc_loss(log_probs, phones, n_frames, lengths, zero_infinity=True)
+        loss = loss + by_string * part.weigh("strings")
     return loss
 
 
@@ -208,23 +227,26 @@ class Examples(Protocol):
 class _Numbered(torch.utils.data.Dataset[Batch]):
     """Batches by number, for torch's worker processes."""
 
-    def __init__(self, examples: Examples, first: int, last: int) -> None:
-        self._examples, self._first, self._last = examples, first, last
+    def __init__(self, examples: Examples, numbers: range) -> None:
+        self._examples, self._numbers = examples, numbers
 
     def __len__(self) -> int:
-        return self._last - self._first
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> Batch:
-        return self._examples.make_batch(self._first + index)
+        return self._examples.make_batch(self._numbers[index])
 
 
 def training_batches(
-    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None
+    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None, team: Team = ALONE
 ) -> Iterator[Batch]:
-    """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers."""
+    """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers.
+
+    Of several processes, each yields the batches that are its own to make.
+    """
     workers = recipe.optim.workers
     loader = torch.utils.data.DataLoader(
-        _Numbered(examples or make_examples(data, recipe, dev=False), first, last),
+        _Numbered(examples or make_examples(data, recipe, dev=False), team.own_numbers(first, last)),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
@@ -237,6 +259,20 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
+class _Classifier(nn.Module):
+    """The network from feature vectors on, or from heard phones, as the one call that all processes share."""
+
+    def __init__(self, network: Network, from_phones: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._from_phones = from_phones
+
+    def forward(self, inputs: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        classify = self.network.classify_phones if self._from_phones else self.network.classify
+        output = classify(inputs, n_frames)
+        return output.logits, output.phone_logits
+
+
 class Run:
     """The moving parts of a training run; all that a resumed run needs is in `state`."""
 
@@ -244,13 +280,13 @@ class Run:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
-        if job.init:
-            take_weights(self.network, job.init)
+        brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         self.trained = dict(self.network.named_parameters())
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
-        self.optimizer = make_optimizer(self.trained.values(), job.recipe)
+        self.optimizer = make_optimizer(self.trained, job.recipe, brought)
+        self.classifier = job.team.wrap(_Classifier(self.network, job.recipe.heard_copies > 0))
         self.step = 0
         self.best = -math.inf
         self.since_best = 0
@@ -260,17 +296,18 @@ class Run:
         text = json.dumps([to_dict(self.recipe), to_dict(self.data.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def learn(self, batch: Batch) -> float:
+    def learn(self, part: Part) -> float:
         """Take one step and return the loss."""
         recipe, device = self.recipe, self.job.device
         # Dropout and masks of a step depend on its number alone, so a resumed run repeats them.
-        torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step)
+        # Each process drops out other numbers: its examples are others.
+        torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step + self.job.team.rank * _RANK_STRIDE)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe)
+            group["lr"] = learning_rate(self.step, recipe) * group["share"]
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
-            output = self._classify(batch)
-        loss = loss_of(output, batch, self.data.config, recipe)
+            output = self._classify(part)
+        loss = loss_of(output, part, self.data.config, recipe)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm)
@@ -280,18 +317,30 @@ class Run:
         with torch.no_grad():
             for key, value in self.network.named_parameters():
                 self.average[key].lerp_(value, 1 - decay)
-        return float(loss.detach())
+        return self.job.team.mean(float(loss.detach()))
 
-    def _classify(self, batch: Batch) -> Output:
-        device, n_frames = self.job.device, batch.n_frames.to(self.job.device)
+    def _classify(self, part: Part) -> Output:
+        batch, device, n_frames = part.batch, self.job.device, part.batch.n_frames.to(self.job.device)
         if self.recipe.heard_copies:
-            return self.network.classify_phones(batch.waveform.to(device), n_frames)
+            return Output(*self.classifier(batch.waveform.to(device), n_frames))
         features = self.data.config.features
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
             vectors = self.network.features(batch.waveform.to(device))
-            rng = np.random.default_rng((self.recipe.optim.seed, self.step, 1))
-            vectors = mask_features(vectors, rng, self.recipe.augment, features.sample_rate / features.hop_samples)
-        return self.network.classify(vectors, n_frames)
+            vectors = self._mask(vectors, part, features.sample_rate / features.hop_samples)
+        return Output(*self.classifier(vectors, n_frames))
+
+    def _mask(self, vectors: Tensor, part: Part, vectors_per_s: float) -> Tensor:
+        """Blank parts of (batch, vector, feature), each example as it would be in the whole batch."""
+        rng = np.random.default_rng((self.recipe.optim.seed, self.step, 1))
+        if part.n_parts == 1:
+            return mask_features(vectors, rng, self.recipe.augment, vectors_per_s)
+        at = {row: place for place, row in enumerate(part.rows)}
+        masked = [vectors[place : place + 1] for place in range(len(vectors))]
+        for row in range(part.n_rows):
+            place = at.get(row, 0)  # for a row of another process something is masked too, and forgotten
+            blanked = mask_features(vectors[place : place + 1], rng, self.recipe.augment, vectors_per_s)
+            masked[place] = blanked if row in at else masked[place]
+        return torch.cat(masked)
 
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""
@@ -311,7 +360,17 @@ class Run:
         if is_best or self.recipe.optim.keep == "last":
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
             config = replace(self.data.config, decision=report.decision, card=card)
-            save_model(network, self.job.output, config=config, half=True)
+            save_model(network, self.job.output, config=config, precision=self.recipe.stored)
+        return report
+
+    def measure_together(self) -> DevReport:
+        """Let the first process measure and write the state of the run, and tell the others."""
+        report = None
+        if self.job.team.is_first:
+            report = replace(self.measure(), answers=None)
+            self.save()
+        report, self.best, self.since_best = self.job.team.hear_first((report, self.best, self.since_best))
+        assert report is not None
         return report
 
     def save(self) -> None:
@@ -375,26 +434,36 @@ def is_above_phones(key: str, config: ModelConfig) -> bool:
     return key.startswith(("head.", "pooling.", "phones.tell_back.", "encoder.norm."))
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices and leaves biases and norms alone."""
-    parameters = list(parameters)
-    matrices = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was brought more slowly.
+
+    Args:
+        parameters: to learn, by name.
+        recipe: its `optim` sets the rates.
+        brought: names of the parameters that another model began.
+    """
+    groups = []
+    for is_brought in (False, True):
+        for is_matrix in (True, False):
+            chosen = [p for k, p in parameters.items() if (k in brought) == is_brought and (p.ndim >= 2) == is_matrix]
+            decay, share = recipe.optim.weight_decay * is_matrix, recipe.optim.init_rate if is_brought else 1.0
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
 
 
-def take_weights(network: Network, path: Path) -> int:
-    """Copy from a model file the weights whose name and shape agree; return how many."""
+def take_weights(network: Network, path: Path) -> set[str]:
+    """Copy from a model file the weights whose name and shape agree; return their names."""
     from safetensors.torch import load_file
 
-    state = load_file(path)
-    taken = 0
+    state = widen(load_file(path))
+    taken = set()
     with torch.no_grad():
         for key, parameter in network.named_parameters():
             if key in state and state[key].shape == parameter.shape:
                 parameter.copy_(state[key])
-                taken += 1
+                taken.add(key)
     if not taken:
         raise ModelError(f"{path}: none of its weights fits this recipe's network")
     return taken
@@ -417,9 +486,11 @@ def train(
     Returns:
         the last dev report; the file holds the weights of the best one.
     """
-    run, recipe = Run(job, data), job.recipe
+    run, recipe, team = Run(job, data), job.recipe, job.team
     if job.resume:
         run.load()
+        if run.step != team.hear_first(run.step):
+            raise ModelError(f"{job.folder}: not all machines see the same state there: share its disk to --resume")
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
     examples: Examples = make_examples(data, recipe, dev=False)
     if recipe.heard_copies and isinstance(examples, PooledExamples):
@@ -429,15 +500,15 @@ def train(
         network.train()
     began, first = time.monotonic(), run.step
     report = None
-    for batch in training_batches(data, recipe, run.step, last, examples):
-        loss = run.learn(batch)
+    own = training_batches(data, recipe, run.step, last, examples, team)
+    for part in team.deal(own, run.step, last):
+        loss = run.learn(part)
         is_last = run.step == recipe.optim.steps
         if run.step % recipe.optim.dev_every == 0 or is_last:
-            report = run.measure()
-            run.save()
+            report = run.measure_together()
         if progress is not None:
             per_step_s = (time.monotonic() - began) / (run.step - first)
             progress(Progress(run.step, recipe.optim.steps, loss, per_step_s * (recipe.optim.steps - run.step), report))
         if recipe.optim.patience and run.since_best >= recipe.optim.patience:
             break
-    return report or run.measure()
+    return report or run.measure_together()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from framecls.errors import ManifestError
 
 Split = Literal["train", "dev"]
-_FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment")
+_FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment", "soft")
 _DEV_SHARE = 0.15
 # As many problems as fit a screen; the rest are counted.
 _MAX_PROBLEMS = 10
@@ -42,6 +42,7 @@ class Recording:
     split: Split | None = None
     phones: tuple[str, ...] = ()
     alignment: tuple[tuple[str, float], ...] = ()  # each phone, "" for a pause, and the second at which it ends
+    soft: tuple[tuple[str, float], ...] = ()  # labels and how likely a teacher holds them; none: nobody was asked
 
     @property
     def label(self) -> str:
@@ -54,7 +55,8 @@ def read_manifest(path: Path) -> list[Recording]:
 
     A row has `file` (relative to the manifest's folder, or absolute) and `label`, and may have `start` and `end`
     (seconds), `speaker`, `source`, `split` ("train" or "dev"), `phones` (symbols with spaces between) and, in JSON,
-    `alignment` (a list of [phone, second at which it ends], "" for a pause).
+    `alignment` (a list of [phone, second at which it ends], "" for a pause) and `soft` (label to probability, as a
+    teacher sees it).
 
     Raises:
         ManifestError: it cannot be read, or some rows cannot be used; the message lists them.
@@ -135,7 +137,18 @@ def _parse_row(row: dict[str, Any], folder: Path) -> Recording:
         split=split,
         phones=tuple(str(row.get("phones") or "").split()),
         alignment=_parse_alignment(row.get("alignment")),
+        soft=_parse_soft(row.get("soft")),
     )
+
+
+def _parse_soft(value: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        soft = tuple((str(label), float(share)) for label, share in (value or {}).items())
+    except (AttributeError, TypeError, ValueError):
+        raise ManifestError("soft is not a table of label to probability") from None
+    if soft and not (all(share >= 0 for _, share in soft) and abs(sum(share for _, share in soft) - 1) < 0.05):
+        raise ManifestError("soft: the probabilities do not sum to 1")
+    return soft
 
 
 def _parse_alignment(value: Any) -> tuple[tuple[str, float], ...]:

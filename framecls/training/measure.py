@@ -20,6 +20,14 @@ from framecls.training.examples import IGNORED, Batch, FrameExamples, hard_targe
 from framecls.training.manifest import Recording
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a network said of each frame or recording, and what is right."""
+
+    logits: NDArray[np.float32]  # (item, label)
+    truth: NDArray[np.int64] | NDArray[np.bool_]  # (item,) label index, or (item, label) of labels that may overlap
+
+
 @dataclass(frozen=True)
 class DevReport:
     """What a network is worth on the dev examples."""
@@ -27,6 +35,7 @@ class DevReport:
     score: float  # greater is better: what training maximises
     decision: DecisionConfig  # thresholds and temperature fitted on these examples
     figures: dict[str, Any] = field(default_factory=dict)  # plain numbers, for tables, JSON and the card
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
 
 @torch.inference_mode()
@@ -78,7 +87,7 @@ def report_overlapping(
             "share": round(float(holds.mean()), 4),
         }
     score = float(np.nanmean([row["f1"] for row in figures["labels"].values()]))
-    return DevReport(score, replace(decision, thresholds=thresholds), figures)
+    return DevReport(score, replace(decision, thresholds=thresholds), figures, Answers(logits, truth))
 
 
 def report_exclusive(
@@ -93,7 +102,7 @@ def report_exclusive(
     for index, label in enumerate(labels):
         found = metrics.detection_at((predicted == index).astype(float), truth == index, 0.5)
         figures["labels"][label] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
-    return DevReport(accuracy, decision, figures)
+    return DevReport(accuracy, decision, figures, Answers(logits, truth))
 
 
 def report_pooled(
@@ -130,7 +139,7 @@ def report_pooled(
         found = metrics.detection_at((predicted == index).astype(float), truth == index, 0.5)
         figures["labels"][labels[index]] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
     score = float(np.mean([row["balanced_accuracy"] for row in figures["sources"].values()]))
-    return DevReport(score, replace(decision, temperature=temperature), figures)
+    return DevReport(score, replace(decision, temperature=temperature), figures, Answers(logits, truth))
 
 
 def collect_frames(

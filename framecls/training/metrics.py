@@ -74,6 +74,30 @@ def _f1_curve(scores: Floats, truth: Bools) -> NDArray[np.float64]:
     return np.asarray(2 * hits / np.maximum(1, found + truth.sum()), np.float64)
 
 
+def equal_error_rate(scores: Floats, truth: Bools) -> float:
+    """Return the error rate at the threshold that misses as large a share as it takes in wrongly.
+
+    NaN if one kind is missing.
+
+    Args:
+        scores: (item,); an item counts as found from the threshold on.
+        truth: (item,).
+    """
+    n_true = int(truth.sum())
+    n_false = len(truth) - n_true
+    if not n_true or not n_false:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], truth[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # items of one score are taken in together
+    missed = np.concatenate([[1.0], 1 - np.cumsum(hits)[ends] / n_true])
+    wrong = np.concatenate([[0.0], np.cumsum(~hits)[ends] / n_false])
+    after = int(np.argmax(wrong >= missed))  # the curves have met by here; between the two points they are straight
+    gap_before, gap_after = missed[after - 1] - wrong[after - 1], missed[after] - wrong[after]
+    part = gap_before / (gap_before - gap_after)
+    return float(wrong[after - 1] + part * (wrong[after] - wrong[after - 1]))
+
+
 def balanced_accuracy(predicted: Ints, truth: Ints) -> float:
     """Return the mean over the labels that occur of the share of their items that are right."""
     return float(np.mean([(predicted[truth == label] == label).mean() for label in np.unique(truth)]))
@@ -84,10 +108,20 @@ def calibration_error(probabilities: Floats, truth: Ints, n_bins: int = 10) -> f
 
     Naeini et al. 2015; probabilities: (item, label).
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    return reliability_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, n_bins)
+
+
+def reliability_gap(probabilities: Floats, truth: Bools, n_bins: int = 10) -> float:
+    """Return how far probabilities and what comes true lie apart, the mean over equal bins of probability.
+
+    Args:
+        probabilities: (item,).
+        truth: (item,).
+        n_bins: between 0 and 1.
+    """
+    bins = np.minimum((probabilities * n_bins).astype(int), n_bins - 1)
     gaps = [
-        abs(float(confidence[bins == b].mean()) - float(right[bins == b].mean())) * float((bins == b).mean())
+        abs(float(probabilities[bins == b].mean()) - float(truth[bins == b].mean())) * float((bins == b).mean())
         for b in np.unique(bins)
     ]
     return float(sum(gaps))

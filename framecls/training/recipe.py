@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig, from_dict
+from framecls.config import (
+    DecisionConfig,
+    EncoderConfig,
+    FeatureConfig,
+    ModelConfig,
+    Precision,
+    WindowConfig,
+    from_dict,
+)
 from framecls.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
@@ -110,6 +118,8 @@ class OptimConfig:
     ema_decay: float = 0.998
     label_smoothing: float = 0.0
     phone_weight: float = 0.5  # of the CTC loss beside the label's loss of 1
+    soft_weight: float = 0.5  # of a teacher's probabilities in the targets of recordings that have them, 0..1
+    init_rate: float = 1.0  # learning rate of the weights that --init brought, relative to that of the new ones
     dev_every: int = 250
     keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
     patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
@@ -123,6 +133,8 @@ class OptimConfig:
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.workers <= 64, "workers must be in 0..64")
+        _require(0 <= self.soft_weight <= 1, "soft_weight must be in 0..1")
+        _require(0 <= self.init_rate <= 1, "init_rate must be in 0..1")
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,9 @@ class Recipe:
     task: Literal["frame", "pooled"]
     labels: tuple[str, ...] = ()  # none: those of the manifest, sorted
     overlapping: bool = False
-    hear_phones: bool = False  # a CTC head learns from the manifest's "phones"
+    # A CTC head learns from the manifest's "phones"; in a frame task without them, from the labels in order of time.
+    hear_phones: bool = False
+    silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
     phone_bottleneck: bool = False
     # Learn from phones that an earlier model (--init) heard, each recording heard so many times in other conditions;
@@ -141,6 +155,7 @@ class Recipe:
     heard_copies: int = 0
     pooling: Literal["mean", "attentive"] = "attentive"
     gate: str = ""
+    stored: Precision = "float16"  # how the model file holds its weights
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)

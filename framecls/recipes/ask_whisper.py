@@ -1,0 +1,155 @@
+"""Ask Whisper which language each recording of a manifest is in, for a smaller model to learn its doubts as well.
+
+What a teacher holds for possible says more of a recording than its label alone: Hinton et al. 2015, "Distilling the
+Knowledge in a Neural Network". Every row of the training split gets `soft`: the probability of each label, from the
+first step of Whisper's decoder. Clips that are short are joined with others of the same voice and asked together.
+
+    python -m framecls.recipes.ask_whisper language.jsonl --model model.bin.part1 model.bin.part2 \
+        --tokenizer tokenizer.json --recipe language --out language_soft.jsonl
+
+`framecls.recipes.from_whisper` says where the model comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from framecls.nn.model import Network
+from framecls.recipes.from_whisper import copy_encoder, read_ctranslate2
+from framecls.timeline import count_frames
+from framecls.training.clips import ClipStore, open_clips
+from framecls.training.manifest import Recording, read_manifest
+from framecls.training.recipe import find_recipe, read_recipe
+
+_GAP_S = 0.2
+_LEAST = 0.01  # smaller probabilities are left out of the manifest
+# Whisper's codes where they are not those of ISO 639-1, and the kind of Norwegian that its "no" is.
+_TO_ISO_639_1 = {"jw": "jv", "no": "nb"}
+
+
+class LanguageDecoder:
+    """The first step of Whisper's decoder: from encoded audio to the language, the first thing it writes."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.float32]], tokenizer: Path, n_heads: int) -> None:
+        self._weights = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("decoder/")}
+        self._n_layers = sum(key.endswith("/ffn/layer_norm/gamma") for key in self._weights)
+        self._n_heads = n_heads
+        tokens = {row["content"]: row["id"] for row in json.loads(tokenizer.read_text("utf-8"))["added_tokens"]}
+        first = tokens["<|startoftranscript|>"]
+        last = tokens["<|translate|>"]
+        self.languages = {text[2:-2]: number for text, number in tokens.items() if first < number < last}
+        embedding, position = self._weights["decoder/embeddings/weight"], "decoder/position_encodings/encodings"
+        self._start = embedding[first] + self._weights[position][0]
+        self._answers = embedding[list(self.languages.values())]
+
+    def __call__(self, encoded: Tensor) -> Tensor:
+        """Map (1, frame, channel) encoded audio to (language,) logits, in the order of `languages`."""
+        x = self._start.view(1, 1, -1)
+        for index in range(self._n_layers):
+            layer = f"decoder/layer_{index}"
+            # One position has only itself to look at: its weight is one.
+            value = self._linear(self._norm(x, f"{layer}/self_attention"), f"{layer}/self_attention/linear_0")
+            x = x + self._linear(value.chunk(3, dim=2)[2], f"{layer}/self_attention/linear_1")
+            query = self._linear(self._norm(x, f"{layer}/attention"), f"{layer}/attention/linear_0")
+            key, value = self._linear(encoded, f"{layer}/attention/linear_1").chunk(2, dim=2)
+            mixed = functional.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+            x = x + self._linear(mixed.transpose(1, 2).flatten(2), f"{layer}/attention/linear_2")
+            hidden = functional.gelu(self._linear(self._norm(x, f"{layer}/ffn"), f"{layer}/ffn/linear_0"))
+            x = x + self._linear(hidden, f"{layer}/ffn/linear_1")
+        return self._answers @ self._norm(x, "decoder")[0, 0]
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Split (1, position, channel) into (1, head, position, channel of the head)."""
+        return x.view(1, x.shape[1], self._n_heads, -1).transpose(1, 2)
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        weights = self._weights
+        return functional.layer_norm(
+            x, x.shape[-1:], weights[f"{name}/layer_norm/gamma"], weights[f"{name}/layer_norm/beta"]
+        )
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return functional.linear(x, self._weights[f"{name}/weight"], self._weights[f"{name}/bias"])
+
+
+def pieces(recordings: Sequence[Recording], store: ClipStore, length_s: float) -> Iterator[list[Recording]]:
+    """Yield groups of recordings of one voice in one language: together about a length, or the whole voice."""
+    voices: dict[tuple[str, str, str], list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        voices[recording.source, recording.speaker, recording.label].append(recording)
+    for voice in voices.values():
+        group: list[Recording] = []
+        n_samples = 0
+        for recording in voice:
+            group.append(recording)
+            n_samples += store.n_samples(recording.file)
+            if n_samples >= length_s * store.sample_rate:
+                yield group
+                group, n_samples = [], 0
+        if group:
+            yield group
+
+
+@torch.inference_mode()
+def ask(network: Network, decoder: LanguageDecoder, samples: NDArray[np.float32]) -> dict[str, float]:
+    """Return what the language of (sample,) audio is likely to be: ISO 639-1 code to probability."""
+    hop, margin = network.config.hop_samples, network.config.features.margin_samples
+    n_frames = count_frames(len(samples), hop)
+    padded = np.pad(samples, (margin, margin + n_frames * hop - len(samples)))
+    encoded, _ = network.listen(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
+    shares = decoder(encoded).softmax(dim=0).tolist()
+    return {_TO_ISO_639_1.get(code, code): share for code, share in zip(decoder.languages, shares, strict=True)}
+
+
+def main() -> None:
+    """Write the manifest again, with `soft`."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("manifest", type=Path)
+    arguments.add_argument("--model", type=Path, nargs="+", required=True, help="model.bin, or its parts in order")
+    arguments.add_argument("--tokenizer", type=Path, required=True)
+    arguments.add_argument("--recipe", required=True, help="whose features and encoder are Whisper's")
+    arguments.add_argument("--skip", default="synthetic", help="sources with this in their name are not asked about")
+    arguments.add_argument("--length", type=float, default=6.0, help="seconds to ask about at least, where there are")
+    arguments.add_argument("--out", type=Path, required=True)
+    options = arguments.parse_args()
+    recordings = read_manifest(options.manifest)
+    arrays = read_ctranslate2(b"".join(part.read_bytes() for part in options.model))
+    labels = {recording.label for recording in recordings}
+    network = Network(read_recipe(find_recipe(options.recipe)).model_config(("none", "yet"), ())).eval()
+    copy_encoder(network, arrays)
+    decoder = LanguageDecoder(arrays, options.tokenizer, network.config.encoder.n_heads)
+    store = open_clips(
+        recordings, network.config.features.sample_rate, options.out.with_name(f"{options.out.name}.cache")
+    )
+    wanted = [r for r in recordings if r.split == "train" and options.skip not in r.source]
+    soft: dict[Path, dict[str, float]] = {}
+    for group in pieces(wanted, store, options.length):
+        gap = np.zeros(round(_GAP_S * store.sample_rate), np.float32)
+        joined = np.concatenate([part for recording in group for part in (store.read(recording.file), gap)])
+        longest = round(network.config.window.length_s * store.sample_rate)
+        shares = ask(network, decoder, joined[:longest])
+        known = {label: share for label, share in shares.items() if label in labels and share >= _LEAST}
+        total = sum(known.values())
+        answer = {label: round(share / total, 3) for label, share in known.items()} if total else {}
+        soft |= {recording.file: answer for recording in group}
+        sys.stderr.write(f"\r{len(soft)} of {len(wanted)}")
+    with options.out.open("w", encoding="utf-8") as out:
+        for line in options.manifest.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            heard = soft.get(options.manifest.parent / row["file"])
+            out.write(json.dumps(row | ({"soft": heard} if heard else {}), ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
