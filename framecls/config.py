@@ -16,6 +16,8 @@ from framecls.errors import ConfigError
 
 T = TypeVar("T")
 
+# An hour of 20 ms frames fits; attention over more would neither end nor fit into memory.
+_MAX_WINDOW_FRAMES = 200_000
 Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
 
 
@@ -254,6 +256,7 @@ class ModelConfig:
         for label in self.decision.candidates:
             _require(label in self.labels, f"a candidate {label!r}, which is no label of this model")
         _require(self.window_frames >= 1, "the window is shorter than one frame")
+        _require(self.window_frames <= _MAX_WINDOW_FRAMES, f"the window has more than {_MAX_WINDOW_FRAMES} frames")
 
     @property
     def hop_samples(self) -> int:
@@ -347,7 +350,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_dict(typing.cast(type, hint), value, f"{where}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        _require(value in arguments, f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+        _require(value in arguments, f"{where}: {_shown(value)} is not one of {', '.join(map(str, arguments))}")
         return value
     if origin is types.UnionType:
         if value is None and types.NoneType in arguments:
@@ -364,9 +367,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return dict(value)
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        # What no float can hold is as little use as infinity.
+        value = float(value) if abs(value) < 2**1000 else math.inf
     good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    _require(good, f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
+    _require(good, f"{where}: {_shown(value)} is not of type {getattr(hint, '__name__', hint)}")
     if hint is float:
         _require(math.isfinite(value), f"{where}: {value!r} is not a finite number")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, the beginning of a long one."""
+    text = f"a table of {len(value)}" if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

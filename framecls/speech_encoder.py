@@ -38,7 +38,10 @@ class SpeechEncoder(nn.Module):
         self.config = config
         self.mix = nn.Parameter(torch.zeros(config.n_layers)) if not config.layer else None
         # A list hides an encoder that is only named: it is no part of this model's weights, nor of its file.
-        self._named = [_open_bundle(config.source.removeprefix(BUNDLE_PREFIX), config.n_layers)] if config.named else []
+        # It has weights of its own also where those of the rest are only shapes yet.
+        with torch.device("cpu"):
+            bundle = config.source.removeprefix(BUNDLE_PREFIX)
+            self._named = [_open_bundle(bundle, config.n_layers)] if config.named else []
         self.carried = None if config.named else _build(config)
         if self.carried is not None:
             self.carried.requires_grad_(config.tuned)

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"nn"},
     {"checkpoint", "pretrained"},
     {"batching", "engine"},
-    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "training", "recipes"},
+    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},
     {"__main__"},

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -26,6 +27,8 @@ from framecls.results import AudioInfo
 
 NO_AUDIO = "there is no audio in it"
 MAX_CHANNELS = 1024  # libsndfile's limit
+# By its name alone ffmpeg takes a huge file of anything for an mp3, and looks for the first frame to its end.
+FFMPEG_START_LIMIT_S = 30.0
 
 
 class Reader(Protocol):
@@ -351,6 +354,8 @@ class FfmpegReader:
             self._errors.close()
             raise AudioError(f"the program {program} cannot be run: {error.strerror}") from error
         assert self._process.stdout is not None
+        alarm = threading.Timer(FFMPEG_START_LIMIT_S, self._process.kill)
+        alarm.start()
         try:
             wav = parse_wav_header(functools.partial(read_exactly, self._process.stdout))
             if wav is None:
@@ -358,6 +363,8 @@ class FfmpegReader:
         except BaseException:
             self.close()
             raise
+        finally:
+            alarm.cancel()
         self._stream = WavStreamReader(self._process.stdout, wav)
         self.info = self._stream.info
         self._position = 0
@@ -387,6 +394,9 @@ class FfmpegReader:
 
     def _explain_start(self) -> AudioError:
         self._process.wait()
+        if self._process.returncode == -signal.SIGKILL:
+            limit = f"{FFMPEG_START_LIMIT_S:g} s"
+            return AudioError(f"not audio that libsndfile or ffmpeg can read (ffmpeg: nothing found in {limit})")
         reason = self._last_error()
         if "does not contain any stream" in reason:
             return AudioError(NO_AUDIO)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -40,6 +39,13 @@ Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Iterator[NDArray[Any
 
 # Numbers decoded or resampled at once, over all channels: 4 MB of float32 however many channels there are.
 _MAX_CHUNK = 1 << 20
+# Rates that recorders have. Below, a megabyte would be days of nothing that can be heard; above, the resampler's filter
+# is longer than any recording. Either is a header that lies.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 3_072_000
+# Integers that were stored as floats as they are reach 2^31; the square of what is much larger is no float any more.
+_MAX_SAMPLE = 2.0**32
+# A pipe that is not WAV is copied to a file before it is read. Nobody's recording is as large, an endless pipe is.
+_MAX_SPOOL_BYTES = 8 << 30
 
 
 class AudioStream:
@@ -149,6 +155,9 @@ def open_audio(
     with contextlib.ExitStack() as resources:
         reader = _open_reader(source, raw_sample_rate or 0, raw, resources)
         resources.callback(reader.close)
+        if not _MIN_RATE_HZ <= reader.info.sample_rate <= _MAX_RATE_HZ:
+            rate = reader.info.sample_rate
+            raise AudioError(f"a sample rate of {rate} Hz: only {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz can be read")
         return AudioStream(reader, sample_rate, resources.pop_all())
     raise AssertionError("unreachable: an ExitStack of closers swallows nothing")
 
@@ -241,7 +250,11 @@ def _spool(handle: IO[bytes], head: bytes, resources: contextlib.ExitStack) -> P
             handle.seek(0)
         with open(path, "wb") as file:
             file.write(head)
-            shutil.copyfileobj(handle, file, 1 << 20)
+            while part := handle.read(1 << 20):
+                file.write(part)
+                if head and file.tell() > _MAX_SPOOL_BYTES:
+                    size = f"{_MAX_SPOOL_BYTES >> 30} GB"
+                    raise AudioError(f"{size} came through the pipe and no end: pipe WAV in, which needs none")
     except OSError as error:
         raise AudioError(f"it cannot be copied to a temporary file: {error.strerror or error}") from error
     return path
@@ -251,7 +264,7 @@ def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32
     """Yield (sample,) the mean of the channels.
 
     Raises:
-        AudioError: a sample is NaN or infinite; such a value would spread through everything that comes after.
+        AudioError: a sample is NaN, infinite or absurd; such a value would spread through everything that comes after.
     """
     channels = reader.info.channels
     weights = np.full(channels, 1 / channels, np.float32)
@@ -262,10 +275,12 @@ def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # seen to below
                 mono = chunk @ weights
-        finite = np.isfinite(mono)
-        if not finite.all():
-            second = (position + int(finite.argmin())) / reader.info.sample_rate
-            raise AudioError(f"the sample at {second:.3f} s is NaN or infinite: repair the file or cut that part out")
+        # NaN is not below anything, and the largest of numbers of which one is NaN is NaN.
+        if not max(mono.max(), -mono.min()) < _MAX_SAMPLE:
+            bad = int((np.abs(mono) < _MAX_SAMPLE).argmin())
+            value = f"{mono[bad]:.0e}, where -1 to 1 is usual" if np.isfinite(mono[bad]) else "NaN or infinite"
+            second = (position + bad) / reader.info.sample_rate
+            raise AudioError(f"the sample at {second:.3f} s is {value}: repair the file or cut that part out")
         position += len(mono)
         yield mono
 

@@ -8,9 +8,11 @@ import typer
 
 from framecls._version import __version__
 from framecls.cli.options import (
+    BenchOptions,
     CompareOptions,
     EnrollOptions,
     EvaluateOptions,
+    ExportOptions,
     IdentifyOptions,
     ModelsOptions,
     SpeakersExportOptions,
@@ -156,3 +158,21 @@ def models(options: ModelsOptions) -> int:
     from framecls.cli.models import list_models, show_model
 
     return list_models(options) if options.model is None else show_model(options)
+
+
+@app.command()
+@takes(ExportOptions)
+def export(options: ExportOptions) -> int:
+    """Write a model as an ONNX file, for programs that have no torch."""
+    from framecls.cli.bench import export_model
+
+    return export_model(options)
+
+
+@app.command()
+@takes(BenchOptions)
+def bench(options: BenchOptions) -> int:
+    """Measure how fast a model is on this machine, alone or beside other programs."""
+    from framecls.cli.bench import run_bench
+
+    return run_bench(options)

@@ -393,6 +393,44 @@ class CompareOptions(MessageOptions, MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchOptions(MessageOptions, MachineOptions):
+    """`framecls bench`."""
+
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A recording; without one, made-up sound is measured.", show_default=False
+        ),
+    ] = None
+    model: ModelOption = "sound"
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
+    ] = None
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="torch or onnx.")] = "torch"
+    repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
+    length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
+    processes: Annotated[
+        bool,
+        typer.Option("--processes/--no-processes", help="Also measure the command from its start, and its memory."),
+    ] = True
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(MessageOptions):
+    """`framecls export`."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
+    ]
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Take samples, or feature vectors that are made elsewhere.")
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelsOptions(MessageOptions):
     """`framecls models`."""
 

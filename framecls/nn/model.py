@@ -95,6 +95,8 @@ class Network(nn.Module):
         """
         assert self.pooling is not None
         pooled: Tensor = self.pooling(x, mask)
+        if torch.compiler.is_exporting():  # a graph is run by others, and takes any number of rows as it is
+            return pooled
         return functional.pad(pooled, (0, 0, 0, max(0, _MIN_ROWS - len(pooled))))
 
     def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
