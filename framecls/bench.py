@@ -30,7 +30,7 @@ from framecls.engine import Engine, cut_windows, load_engine
 from framecls.errors import ConfigError, FrameclsError, UsageError
 from framecls.export import OnnxNetwork, require, save_onnx
 from framecls.runtime import Model
-from framecls.timeline import Window
+from framecls.timeline import Window, padded_length
 
 RUNTIMES = ("torch", "onnx")
 # What the peers can read, and what the audio of the benchmark is made at.
@@ -290,17 +290,21 @@ def _now(device: torch.device) -> float:
 def _batches(engine: Engine, samples: Samples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (batch, sample) windows on the device and (batch,) their frames, as the engine makes them up."""
     config, held = engine.config, list[tuple[Window, Samples]]()
-    for item in cut_windows([samples], config):
-        held.append(item)
-        if len(held) == engine.batch_size:
+    last = (0, False)
+    for window, cut in cut_windows([samples], config):
+        padded = padded_length(window.n_frames, config.window_frames)
+        kind = (padded, padded == window.n_frames)  # what is padded, or to another length, is another batch
+        if held and (kind != last or len(held) == engine.batch_size):
             yield _stack(held, engine)
             held.clear()
+        held.append((window, cut))
+        last = kind
     if held:
         yield _stack(held, engine)
 
 
 def _stack(windows: list[tuple[Window, Samples]], engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(window.n_frames for window, _ in windows)
+    longest = max(padded_length(window.n_frames, engine.config.window_frames) for window, _ in windows)
     margin_samples = engine.config.features.margin_samples
     batch = np.zeros((len(windows), longest * engine.config.hop_samples + 2 * margin_samples), np.float32)
     for row, (_, samples) in zip(batch, windows, strict=True):

@@ -64,9 +64,10 @@ def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeyp
     bench._time_network(engine, file)
     by_stage, seen[:] = list(seen), []
     bench.Model(engine).tag(file)
-    assert len(by_stage) == len(seen) > 1
-    for one, other in zip(by_stage, seen, strict=True):
-        torch.testing.assert_close(one, other)
+    # Which windows share a batch depends on which is decoded first.
+    one, other = (sorted(row.numpy().tobytes() for batch in batches for row in batch) for batches in (by_stage, seen))
+    assert len(by_stage) > 1
+    assert one == other
 
 
 def test_peers_run_on_the_same_audio(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
