@@ -14,20 +14,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from framecls._version import __version__
-from framecls.errors import AudioError, ConfigError, FrameclsError, ManifestError, ModelError, UsageError
+from framecls.errors import (
+    AudioError,
+    ConfigError,
+    FrameclsError,
+    GalleryError,
+    ManifestError,
+    ModelError,
+    UsageError,
+)
 from framecls.pretrained import names as models
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from framecls.audio import Source
     from framecls.runtime import Model, load
 
 __all__ = [
-    "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "Identification", "ManifestError", "Model",
-    "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__", "identify", "load", "models",
-    "tag",
+    "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError", "Identification",
+    "ManifestError", "Model", "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__",
+    "embed", "enroll", "identify", "load", "models", "tag",
 ]  # fmt: skip
 
 
@@ -57,3 +69,21 @@ def identify(source: Source, model: str | Path = "language", *, device: str = "a
     from framecls.runtime import load
 
     return load(model, device=device).identify(source, **options)
+
+
+def embed(
+    source: Source, model: str | Path = "speaker", *, device: str = "auto", **options: Any
+) -> NDArray[np.float32]:
+    """Load a model of voices and return (number,) the unit vector of one; options are those of `Model.embed`."""
+    from framecls.runtime import load
+
+    return load(model, device=device).embed(source, **options)
+
+
+def enroll(
+    name: str, sources: Sequence[Source], model: str | Path = "speaker", *, device: str = "auto", **options: Any
+) -> list[str]:
+    """Load a model of voices and enroll somebody's, for `identify`; options and result are those of `Model.enroll`."""
+    from framecls.runtime import load
+
+    return load(model, device=device).enroll(name, sources, **options)

@@ -72,6 +72,7 @@ def load_network(path: Path) -> Network:
     Raises:
         ModelError: as `read_config`, or the weights are not those that its settings call for.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -79,21 +80,18 @@ def load_network(path: Path) -> Network:
 
     config = read_config(path)
     try:
-        state = widen(load_file(path))
+        state = {
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in widen(load_file(path)).items()
+        }
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: the file is damaged or cut short: {error}") from error
-    _check_size(path, config, state)
-    network = Network(config)
-    fill(network, state, str(path))
+    # Shapes only: settings may call for a network far larger than the file, and no weight is drawn to be thrown away.
+    with torch.device("meta"):
+        network = Network(config)
+    _check_weights(network, state, str(path))
+    network.load_state_dict(state, strict=False, assign=True)  # the tables of the features are no weights
     return network.eval().requires_grad_(False)
-
-
-def _check_size(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
-    """Refuse settings of a network far larger than the weights, before memory is taken for it."""
-    encoder = config.encoder
-    claimed = encoder.n_layers * encoder.dim * encoder.ff_dim + len(config.labels) * encoder.dim
-    if claimed > sum(tensor.numel() for tensor in state.values()):
-        raise ModelError(f"{path}: its settings call for more weights than it holds")
 
 
 def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
@@ -104,21 +102,24 @@ def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
     """
     import torch
 
+    _check_weights(network, state, name)
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            parameter.copy_(state[key])
+
+
+def _check_weights(network: Network, state: Mapping[str, Tensor], name: str) -> None:
     wanted = dict(network.named_parameters())
     if missing := sorted(wanted.keys() - state.keys()):
         raise ModelError(f"{name}: {len(missing)} weights are missing, such as {missing[0]}")
     if extra := sorted(state.keys() - wanted.keys()):
         raise ModelError(f"{name}: {len(extra)} weights belong to no part of the network, such as {extra[0]}")
-    with torch.no_grad():
-        for key, parameter in wanted.items():
-            tensor = state[key]
-            if tensor.shape != parameter.shape or not tensor.is_floating_point():
-                raise ModelError(
-                    f"{name}: the weight {key} has shape {list(tensor.shape)}, not {list(parameter.shape)}"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{name}: the weight {key} holds numbers that are not finite")
-            parameter.copy_(tensor)
+    for key, parameter in wanted.items():
+        tensor = state[key]
+        if tensor.shape != parameter.shape or not tensor.is_floating_point():
+            raise ModelError(f"{name}: the weight {key} has shape {list(tensor.shape)}, not {list(parameter.shape)}")
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{name}: the weight {key} holds numbers that are not finite")
 
 
 def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:

@@ -16,12 +16,80 @@ from framecls.errors import ConfigError
 
 T = TypeVar("T")
 
+# An hour of 20 ms frames fits; attention over more would neither end nor fit into memory.
+_MAX_WINDOW_FRAMES = 200_000
 Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+# What the source of a speech encoder that torchaudio has begins with.
+BUNDLE_PREFIX = "torchaudio:"
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """A speech encoder whose vectors stand in place of log-mel energies: `speech_encoder` has the rest.
+
+    A recipe gives the first three; what they stand for is looked up when training begins.
+    """
+
+    source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", or the path of a checkpoint
+    layer: int = 0  # whose vectors, counted from 1; 0: a learnt mix of all
+    tuned: bool = False  # its self-attention learns too
+    family: Literal["Wav2Vec2", "WavLM"] = "Wav2Vec2"
+    architecture: dict[str, Any] = field(default_factory=dict)  # arguments of torchaudio's factory; none: not known yet
+    normalize_waveform: bool = False  # it wants to hear every window at the same loudness
+
+    def __post_init__(self) -> None:
+        _require(self.layer >= 0, "layer must be 0 or more")
+        if self.architecture:
+            numbers = [self.architecture.get(f"encoder_{name}") for name in ("embed_dim", "num_layers")]
+            good = all(type(number) is int and 1 <= number <= 65536 for number in numbers)
+            _require(good, "pretrained.architecture lacks encoder_embed_dim or encoder_num_layers")
+            layers = self.architecture.get("extractor_conv_layer_config")
+            good = isinstance(layers, list) and bool(layers) and all(_is_convolution(layer) for layer in layers)
+            _require(good, "pretrained.architecture: extractor_conv_layer_config is no list of [channels, width, step]")
+
+    @property
+    def bundle(self) -> str:
+        """Torchaudio's name for the encoder, empty where it is the user's own."""
+        return self.source.removeprefix(BUNDLE_PREFIX) if self.source.startswith(BUNDLE_PREFIX) else ""
+
+    @property
+    def named(self) -> bool:
+        """Whether a model file only names it; else it carries its weights."""
+        return bool(self.bundle) and not self.tuned
+
+    @property
+    def dim(self) -> int:
+        """Numbers in one of its vectors."""
+        return int(self.architecture.get("encoder_embed_dim", 0))
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of self-attention that are run."""
+        return int(self.architecture.get("encoder_num_layers", 0))
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one vector to the next: the steps of all convolutions together."""
+        return math.prod(step for _, _, step in self.architecture["extractor_conv_layer_config"])
+
+    @property
+    def kernel_samples(self) -> int:
+        """Samples that the convolutions read for one vector."""
+        width = 1
+        for _, kernel, step in reversed(self.architecture["extractor_conv_layer_config"]):
+            width = (width - 1) * step + kernel
+        return width
+
+
+def _is_convolution(layer: Any) -> bool:
+    return isinstance(layer, list) and len(layer) == 3 and all(type(n) is int and 1 <= n <= 65536 for n in layer)
 
 
 @dataclass(frozen=True)
@@ -31,7 +99,7 @@ class FeatureConfig:
     The feature vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    kind: Literal["logmel", "mfcc"] = "logmel"
+    kind: Literal["logmel", "mfcc", "pretrained"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -47,6 +115,7 @@ class FeatureConfig:
     # "mean" takes each band's mean over the window away, and with it the microphone's and the line's colour.
     # "peak" measures every band from the loudest of the window, down to 80 dB below it.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
 
     def __post_init__(self) -> None:
         _require(1000 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1000..384000 Hz")
@@ -59,10 +128,20 @@ class FeatureConfig:
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2, "0 <= f_min_hz < f_max_hz <= sample_rate / 2"
         )
+        if self.kind == "pretrained":
+            _require(bool(self.pretrained.source), "kind pretrained wants pretrained.source: which speech encoder")
+            # A vector of its convolutions reads as many samples as a spectrum would, and where that would: so the
+            # margins, and with them the times of frames, are the same arithmetic.
+            grid = (self.window_samples, self.n_fft, self.hop_samples)
+            own = self.pretrained
+            fits = not own.architecture or grid == (own.kernel_samples, own.kernel_samples, own.hop_samples)
+            _require(fits, "window_samples, n_fft and hop_samples are not those of the speech encoder")
 
     @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
+        if self.kind == "pretrained":
+            return self.pretrained.dim
         return self.n_mels if self.kind == "logmel" else 3 * self.n_mfcc
 
     @property
@@ -125,6 +204,9 @@ class DecisionConfig:
     min_gap_s: float = 0.0
     candidates: tuple[str, ...] = ()  # labels that `identify` answers with unless asked for others; none: all of them
     temperature: float = 1.0  # logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")
+    # Slope and offset of the logistic function from the cosine of two voices to the chance that they are one, where
+    # both answers are as likely beforehand.
+    same_voice: tuple[float, float] = (20.0, -10.0)
 
     def __post_init__(self) -> None:
         for label, threshold in self.thresholds.items():
@@ -133,6 +215,7 @@ class DecisionConfig:
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} {value} is not a length of time in seconds")
         _require(0 < self.temperature < 1000, "temperature must be in (0, 1000)")
+        _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
 
 
 @dataclass(frozen=True)
@@ -147,6 +230,9 @@ class ModelConfig:
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
     phone_bottleneck: bool = False  # the layers above the CTC head read phones only: nothing of voice or microphone
     pooling: Literal["mean", "attentive", "multihead"] = "attentive"
+    # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
+    # with one of its labels.
+    embedding: int = 0
     # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
     # it is "unknown". Empty: every window counts for its length. (pooled task)
     gate: str = ""
@@ -158,7 +244,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and self.name.isprintable(), "a model needs a printable name")
-        _require(len(self.labels) >= 1, "a model needs at least one label")
+        _require(0 <= self.embedding <= 4096, "embedding must be in 0..4096")
+        _require(not (self.embedding and self.task == "frame"), "only a pooled model answers with an embedding")
+        _require(bool(self.labels or self.embedding), "a model needs at least one label, or an embedding")
+        _require(not (self.labels and self.embedding), "a model that answers with an embedding has no labels")
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
         for label in self.decision.thresholds:
@@ -167,6 +256,7 @@ class ModelConfig:
         for label in self.decision.candidates:
             _require(label in self.labels, f"a candidate {label!r}, which is no label of this model")
         _require(self.window_frames >= 1, "the window is shorter than one frame")
+        _require(self.window_frames <= _MAX_WINDOW_FRAMES, f"the window has more than {_MAX_WINDOW_FRAMES} frames")
 
     @property
     def hop_samples(self) -> int:
@@ -187,6 +277,40 @@ class ModelConfig:
     def overlap_frames(self) -> int:
         """Output frames that one window shares with the next."""
         return round(self.window.overlap_s / self.hop_s)
+
+
+# Encoding of headerless samples -> libsndfile's subtype and byte order, bytes of a sample.
+RAW_ENCODINGS: dict[str, tuple[str, Literal["LITTLE", "BIG"], int]] = {
+    "s16le": ("PCM_16", "LITTLE", 2),
+    "s16be": ("PCM_16", "BIG", 2),
+    "s24le": ("PCM_24", "LITTLE", 3),
+    "s24be": ("PCM_24", "BIG", 3),
+    "s32le": ("PCM_32", "LITTLE", 4),
+    "s32be": ("PCM_32", "BIG", 4),
+    "f32le": ("FLOAT", "LITTLE", 4),
+    "f32be": ("FLOAT", "BIG", 4),
+    "f64le": ("DOUBLE", "LITTLE", 8),
+    "f64be": ("DOUBLE", "BIG", 8),
+    "s8": ("PCM_S8", "LITTLE", 1),
+    "u8": ("PCM_U8", "LITTLE", 1),
+    "alaw": ("ALAW", "LITTLE", 1),
+    "mulaw": ("ULAW", "LITTLE", 1),
+}
+
+
+@dataclass(frozen=True)
+class RawAudio:
+    """What samples without a header are; the names of encodings are those of ffmpeg."""
+
+    sample_rate: int  # Hz
+    channels: int = 1
+    encoding: str = "s16le"
+
+    def __post_init__(self) -> None:
+        _require(1000 <= self.sample_rate <= 3_072_000, f"sample rate {self.sample_rate} is not in 1000..3072000 Hz")
+        _require(1 <= self.channels <= 1024, f"{self.channels} channels are not in 1..1024")
+        names = ", ".join(RAW_ENCODINGS)
+        _require(self.encoding in RAW_ENCODINGS, f"{self.encoding!r} is no encoding of samples: choose {names}")
 
 
 # The answer of `identify` when no label is likely enough.
@@ -226,7 +350,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_dict(typing.cast(type, hint), value, f"{where}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        _require(value in arguments, f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+        _require(value in arguments, f"{where}: {_shown(value)} is not one of {', '.join(map(str, arguments))}")
         return value
     if origin is types.UnionType:
         if value is None and types.NoneType in arguments:
@@ -243,9 +367,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return dict(value)
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        # What no float can hold is as little use as infinity.
+        value = float(value) if abs(value) < 2**1000 else math.inf
     good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    _require(good, f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
+    _require(good, f"{where}: {_shown(value)} is not of type {getattr(hint, '__name__', hint)}")
     if hint is float:
         _require(math.isfinite(value), f"{where}: {value!r} is not a finite number")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, the beginning of a long one."""
+    text = f"a table of {len(value)}" if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -6,8 +6,9 @@ The window grid belongs to the model, so what comes out does not depend on batch
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +16,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.audio import AudioStream, Source, open_audio, prefetch
+from framecls.audio import AudioStream, Source, open_audio
+from framecls.batching import Block, Item, Load, Opener, Pump, Recording
 from framecls.checkpoint import load_network
-from framecls.config import ModelConfig
+from framecls.config import ModelConfig, RawAudio
 from framecls.errors import ModelError, UsageError
 from framecls.nn.model import Network, Output
-from framecls.pretrained import locate
-from framecls.timeline import Window, count_frames
+from framecls.pretrained import GATE_MODEL, locate
+from framecls.results import AudioInfo
+from framecls.timeline import Window, count_frames, padded_length
 
-# The shipped model that tells others which windows to listen to.
-GATE_MODEL = "sound"
 _BLOCK_S = 30.0
 # Windows of one forward pass: more gains nothing on a CPU, whose caches are small.
 _BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}
+# Threads that each run a whole batch share no barrier between two layers, unlike threads that share one batch.
+_MAX_WORKERS = 8
+_MAX_DECODERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,7 @@ class WindowOutput:
     """What the network says of one window of a recording."""
 
     window: Window
-    logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task
+    logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task, or (number,) an embedding
     weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
 
 
@@ -51,17 +55,54 @@ class Engine:
         self.batch_size = batch_size or _BATCH_SIZE.get(device.type, 8)
         self.gate = Gate(gate.to(device), self.config) if gate is not None else None
 
-    def open(self, source: Source, sample_rate: int | None = None) -> AudioStream:
-        """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate."""
-        return open_audio(source, self.config.features.sample_rate, sample_rate)
+    def open(self, source: Source, sample_rate: int | None = None, raw: RawAudio | None = None) -> AudioStream:
+        """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate.
 
-    def run(self, stream: AudioStream, progress: Callable[[float], None] | None = None) -> RunningWindows:
+        Blocks of one recording, an iterator of arrays, are a source too; `raw` says what a file without a header holds.
+        """
+        return open_audio(source, self.config.features.sample_rate, sample_rate, raw)
+
+    def run(self, stream: AudioStream, progress: Callable[[float], None] | None = None) -> Iterator[WindowOutput]:
         """Classify the windows of a stream as they are decoded, in order; `progress` gets the seconds done."""
-        return RunningWindows(self, stream, progress)
+        with closing(self.run_many([lambda: nullcontext(stream)], progress=progress)) as recordings:
+            for windows in recordings:
+                yield from windows
+
+    def run_many(
+        self,
+        openers: Iterable[Opener],
+        *,
+        progress: Callable[[float], None] | None = None,
+        block_s: float | None = None,
+    ) -> Generator[RunningWindows, None, None]:
+        """Classify many recordings: decoded ahead, and their windows batched together.
+
+        On a CPU torch's threads are shared out among workers that run a batch each; the setting comes back when the
+        run ends.
+
+        Args:
+            openers: each opens one recording; they are called in order, but ahead of time and in other threads.
+            progress: told the seconds done of the recording whose windows are being read.
+            block_s: seconds decoded at once; a live source is waited for that long.
+
+        Yields:
+            the recordings in order; reading the windows of one raises what opening, decoding or running it raised.
+        """
+        n_workers = min(_torch_threads.wanted(), _MAX_WORKERS) if self.device.type == "cpu" else 1
+        n_decoders = min(os.cpu_count() or 1, _MAX_DECODERS)
+        load = Load(self.config.window_frames, self.batch_size, n_workers, n_decoders, block_s or _BLOCK_S)
+        with _torch_threads.shared_out(n_workers):
+            pump = Pump(openers, self._cut, lambda items: list(self.forward(items)), load)
+            with closing(pump.run()) as recordings:
+                for recording in recordings:
+                    yield RunningWindows(self.config, pump, recording, progress)
+
+    def _cut(self, blocks: Iterable[Block]) -> Iterator[Item]:
+        return cut_windows(blocks, self.config)
 
     def forward(self, windows: list[tuple[Window, NDArray[np.float32]]]) -> Iterator[WindowOutput]:
         """Run the network on a batch of windows, each with its samples and margins."""
-        longest = max(window.n_frames for window, _ in windows)
+        longest = max(padded_length(window.n_frames, self.config.window_frames) for window, _ in windows)
         n_samples = longest * self.config.hop_samples + 2 * self.config.features.margin_samples
         batch = np.zeros((len(windows), n_samples), np.float32)
         for row, (_, samples) in zip(batch, windows, strict=True):
@@ -107,41 +148,68 @@ class Gate:
 
 
 class RunningWindows:
-    """Iterate over the window outputs of one recording; `n_samples` and `n_frames` are known once it is done."""
+    """Iterate, once, over the window outputs of one recording, in order."""
 
-    def __init__(self, engine: Engine, stream: AudioStream, progress: Callable[[float], None] | None) -> None:
-        self._engine = engine
-        self._stream = stream
+    def __init__(
+        self,
+        config: ModelConfig,
+        pump: Pump[WindowOutput],
+        recording: Recording[WindowOutput],
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._pump = pump
+        self._recording = recording
         self._progress = progress
-        self.n_samples = 0
 
     @property
-    def n_frames(self) -> int:
-        """Frames seen so far."""
-        return count_frames(self.n_samples, self._engine.config.hop_samples)
+    def info(self) -> AudioInfo | None:
+        """What the recording was, once it is open."""
+        return self._recording.info
+
+    @property
+    def n_samples(self) -> int:
+        """Samples at the model's rate: of the whole recording, once its windows have been read."""
+        return self._recording.n_samples
 
     def __iter__(self) -> Iterator[WindowOutput]:
-        config = self._engine.config
-        batch: list[tuple[Window, NDArray[np.float32]]] = []
-        with closing(prefetch(self._stream.blocks(_BLOCK_S))) as blocks:
-            for item in cut_windows(self._count(blocks), config):
-                batch.append(item)
-                if len(batch) == self._engine.batch_size:
-                    yield from self._finish(batch)
-                    batch = []
-            if batch:
-                yield from self._finish(batch)
+        for output in self._pump.answers(self._recording):
+            if self._progress is not None:
+                self._progress((output.window.first + output.window.n_frames) * self._config.hop_s)
+            yield output
 
-    def _count(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        for block in blocks:
-            self.n_samples += len(block)
-            yield block
 
-    def _finish(self, batch: list[tuple[Window, NDArray[np.float32]]]) -> Iterator[WindowOutput]:
-        yield from self._engine.forward(batch)
-        if self._progress is not None:
-            last = batch[-1][0]
-            self._progress((last.first + last.n_frames) * self._engine.config.hop_s)
+class _TorchThreads:
+    """The number of threads that torch uses for one computation on a CPU, which all of a process share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_runs = 0
+        self._before = 1
+
+    def wanted(self) -> int:
+        """Return the number that was set outside of any run."""
+        with self._lock:
+            return self._before if self._n_runs else torch.get_num_threads()
+
+    @contextmanager
+    def shared_out(self, n_workers: int) -> Iterator[None]:
+        """Give each of several workers its share while the block runs."""
+        with self._lock:
+            if not self._n_runs:
+                self._before = torch.get_num_threads()
+            self._n_runs += 1
+            torch.set_num_threads(max(1, self._before // n_workers))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_runs -= 1
+                if not self._n_runs:
+                    torch.set_num_threads(self._before)
+
+
+_torch_threads = _TorchThreads()
 
 
 def cut_windows(

@@ -18,6 +18,10 @@ class AudioError(FrameclsError):
     """An input that cannot be found, read or decoded."""
 
 
+class OutputError(FrameclsError):
+    """Results cannot be kept where they were to go, and the next ones could not either: no room, or no such place."""
+
+
 class ModelError(FrameclsError):
     """A model file that cannot be found, or that is not what it claims to be."""
 
@@ -28,3 +32,7 @@ class ConfigError(FrameclsError, ValueError):
 
 class ManifestError(FrameclsError):
     """A training list that cannot be used as it stands."""
+
+
+class GalleryError(FrameclsError):
+    """A file of enrolled voices that cannot be used, or that does not have what was asked of it."""

@@ -7,8 +7,10 @@ import math
 import torch
 import torchaudio
 from torch import Tensor, nn
+from torch.nn import functional
 
 from framecls.config import FeatureConfig
+from framecls.speech_encoder import SpeechEncoder
 
 # A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
 # this brings the network's input near zero mean and unit variance without a statistic to store.
@@ -20,45 +22,98 @@ _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
 
 
 class FeatureExtractor(nn.Module):
-    """Slide windows over a waveform and describe each by a vector: log-mel energies, or MFCCs with two differences."""
+    """Slide windows over a waveform and describe each by a vector.
+
+    That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it.
+    """
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=config.sample_rate,
-            n_fft=config.n_fft,
-            win_length=config.window_samples,
-            hop_length=config.hop_samples,
-            f_min=config.f_min_hz,
-            f_max=config.f_max_hz,
-            n_mels=config.n_mels,
-            power=2.0,
-            center=False,
-            mel_scale=config.mel_scale,
-            norm="slaney" if config.mel_scale == "slaney" else None,
-        )
-        dct = torchaudio.functional.create_dct(config.n_mfcc, config.n_mels, norm="ortho")
+        self.encoder = SpeechEncoder(config.pretrained) if config.kind == "pretrained" else None
+        if self.encoder is not None:
+            return
+        # These tables are made from the settings, not loaded: they are real also where the weights are only shapes yet.
+        with torch.device("cpu"):
+            self.mel = torchaudio.transforms.MelSpectrogram(
+                sample_rate=config.sample_rate,
+                n_fft=config.n_fft,
+                win_length=config.window_samples,
+                hop_length=config.hop_samples,
+                f_min=config.f_min_hz,
+                f_max=config.f_max_hz,
+                n_mels=config.n_mels,
+                power=2.0,
+                center=False,
+                mel_scale=config.mel_scale,
+                norm="slaney" if config.mel_scale == "slaney" else None,
+            )
+            dct = torchaudio.functional.create_dct(config.n_mfcc, config.n_mels, norm="ortho")
         self.register_buffer("dct", dct, persistent=False)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """Return the feature vectors of a batch of waveforms.
 
         Args:
             waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
                 `config.margin_samples` before and after them.
+            n_vectors: (batch,) how many of the vectors are not of padding; None: all. A spectrum does not depend on it.
 
         Returns:
             (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance.
         """
-        log_mel = torch.log(self.mel(waveform) + self.config.floor).transpose(1, 2)
-        log_mel = (log_mel - _LOG_CENTRE) / _LOG_SPREAD
+        if self.encoder is not None:
+            vectors: Tensor = self.encoder(waveform, n_vectors)
+            return vectors
+        return self.describe(self.mel(waveform).transpose(1, 2))
+
+    def describe(self, mel: Tensor) -> Tensor:
+        """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
+        log_mel = (torch.log(mel + self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
         cepstra = log_mel @ self.get_buffer("dct")
-        first = torchaudio.functional.compute_deltas(cepstra.transpose(1, 2))
-        second = torchaudio.functional.compute_deltas(first)
-        return torch.cat([cepstra, first.transpose(1, 2), second.transpose(1, 2)], dim=2)
+        first = differences(cepstra)
+        return torch.cat([cepstra, first, differences(first)], dim=2)
+
+
+def differences(vectors: Tensor) -> Tensor:
+    """Return how fast (batch, vector, feature) change: the slope of the line through five vectors, the ends repeated.
+
+    As `torchaudio.functional.compute_deltas` and HTK have it, in operations that any runtime knows.
+    """
+    first, last = vectors[:, :1], vectors[:, -1:]
+    padded = torch.cat([first, first, vectors, last, last], dim=1)
+    near, far = padded[:, 3:-1] - padded[:, 1:-3], padded[:, 4:] - padded[:, :-4]
+    return (near + 2 * far) / 10
+
+
+class ConvolutionFeatures(nn.Module):
+    """The same features without complex numbers: the Fourier transform is a convolution with cosines and sines.
+
+    Slower than a fast transform, but any runtime has it. Window, mel bands and the rest are those of the extractor.
+    """
+
+    def __init__(self, features: FeatureExtractor) -> None:
+        super().__init__()
+        self._features = features
+        config = features.config
+        window = features.mel.spectrogram.window.double()
+        before = (config.n_fft - config.window_samples) // 2  # where torch's transform puts a shorter window
+        window = functional.pad(window, (before, config.n_fft - config.window_samples - before))
+        turns = torch.outer(torch.arange(config.n_fft // 2 + 1), torch.arange(config.n_fft)) % config.n_fft
+        angle = turns.double() * (2 * math.pi / config.n_fft)
+        waves = torch.cat([angle.cos(), angle.sin()]) * window
+        self.register_buffer("waves", waves.unsqueeze(1).float(), persistent=False)  # (2 * bin, 1, sample)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """See `FeatureExtractor.forward`."""
+        parts = functional.conv1d(
+            waveform.unsqueeze(1), self.get_buffer("waves"), stride=self._features.config.hop_samples
+        )
+        cosine, sine = parts.chunk(2, dim=1)  # each (batch, bin, vector)
+        power = (cosine.square() + sine.square()).transpose(1, 2)
+        return self._features.describe(power @ self._features.mel.mel_scale.fb)
 
 
 def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:

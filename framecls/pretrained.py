@@ -8,6 +8,8 @@ from framecls.errors import ModelError, UsageError
 
 _FOLDER = Path(__file__).parent / "weights"
 _SUFFIX = ".safetensors"
+# The shipped model that tells others which windows to listen to.
+GATE_MODEL = "sound"
 
 
 def names() -> list[str]:
@@ -26,8 +28,11 @@ def locate(model: str | Path) -> Path:
     if text in names():
         return _FOLDER / f"{text}{_SUFFIX}"
     path = Path(model)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, a loop of links
+        raise ModelError(f"{text}: cannot be read: {error.strerror}") from error
     if path.suffix == _SUFFIX or len(path.parts) > 1:
         raise ModelError(f"{text}: there is no such model file")
     raise UsageError(f"no model is called {text!r}: choose {', '.join(names())}, or give the path of a model file")

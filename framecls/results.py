@@ -32,8 +32,17 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Outline:
+    """The scores of a recording for a picture of it: a bounded number of columns, each of some frames in a row."""
+
+    times: NDArray[np.float64]  # (column,) seconds at their middles
+    means: NDArray[np.float32]  # (column, label) mean probability
+    peaks: NDArray[np.float32]  # (column, label) greatest probability
+
+
+@dataclass(frozen=True, eq=False)
 class TagResult:
-    """What `tag` found in one recording."""
+    """What `tag` found in one recording; `times` and `scores` are empty where nobody asked for the frames."""
 
     file: str
     model: str
@@ -45,6 +54,7 @@ class TagResult:
     scores: NDArray[np.float32] = field(repr=False)  # (frame, label) probabilities
     overlapping: bool = False  # labels may hold at once, each has its own segments
     audio: AudioInfo | None = None
+    outline: Outline | None = field(default=None, repr=False)  # where the frames were not kept
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from framecls.audio import Source
-from framecls.config import ModelConfig
-from framecls.engine import Engine, load_engine
+from framecls.batching import Opener
+from framecls.config import ModelConfig, RawAudio
+from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.gallery import check_name
 from framecls.identification import choose_candidates, decide, pool_windows, rank
-from framecls.results import Identification, StringResult, TagResult
+from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.speakers import Enrolled, decide_voice, enroll, hear, know_voice, load_enrolled
 from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
-from framecls.tagging import make_result, stitch
+from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
+
+R = TypeVar("R")
 
 DEFAULT_TOP_K = 5
+# What is decoded at once of a live source.
+STREAM_BLOCK_S = 0.5
 
 
 class Model:
@@ -78,32 +91,91 @@ class Model:
         source: Source,
         *,
         sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> TagResult:
         """Say what is heard when in one recording.
 
         Args:
-            source: a path, a binary file object, or (sample,) or (channel, sample) floats, -1..1.
-            sample_rate: Hz, of an array.
+            source: a path, a binary file object, (sample,) or (channel, sample) floats, -1..1, or an iterator of
+                arrays that follow each other.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
+            keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
             progress: told the seconds of audio that are done.
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        if self.config.task != "frame":
-            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
-        with self._engine.open(source, sample_rate) as stream:
-            running = self._engine.run(stream, progress)
-            logits = stitch(running, self.config.overlap_frames)
-            duration_s = self._duration(running.n_samples)
-            return make_result(logits, self.config, _name(source), duration_s, stream.info)
+        return _only(
+            self.tag_many([source], sample_rate=sample_rate, raw=raw, keep_scores=keep_scores, progress=progress)
+        )
+
+    def tag_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        keep_scores: bool = True,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[TagResult | Exception, None, None]:
+        """Say what is heard when in many recordings: decoded ahead, and short ones batched together.
+
+        Each result is what `tag` gives for that source alone. The arguments are those of `tag`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error that `tag` would have raised.
+
+        Raises:
+            UsageError: this model gives one label a recording, not one a frame.
+        """
+        self._check_frame_task()
+        options = _Reading(sample_rate, raw, progress)
+        return self._each(sources, options, lambda windows, name: self._tag(windows, name, keep_scores))
+
+    def stream(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+    ) -> Generator[Segment, None, None]:
+        """Yield the segments of one recording, live or not, each as soon as nothing still to come can change it.
+
+        They come in the order in which they end, near enough: a long one follows the short ones that it spans. A
+        segment is given at most the model's window, its `min_gap_s` and half a second of audio after its end; where
+        labels tile the recording, that is after the end of the first one to follow that lasts `min_duration_s`.
+
+        Args:
+            source: as for `tag`; from a microphone, say, an iterator of blocks.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
+
+        Raises:
+            UsageError: this model gives one label a recording, not one a frame.
+            AudioError: the recording cannot be read, or there is nothing in it; after the segments before.
+        """
+        self._check_frame_task()
+        return self._stream(source, _Reading(sample_rate, raw))
+
+    def _stream(self, source: Source, reading: _Reading) -> Generator[Segment, None, None]:
+        segmenter = make_segmenter(self.config)
+        openers = self._openers([source], reading, deque())
+        with closing(self._engine.run_many(openers, block_s=STREAM_BLOCK_S)) as recordings:
+            for windows in recordings:
+                for logits in stitch_parts(windows, self.config.overlap_frames):
+                    yield from segmenter.push(to_probabilities(logits, self.config))
+                yield from segmenter.finish(self._duration(windows.n_samples))
 
     def tag_string(
         self,
         source: Source,
         *,
         sample_rate: int | None = None,
+        raw: RawAudio | None = None,
         beam: int = DEFAULT_BEAM,
         progress: Callable[[float], None] | None = None,
     ) -> StringResult:
@@ -111,7 +183,8 @@ class Model:
 
         Args:
             source: as for `tag`.
-            sample_rate: Hz, of an array.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
             beam: strings that the search keeps from frame to frame; 1 takes the best phone of each frame.
             progress: told the seconds of audio that are done.
 
@@ -120,61 +193,247 @@ class Model:
             ConfigError: `beam` is not positive.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
+        return _only(self.tag_string_many([source], sample_rate=sample_rate, raw=raw, beam=beam, progress=progress))
+
+    def tag_string_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        beam: int = DEFAULT_BEAM,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[StringResult | Exception, None, None]:
+        """Say which phones are heard in many recordings: decoded ahead, and short ones batched together.
+
+        Each result is what `tag_string` gives for that source alone. The arguments are those of `tag_string`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error that `tag_string` would have raised.
+
+        Raises:
+            UsageError: this model hears no phones.
+            ConfigError: `beam` is not positive.
+        """
         engine = phone_engine(self._engine)
         if beam < 1:
             raise ConfigError(f"beam {beam}: at least 1")
-        with engine.open(source, sample_rate) as stream:
-            running = engine.run(stream, progress)
-            log_probs = stitch_phones(running, engine.config.overlap_frames)
-            duration_s = self._duration(running.n_samples)
-            return make_string(log_probs, self.config, beam, _name(source), duration_s, stream.info)
+        overlap = engine.config.overlap_frames
+        options = _Reading(sample_rate, raw, progress)
+        return self._each(sources, options, lambda windows, name: self._spell(windows, name, overlap, beam), engine)
 
     def identify(
         self,
         source: Source,
         *,
         sample_rate: int | None = None,
+        raw: RawAudio | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Identification:
         """Give one recording one label.
 
         Args:
             source: as for `tag`.
-            sample_rate: Hz, of an array.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.
+            enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
+                user's own gallery.
             progress: told the seconds of audio that are done.
 
         Raises:
             UsageError: this model gives one label a frame.
             ConfigError: `among` names a label that the model does not have, or top_k is not positive.
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
+        """
+        return _only(
+            self.identify_many(
+                [source],
+                sample_rate=sample_rate,
+                raw=raw,
+                top_k=top_k,
+                among=among,
+                enrolled=enrolled,
+                progress=progress,
+            )
+        )
+
+    def identify_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[Identification | Exception, None, None]:
+        """Give each of many recordings one label: decoded ahead, and short ones batched together.
+
+        Each result is what `identify` gives for that source alone. The arguments are those of `identify`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error that `identify` would have raised.
+
+        Raises:
+            UsageError: this model gives one label a frame.
+            ConfigError: `among` names a label that the model does not have, or top_k is not positive.
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
         """
         if self.config.task != "pooled":
             raise UsageError(f"the model {self.name} gives one label a frame: use tag")
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
+        options = _Reading(sample_rate, raw, progress)
+        if self.config.embedding:
+            known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
+            known = known if among is None else known.among(among)
+            return self._each(sources, options, lambda windows, name: self._name_voice(windows, name, known, top_k))
         candidates = choose_candidates(self.config, among)
-        with self._engine.open(source, sample_rate) as stream:
-            running = self._engine.run(stream, progress)
-            logits, heard_s = pool_windows(running)
-            top = rank(logits, self.config, candidates, top_k)
-            return Identification(
-                file=_name(source),
-                model=self.name,
-                duration=self._duration(running.n_samples),
-                label=decide(top, heard_s, self.config),
-                score=top[0].score,
-                top=top,
-                audio=stream.info,
-            )
+        return self._each(sources, options, lambda windows, name: self._identify(windows, name, candidates, top_k))
+
+    def _check_frame_task(self) -> None:
+        if self.config.task != "frame":
+            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
+
+    def _each(
+        self,
+        sources: Iterable[Source],
+        reading: _Reading,
+        answer: Callable[[RunningWindows, str], R],
+        engine: Engine | None = None,
+    ) -> Generator[R | Exception, None, None]:
+        names: deque[str] = deque()
+        openers = self._openers(sources, reading, names)
+        with closing((engine or self._engine).run_many(openers, progress=reading.progress)) as recordings:
+            for windows in recordings:
+                try:
+                    result: R | Exception = answer(windows, names.popleft())
+                except Exception as error:
+                    result = error
+                yield result
+
+    def _openers(self, sources: Iterable[Source], reading: _Reading, names: deque[str]) -> Iterator[Opener]:
+        """Yield what opens each source, and add its name to `names`."""
+        for source in sources:
+            names.append(_name(source))
+            yield partial(self._engine.open, source, reading.sample_rate, reading.raw)
+
+    def _tag(self, windows: RunningWindows, name: str, keep_scores: bool) -> TagResult:
+        tagger = Tagger(self.config, keep_scores=keep_scores)
+        for logits in stitch_parts(windows, self.config.overlap_frames):
+            tagger.push(logits)
+        return tagger.finish(name, self._duration(windows.n_samples), windows.info)
+
+    def _spell(self, windows: RunningWindows, name: str, overlap: int, beam: int) -> StringResult:
+        log_probs = stitch_phones(windows, overlap)
+        return make_string(log_probs, self.config, beam, name, self._duration(windows.n_samples), windows.info)
+
+    def _identify(self, windows: RunningWindows, name: str, candidates: Sequence[int], top_k: int) -> Identification:
+        logits, heard_s = pool_windows(windows)
+        top = rank(logits, self.config, candidates, top_k)
+        return Identification(
+            file=name,
+            model=self.name,
+            duration=self._duration(windows.n_samples),
+            label=decide(top, heard_s, self.config),
+            score=top[0].score,
+            top=top,
+            audio=windows.info,
+        )
+
+    def embed(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        raw: RawAudio | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return (number,) the unit vector of the voice in one recording; two of one voice have a large product.
+
+        Args:
+            source: as for `tag`.
+            sample_rate: Hz, of an array or of arrays.
+            raw: what a file or file object without a header holds.
+            progress: told the seconds of audio that are done.
+
+        Raises:
+            UsageError: this model does not answer with an embedding.
+            AudioError: the recording cannot be read, or there is too little speech in it.
+        """
+        return hear(self._engine, source, sample_rate, raw, progress).vector
+
+    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+        """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
+
+        Raises:
+            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
+        """
+        return load_enrolled(self._engine, Path(gallery) if gallery is not None else None)
+
+    def enroll(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        *,
+        sample_rate: int | None = None,
+        gallery: str | Path | None = None,
+    ) -> list[str]:
+        """Enroll somebody's voice in a gallery; None: the user's own.
+
+        Args:
+            name: who speaks.
+            sources: recordings in which nobody else does, each as for `tag`.
+            sample_rate: Hz, of arrays.
+            gallery: the file, made if it is not there.
+
+        Returns:
+            what should make one look again, such as a clip that does not sound like the others; empty is good.
+
+        Raises:
+            UsageError: that is no name, or this model does not answer with an embedding.
+            GalleryError: the gallery cannot be used with this model.
+            AudioError: a recording cannot be read, or there is too little speech in it; nothing is enrolled then.
+        """
+        person = check_name(name)
+        voices = [(_name(source), hear(self._engine, source, sample_rate)) for source in sources]
+        return enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+
+    def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
+        voice = know_voice(windows, self.config)
+        top = enrolled.rank(voice.vector, self.config, top_k)
+        label = decide_voice(top, self.config)
+        return Identification(name, self.name, voice.duration_s, label, top[0].score, top, voice.info)
 
     def _duration(self, n_samples: int) -> float:
         if not n_samples:
             raise AudioError("there is no audio in it")
         return round(n_samples / self.config.features.sample_rate, 6)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the sources of a run are read."""
+
+    sample_rate: int | None = None  # Hz, of arrays
+    raw: RawAudio | None = None
+    progress: Callable[[float], None] | None = None
+
+
+def _only(results: Generator[R | Exception, None, None]) -> R:
+    """Return the one result of a run, or raise what it failed with."""
+    with closing(results):
+        result = next(results)
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def load(

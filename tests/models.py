@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,4 +59,23 @@ def write_wav(path: Path, duration_s: float = 1.0, frequency_hz: float = 440.0) 
     """Write a 16 kHz mono recording, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(duration_s, frequency_hz), RATE, format="WAV", subtype="PCM_16")
+    return path
+
+
+def tiny_voice_config() -> ModelConfig:
+    """Return the settings of a network that answers with a vector for a voice; untrained, it tells tones by pitch."""
+    return replace(
+        tiny_config("pooled"),
+        name="tiny-speaker",
+        labels=(),
+        embedding=8,
+        decision=DecisionConfig(thresholds={"unknown": 0.5}, same_voice=(200.0, -190.0)),
+    )
+
+
+def save_tiny_voice_model(folder: Path, seed: int = 7) -> Path:
+    """Write a seeded untrained model of voices and return its file."""
+    torch.manual_seed(seed)
+    path = folder / f"tiny-speaker{seed}.safetensors"
+    save_model(Network(tiny_voice_config()), path)
     return path

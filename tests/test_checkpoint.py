@@ -144,9 +144,24 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown setting": (lambda p: edit_config(p, lambda c: c.update(evil=1)), "evil: there is no such setting"),
     "giant network": (
         lambda p: edit_config(p, lambda c: c["encoder"].update(dim=4096, ff_dim=65536)),
-        "more weights than",
+        "has shape",
     ),  # type: ignore[attr-defined]
-    "many layers": (lambda p: edit_config(p, lambda c: c["encoder"].update(n_layers=60)), "more weights than|missing"),  # type: ignore[attr-defined]
+    "many layers": (lambda p: edit_config(p, lambda c: c["encoder"].update(n_layers=60)), "weights are missing"),  # type: ignore[attr-defined]
+    "giant neighbourhood": (
+        lambda p: edit_config(p, lambda c: c["encoder"].update(kind="window", n_layers=0, dim=4096, context=1000)),
+        "belong to no part|has shape",
+    ),  # type: ignore[attr-defined]
+    "endless window": (
+        lambda p: (
+            edit_config(p, lambda c: c.update(window={"length_s": 3600})),
+            edit_config(p, lambda c: c["features"].update(hop_samples=2)),
+        ),
+        "more than 200000 frames",
+    ),  # type: ignore[attr-defined]
+    "number that no float holds": (
+        lambda p: edit_config(p, lambda c: c["features"].update(f_max_hz=10**400)),
+        "f_max_hz: inf is not a finite number",
+    ),  # type: ignore[attr-defined]
     "renamed weight": (rename_weight, "1 weights are missing, such as head.weight"),
     "missing weight": (drop_weight, "weights are missing, such as encoder.norm"),
     "wrong shape": (reshape_weight, "head.* has shape"),

@@ -153,6 +153,7 @@ def test_help_names_every_option(cli: Cli) -> None:
     for command, own in (("tag", {"--frames", "--min-duration", "--min-gap"}), ("identify", {"--top-k", "--among"})):
         shown = set(re.findall(r"--[a-z][a-z-]*", cli(command, "--help").out))
         common = {"--model", "--format", "--output", "--device", "--threads", "--batch-size", "--threshold", "--errors"}
+        common |= {"--resume"}
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 
@@ -367,14 +368,14 @@ def test_no_input_could_be_done(tag: Cli, here: Path) -> None:
 def test_an_unexpected_error_is_one_failure(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framecls.runtime import Model
 
-    really_tag = Model.tag
+    really_tag = Model._tag
 
-    def fail_on_bad(self: Model, source: Any, **options: Any) -> Any:
-        if "bad" in str(source):
+    def fail_on_bad(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
+        if "bad" in name:
             raise TypeError("two\nlines")
-        return really_tag(self, source, **options)
+        return really_tag(self, windows, name, keep_scores)
 
-    monkeypatch.setattr(Model, "tag", fail_on_bad)
+    monkeypatch.setattr(Model, "_tag", fail_on_bad)
     bad, good = write_wav(here / "bad.wav"), write_wav(here / "good.wav")
     answer = tag(bad, good, "-f", "jsonl", "-q")
     assert answer.status == 1
@@ -520,6 +521,7 @@ def test_a_folder_gets_a_file_for_each_input(tag: Cli, here: Path) -> None:
     write_wav(here / "in" / "deep" / "b.wav")
     assert tag("in", "-f", "textgrid", "-o", "out", "-q").status == 0
     assert sorted(str(path.relative_to(here / "out")) for path in (here / "out").rglob("*.*")) == [
+        ".framecls-journal",  # what --resume reads
         "a.wav.TextGrid",
         "deep/b.wav.TextGrid",
     ]
@@ -548,7 +550,7 @@ def test_lists_and_folders(tag: Cli, here: Path) -> None:
 def test_summary(tag: Cli, here: Path) -> None:
     write_wav(here / "a.wav", 1.0)
     write_wav(here / "b.wav", 2.0)
-    pattern = r"framecls: 3 files, 1 failed, 0:00:03 of audio in \d+\.\d s, \d+ times real time"
+    pattern = r"framecls: 2 done, 1 failed, 0:00:03 of audio in \d+\.\d s, \d+ times real time"
     assert re.fullmatch(pattern, tag("a.wav", "gone.wav", "b.wav").errors[-1])
     assert "failed" not in tag("a.wav", "b.wav").errors[-1]
     assert tag("a.wav").err == ""
@@ -679,25 +681,26 @@ def test_wrong_usage_of_training(arguments: list[str], status: int, said: str, c
 def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framecls.runtime import Model
 
-    really_tag = Model.tag
+    really_tag = Model._tag
 
-    def interrupt_on_b(self: Model, source: Any, **options: Any) -> Any:
-        if "b.wav" in str(source):
+    def interrupt_on_b(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
+        if "b.wav" in name:
             raise KeyboardInterrupt
-        return really_tag(self, source, **options)
+        return really_tag(self, windows, name, keep_scores)
 
-    monkeypatch.setattr(Model, "tag", interrupt_on_b)
+    monkeypatch.setattr(Model, "_tag", interrupt_on_b)
     for name in ("a.wav", "b.wav", "c.wav"):
         write_wav(here / name)
     (here / "all.json").write_text("what was there")
     answer = tag("a.wav", "b.wav", "c.wav", "-o", "all.json")
     assert answer.status == 130
-    assert (
-        answer.err
-        == "framecls: error: interrupted: 1 of 3 inputs done, 2 left, from b.wav on; all.json was left alone\n"
+    assert answer.err == (
+        "framecls: error: interrupted: 1 of 3 inputs done, 2 left, from b.wav on; all.json was left alone; "
+        "--resume goes on from there\n"
     )
     assert (here / "all.json").read_text() == "what was there"
-    assert sorted(path.name for path in here.iterdir()) == ["a.wav", "all.json", "b.wav", "c.wav"]
+    names = sorted(path.name for path in here.iterdir())
+    assert names == [".all.json.framecls-journal", "a.wav", "all.json", "b.wav", "c.wav"]
     assert [record["file"] for record in json.loads(tag("a.wav", "b.wav", "-f", "json").out)] == ["a.wav"]
 
 

@@ -18,7 +18,7 @@ from framecls.checkpoint import save_model
 from framecls.cli.boundary import run
 from framecls.ctc import decode_beam, decode_greedy
 from framecls.engine import WindowOutput, load_engine
-from framecls.errors import ConfigError, UsageError
+from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.nn.model import Network
 from framecls.results import Segment, StringResult
 from framecls.runtime import Model, load
@@ -111,6 +111,20 @@ def test_a_recording_of_many_windows(tmp_path: Path, task: str) -> None:
     assert result.segments[-1].end <= result.duration == 8.4
     small = Model(load_engine(save_hearing_model(tmp_path, task), device="cpu", batch_size=1))
     assert small.tag_string(sounds, sample_rate=16000).phones == result.phones
+
+
+@pytest.mark.parametrize("task", ["frame", "pooled"])
+def test_many_recordings_have_the_strings_of_each_alone(tmp_path: Path, task: str) -> None:
+    model = load(save_hearing_model(tmp_path, task), device="cpu")
+    sources = [np.concatenate([tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
+    sources.insert(1, np.zeros(0, np.float32))
+    first, empty, *rest = model.tag_string_many(sources, sample_rate=16000)
+    assert isinstance(empty, AudioError)
+    for source, result in zip((sources[0], *sources[2:]), (first, *rest), strict=True):
+        alone = model.tag_string(source, sample_rate=16000)
+        assert isinstance(result, StringResult)
+        assert (result.segments, result.duration) == (alone.segments, alone.duration)
+        np.testing.assert_array_equal(result.scores, alone.scores)
 
 
 def test_the_windows_of_a_pooled_model_overlap_for_strings(tmp_path: Path) -> None:
@@ -238,6 +252,7 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
         (["-m", "language", "--string", "--beam", "0"], "--beam 0: at least 1"),
         (["-m", "language", "--string", "--threshold", "de=0.5"], "--threshold is about labels"),
         (["-m", "language", "--string", "--min-gap", "1"], "--min-gap is about labels"),
+        (["-m", "language", "--string", "--stream"], "--stream is about labels"),
         (["-m", "sound", "-f", "text"], "add --string"),
         (["-m", "language"], "is for framecls identify"),
     ],

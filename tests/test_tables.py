@@ -24,7 +24,7 @@ from framecls.output.tables import (
     make_recorder,
     tag_table,
 )
-from framecls.results import AudioInfo, Candidate, Identification, Segment, TagResult
+from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
 from framecls.timeline import SegmentRules, frame_times, overlapping_segments, tiling_segments
 
 LABELS = ("speech", "music", "noise")
@@ -258,14 +258,14 @@ def test_blocks_show_means_and_hide_nothing_that_was_found() -> None:
     scores = np.zeros((1000, 2), np.float32)
     scores[:500, 0] = 1
     scores[700, 1] = 0.9
-    levels = block_levels(frame_times(1000, 0.01), scores, 10.0, 10)
+    levels = block_levels(Outline(frame_times(1000, 0.01), scores, scores), 10.0, 10)
     assert levels[:, 0].tolist() == [7] * 5 + [0] * 5
     assert levels[:, 1].tolist() == [0] * 7 + [1] + [0] * 2
 
 
 def test_blocks_narrower_than_a_frame() -> None:
     scores = np.array([[1], [0]], np.float32)
-    assert block_levels(frame_times(2, 0.5), scores, 1.0, 8)[:, 0].tolist() == [7] * 4 + [0] * 4
+    assert block_levels(Outline(frame_times(2, 0.5), scores, scores), 1.0, 8)[:, 0].tolist() == [7] * 4 + [0] * 4
 
 
 @pytest.mark.parametrize("duration_s", [0.03, 0.7, 3.0, 42.3, 60.0, 599.0, 3600.0, 9 * 3600.0])

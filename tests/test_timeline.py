@@ -6,17 +6,23 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framecls.timeline import (
+    OutlineMaker,
+    OverlappingSegmenter,
+    Segmenter,
     SegmentRules,
+    TilingSegmenter,
     clean_runs,
     count_frames,
     fade,
     find_runs,
     frame_times,
+    order_segments,
     overlapping_segments,
+    padded_length,
     plan_windows,
     tiling_segments,
 )
@@ -99,3 +105,124 @@ def test_tiles_abut_and_are_long_enough(frames: str, min_frames: int) -> None:
         assert before.label != after.label
     if len(segments) > 1:
         assert min(s.end - s.start for s in segments) >= min_frames
+
+
+# --- online against a reference that looks at the whole recording at once
+
+
+def whole_overlapping(scores: np.ndarray, thresholds: list[float], rules: SegmentRules) -> list[tuple[float, ...]]:
+    """Return (first, last, label, score) by the rules as the documentation words them."""
+    found = []
+    for label, threshold in enumerate(thresholds):
+        runs = find_runs(scores[:, label] >= threshold)
+        for first, last in clean_runs(runs, rules.min_frames, rules.min_gap_frames):
+            found.append((first, last, label, scores[first:last, label].mean(dtype=np.float64)))
+    return sorted(found, key=lambda s: (s[0], s[2]))
+
+
+def whole_tiling(scores: np.ndarray, min_frames: int) -> list[tuple[float, ...]]:
+    """Return (first, last, label, score): in one pass a length, each short run joins its likelier neighbour."""
+    best = scores.argmax(axis=1)
+    cuts = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
+    runs = [(int(a), int(b), int(best[a])) for a, b in pairwise(cuts)]
+    for length in range(1, min_frames):
+        joined: list[tuple[int, int, int]] = []
+        for index, (first, last, label) in enumerate(runs):
+            if last - first == length and len(runs) > 1:
+                neighbours = [run[2] for run in (*joined[-1:], *runs[index + 1 : index + 2])]
+                label = max(neighbours, key=lambda other: scores[first:last, other].sum(dtype=np.float64))
+            if joined and joined[-1][2] == label:
+                joined[-1] = (joined[-1][0], last, label)
+            else:
+                joined.append((first, last, label))
+        runs = joined
+    return [(a, b, label, scores[a:b, label].mean(dtype=np.float64)) for a, b, label in runs]
+
+
+def in_pieces(segmenter: Segmenter, scores: np.ndarray, sizes: list[int]) -> list[tuple[float, ...]]:
+    """Push scores in pieces of these sizes, in turn, and return (first, last, label, score) by start."""
+    found, at, turn = [], 0, 0
+    while at < len(scores):
+        size = sizes[turn % len(sizes)]
+        found += segmenter.push(scores[at : at + size])
+        at, turn = at + size, turn + 1
+    found += segmenter.finish(float(len(scores)))
+    ordered = order_segments(found, segmenter.labels)
+    return [(int(s.start), int(s.end), segmenter.labels.index(s.label), s.score) for s in ordered]
+
+
+def random_scores(seed: int, n_frames: int, stay: float) -> np.ndarray:
+    """Return (frame, 3) probabilities in quarters, which linger and tie."""
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.random((n_frames, 3)) * 4) / 4
+    for frame in range(1, n_frames):
+        kept = rng.random(3) < stay
+        scores[frame, kept] = scores[frame - 1, kept]
+    return scores.astype(np.float32)
+
+
+FRAMES = st.tuples(st.integers(0, 10**6), st.integers(1, 200), st.sampled_from([0.0, 0.6, 0.95]))
+PIECES = st.lists(st.integers(1, 60), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(FRAMES, PIECES, st.integers(0, 9), st.integers(0, 9))
+def test_overlapping_segments_online(
+    frames: tuple[int, int, float], sizes: list[int], min_frames: int, min_gap: int
+) -> None:
+    scores, thresholds = random_scores(*frames), [0.5, 0.75, 0.25]
+    rules = SegmentRules(1.0, min_frames=min_frames, min_gap_frames=min_gap)
+    got = in_pieces(OverlappingSegmenter("abc", thresholds, rules), scores, sizes)
+    wanted = whole_overlapping(scores, thresholds, rules)
+    assert [s[:3] for s in got] == [s[:3] for s in wanted]
+    np.testing.assert_allclose([s[3] for s in got], [s[3] for s in wanted])
+
+
+@settings(deadline=None)
+@given(FRAMES, PIECES, st.integers(0, 12))
+def test_tiling_segments_online(frames: tuple[int, int, float], sizes: list[int], min_frames: int) -> None:
+    scores = random_scores(*frames)
+    got = in_pieces(TilingSegmenter("abc", SegmentRules(1.0, min_frames=min_frames)), scores, sizes)
+    wanted = whole_tiling(scores, min_frames)
+    assert [s[:3] for s in got] == [s[:3] for s in wanted]
+    np.testing.assert_allclose([s[3] for s in got], [s[3] for s in wanted])
+
+
+def test_a_segment_is_given_as_soon_as_it_is_final() -> None:
+    frame = {char: np.array([[char == "a"]], np.float32) for char in "a."}
+    segmenter = OverlappingSegmenter("a", [0.5], SegmentRules(1.0, min_gap_frames=3))
+    given_after = [len(segmenter.push(frame[char])) for char in "aa..a....a."]
+    assert given_after == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert [(s.start, s.end) for s in segmenter.finish(10.5)] == [(9.0, 10.0)]
+    tiles = TilingSegmenter("abc", SegmentRules(1.0, min_frames=2))
+    found = [[s.label for s in tiles.push(one_hot(char))] for char in "aaabbcaacc"]
+    assert found == [[], [], [], [], ["a"], [], [], ["b"], [], ["a"]]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 700), PIECES)
+def test_an_outline_has_the_means_and_peaks_of_its_columns(n_frames: int, sizes: list[int]) -> None:
+    scores = random_scores(n_frames, n_frames, 0.5)
+    maker = OutlineMaker(3, 0.5, n_columns=16)
+    at, turn = 0, 0
+    while at < n_frames:
+        maker.push(scores[at : at + sizes[turn % len(sizes)]])
+        at, turn = at + sizes[turn % len(sizes)], turn + 1
+    outline = maker.finish()
+    width = 1
+    while n_frames > 16 * width:
+        width *= 2
+    columns = [scores[first : first + width] for first in range(0, n_frames, width)]
+    assert len(columns) <= 16
+    np.testing.assert_allclose(outline.means, [c.mean(axis=0) for c in columns], atol=1e-6)
+    np.testing.assert_array_equal(outline.peaks, [c.max(axis=0) for c in columns])
+    np.testing.assert_allclose(outline.times, [0.5 * (k * width + len(c) / 2) for k, c in enumerate(columns)])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 2000))
+def test_padding_depends_on_the_window_alone_and_wastes_little(n_frames: int, whole: int) -> None:
+    padded = padded_length(min(n_frames, whole), whole)
+    assert min(n_frames, whole) <= padded <= whole
+    assert padded <= max(1.125 * min(n_frames, whole), min(n_frames, whole) + 1)
+    assert padded_length(padded, whole) == padded

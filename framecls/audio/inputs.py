@@ -20,6 +20,8 @@ _MORE_SOUND = "rf64 snd sph spx tta voc w64 wav wave wma wv"
 _VIDEO = "3g2 3gp asf avi flv m4v mkv mov mp4 mpeg mpg ogv rm webm wmv"
 # What a folder is searched for; a file that is named itself is opened whatever it is called.
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in f"{_SOUND} {_MORE_SOUND} {_VIDEO}".split())
+# A list of a million long paths; a pipe that never ends is longer.
+_MAX_LIST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,15 @@ class Input:
 
     @property
     def source(self) -> Path | BinaryIO:
-        """What `open_audio` opens."""
+        """What `open_audio` opens.
+
+        Raises:
+            AudioError: it is standard input, and that is closed.
+        """
         if self.path is not None:
             return self.path
+        if sys.stdin is None:
+            raise AudioError("standard input is closed: pipe audio into it, or give a file")
         # Unbuffered: a thread that waits in a buffered read holds the buffer's lock, and Python aborts when it cannot
         # take that lock on its way out, as after Ctrl-C while a live source is silent.
         return cast(BinaryIO, getattr(sys.stdin.buffer, "raw", sys.stdin.buffer))
@@ -132,7 +140,10 @@ def _expand_list(argument: str) -> Iterator[Input | InputFailure]:
             raise AudioError("a list must be a text file of paths, one a line")
         with open(argument[1:], "rb") as file:
             # surrogateescape: the bytes of a name need not be valid UTF-8
-            text = file.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+            data = file.read(_MAX_LIST_BYTES + 1)
+        if len(data) > _MAX_LIST_BYTES:
+            raise AudioError(f"a list of more than {_MAX_LIST_BYTES >> 20} MB: split it")
+        text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         if "\0" in text:
             raise AudioError("a list must be a text file of paths, one a line; this is no text")
         lines = [line.strip() for line in text.split("\n")]

@@ -6,25 +6,29 @@ import functools
 import io
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from framecls.audio.faults import explain_os_error, one_line
+from framecls.config import RAW_ENCODINGS, RawAudio
 from framecls.errors import AudioError
 from framecls.results import AudioInfo
 
 NO_AUDIO = "there is no audio in it"
 MAX_CHANNELS = 1024  # libsndfile's limit
+# By its name alone ffmpeg takes a huge file of anything for an mp3, and looks for the first frame to its end.
+FFMPEG_START_LIMIT_S = 30.0
 
 
 class Reader(Protocol):
@@ -85,6 +89,39 @@ class ArrayReader:
             chunk -= np.float32(2 ** (8 * dtype.itemsize - 1))
         if dtype.kind in "iu":
             chunk /= np.float32(2 ** (8 * dtype.itemsize - 1))
+        return chunk
+
+    def close(self) -> None:
+        """See Reader."""
+
+
+class BlocksReader:
+    """Samples that come block by block, from a microphone say.
+
+    Args:
+        blocks: each (sample,) or (channel, sample), with as many channels as the first, as for `ArrayReader`.
+        sample_rate: Hz.
+
+    Raises:
+        AudioError: another shape or type, or no rate.
+    """
+
+    def __init__(self, blocks: Iterator[NDArray[Any]], sample_rate: int) -> None:
+        self._blocks = blocks
+        self._sample_rate = sample_rate
+        self._block = ArrayReader(np.asarray(next(self._blocks, np.zeros(0, np.float32))), sample_rate)
+        self.info = self._block.info
+        self.duration_s: float | None = None
+
+    def read(self, n_frames: int) -> NDArray[np.float32]:
+        """See Reader."""
+        while not len(chunk := self._block.read(n_frames)):
+            block = next(self._blocks, None)
+            if block is None:
+                return chunk
+            self._block = ArrayReader(np.asarray(block), self._sample_rate)
+            if self._block.info != self.info:
+                raise AudioError(f"a block has {self._block.info.channels} channels, the first {self.info.channels}")
         return chunk
 
     def close(self) -> None:
@@ -166,6 +203,13 @@ class WavFormat:
     subtype: str  # libsndfile's name
     frame_bytes: int
     n_frames: int | None  # None: until the stream ends
+    endian: Literal["LITTLE", "BIG"] = "LITTLE"
+
+    @classmethod
+    def of_raw(cls, raw: RawAudio) -> WavFormat:
+        """Return samples without a header as what follows the header of a WAV stream of no known length."""
+        subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
+        return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
 
 
 # (format code, bits) to libsndfile's name
@@ -258,7 +302,7 @@ class WavStreamReader:
             channels=self._wav.channels,
             format="RAW",
             subtype=self._wav.subtype,
-            endian="LITTLE",
+            endian=self._wav.endian,
         )[0]
         return decoded
 
@@ -302,13 +346,16 @@ class FfmpegReader:
         # A file, not a pipe: nobody has to empty it for ffmpeg to go on.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it
         try:
+            # A process group of its own: Ctrl-C at a terminal is for this program alone, which may want to finish.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
             )
         except OSError as error:
             self._errors.close()
             raise AudioError(f"the program {program} cannot be run: {error.strerror}") from error
         assert self._process.stdout is not None
+        alarm = threading.Timer(FFMPEG_START_LIMIT_S, self._process.kill)
+        alarm.start()
         try:
             wav = parse_wav_header(functools.partial(read_exactly, self._process.stdout))
             if wav is None:
@@ -316,6 +363,8 @@ class FfmpegReader:
         except BaseException:
             self.close()
             raise
+        finally:
+            alarm.cancel()
         self._stream = WavStreamReader(self._process.stdout, wav)
         self.info = self._stream.info
         self._position = 0
@@ -345,6 +394,9 @@ class FfmpegReader:
 
     def _explain_start(self) -> AudioError:
         self._process.wait()
+        if self._process.returncode == -signal.SIGKILL:
+            limit = f"{FFMPEG_START_LIMIT_S:g} s"
+            return AudioError(f"not audio that libsndfile or ffmpeg can read (ffmpeg: nothing found in {limit})")
         reason = self._last_error()
         if "does not contain any stream" in reason:
             return AudioError(NO_AUDIO)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -22,20 +21,31 @@ from framecls.audio.faults import explain_os_error
 from framecls.audio.readers import (
     NO_AUDIO,
     ArrayReader,
+    BlocksReader,
     FfmpegReader,
     Reader,
     SoundFileReader,
+    WavFormat,
     WavStreamReader,
     parse_wav_header,
     read_exactly,
 )
+from framecls.config import RawAudio
 from framecls.errors import AudioError
 from framecls.results import AudioInfo
 
-Source = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+# A path, a file object, an array, or an iterator of arrays that follow each other.
+Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Iterator[NDArray[Any]]
 
 # Numbers decoded or resampled at once, over all channels: 4 MB of float32 however many channels there are.
 _MAX_CHUNK = 1 << 20
+# Rates that recorders have. Below, a megabyte would be days of nothing that can be heard; above, the resampler's filter
+# is longer than any recording. Either is a header that lies.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 3_072_000
+# Integers that were stored as floats as they are reach 2^31; the square of what is much larger is no float any more.
+_MAX_SAMPLE = 2.0**32
+# A pipe that is not WAV is copied to a file before it is read. Nobody's recording is as large, an endless pipe is.
+_MAX_SPOOL_BYTES = 8 << 30
 
 
 class AudioStream:
@@ -111,7 +121,9 @@ class AudioStream:
         self.close()
 
 
-def open_audio(source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None) -> AudioStream:
+def open_audio(
+    source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None, raw: RawAudio | None = None
+) -> AudioStream:
     """Open a recording.
 
     libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au, caf and more), the program ffmpeg all else. From
@@ -120,35 +132,47 @@ def open_audio(source: Source, sample_rate: int = 16000, raw_sample_rate: int | 
 
     Args:
         source: a path; a binary file object, read from its start if it can seek and from where it is if it cannot; or
-            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers.
+            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers; or an iterator of such
+            arrays, the blocks of one recording.
         sample_rate: Hz of the blocks that the stream yields.
-        raw_sample_rate: Hz of an array; nothing else takes or needs it.
+        raw_sample_rate: Hz of an array or of blocks; nothing else takes or needs it.
+        raw: what a file or a file object holds that has no header.
 
     Raises:
         AudioError: the source is missing, unreadable, empty, or not audio.
         TypeError: the source is of none of these types.
-        ValueError: `raw_sample_rate` without an array, or an array without it.
+        ValueError: `raw_sample_rate` without an array, or an array without it, or with `raw`.
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
-    if isinstance(source, np.ndarray) != (raw_sample_rate is not None):
-        raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
-    if not isinstance(source, np.ndarray | str | os.PathLike) and not hasattr(source, "read"):
+    is_path, is_file = isinstance(source, str | os.PathLike), hasattr(source, "read")
+    if not (is_path or is_file or isinstance(source, np.ndarray | Iterator)):
         raise TypeError(f"a path, a binary file object or an array can be opened, not {type(source).__name__}")
+    if (is_path or is_file) == (raw_sample_rate is not None):
+        raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
+    if raw is not None and not (is_path or is_file):
+        raise ValueError("raw is for files: an array has no encoding")
     with contextlib.ExitStack() as resources:
-        reader: Reader
-        if isinstance(source, np.ndarray):
-            reader = ArrayReader(source, raw_sample_rate or 0)
-        elif isinstance(source, str | os.PathLike):
-            reader = _open_path(Path(source), resources)
-        else:
-            reader = _open_file_object(source, resources)
+        reader = _open_reader(source, raw_sample_rate or 0, raw, resources)
         resources.callback(reader.close)
+        if not _MIN_RATE_HZ <= reader.info.sample_rate <= _MAX_RATE_HZ:
+            rate = reader.info.sample_rate
+            raise AudioError(f"a sample rate of {rate} Hz: only {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz can be read")
         return AudioStream(reader, sample_rate, resources.pop_all())
     raise AssertionError("unreachable: an ExitStack of closers swallows nothing")
 
 
-def _open_path(path: Path, resources: contextlib.ExitStack) -> Reader:
+def _open_reader(source: Source, raw_sample_rate: int, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
+    if isinstance(source, np.ndarray):
+        return ArrayReader(source, raw_sample_rate)
+    if isinstance(source, str | os.PathLike):
+        return _open_path(Path(source), raw, resources)
+    if hasattr(source, "read"):
+        return _open_file_object(cast(BinaryIO, source), raw, resources)
+    return BlocksReader(source, raw_sample_rate)
+
+
+def _open_path(path: Path, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -159,10 +183,12 @@ def _open_path(path: Path, resources: contextlib.ExitStack) -> Reader:
         handle = resources.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise explain_os_error(error) from error
+    if status.st_size == 0 and not stat.S_ISFIFO(status.st_mode):
+        raise AudioError("the file is empty (0 bytes)")
+    if raw is not None:
+        return WavStreamReader(handle, WavFormat.of_raw(raw))
     if stat.S_ISFIFO(status.st_mode):
         return _open_pipe(handle, resources)
-    if status.st_size == 0:
-        raise AudioError("the file is empty (0 bytes)")
     return _open_regular(handle, path, resources)
 
 
@@ -183,20 +209,20 @@ def _open_regular(handle: IO[bytes], path: Path | None, resources: contextlib.Ex
     return reader
 
 
-def _open_file_object(handle: BinaryIO, resources: contextlib.ExitStack) -> Reader:
+def _open_file_object(handle: BinaryIO, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
     if isinstance(handle, io.TextIOBase):
         raise AudioError("the file object is open as text: open it in binary mode")
     try:
         if handle.isatty():
             raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
         if not handle.seekable():
-            return _open_pipe(handle, resources)
+            return _open_pipe(handle, resources) if raw is None else WavStreamReader(handle, WavFormat.of_raw(raw))
         if handle.seek(0, os.SEEK_END) == 0:
             raise AudioError("the file is empty (0 bytes)")
         handle.seek(0)
     except OSError as error:
         raise explain_os_error(error) from error
-    return _open_regular(handle, None, resources)
+    return _open_regular(handle, None, resources) if raw is None else WavStreamReader(handle, WavFormat.of_raw(raw))
 
 
 def _open_pipe(handle: IO[bytes], resources: contextlib.ExitStack) -> Reader:
@@ -212,7 +238,7 @@ def _open_pipe(handle: IO[bytes], resources: contextlib.ExitStack) -> Reader:
         return WavStreamReader(handle, wav)
     if not head:
         raise AudioError("nothing came through the pipe (0 bytes)")
-    return _open_path(_spool(handle, bytes(head), resources), resources)
+    return _open_path(_spool(handle, bytes(head), resources), None, resources)
 
 
 def _spool(handle: IO[bytes], head: bytes, resources: contextlib.ExitStack) -> Path:
@@ -224,7 +250,11 @@ def _spool(handle: IO[bytes], head: bytes, resources: contextlib.ExitStack) -> P
             handle.seek(0)
         with open(path, "wb") as file:
             file.write(head)
-            shutil.copyfileobj(handle, file, 1 << 20)
+            while part := handle.read(1 << 20):
+                file.write(part)
+                if head and file.tell() > _MAX_SPOOL_BYTES:
+                    size = f"{_MAX_SPOOL_BYTES >> 30} GB"
+                    raise AudioError(f"{size} came through the pipe and no end: pipe WAV in, which needs none")
     except OSError as error:
         raise AudioError(f"it cannot be copied to a temporary file: {error.strerror or error}") from error
     return path
@@ -234,7 +264,7 @@ def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32
     """Yield (sample,) the mean of the channels.
 
     Raises:
-        AudioError: a sample is NaN or infinite; such a value would spread through everything that comes after.
+        AudioError: a sample is NaN, infinite or absurd; such a value would spread through everything that comes after.
     """
     channels = reader.info.channels
     weights = np.full(channels, 1 / channels, np.float32)
@@ -245,10 +275,12 @@ def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # seen to below
                 mono = chunk @ weights
-        finite = np.isfinite(mono)
-        if not finite.all():
-            second = (position + int(finite.argmin())) / reader.info.sample_rate
-            raise AudioError(f"the sample at {second:.3f} s is NaN or infinite: repair the file or cut that part out")
+        # NaN is not below anything, and the largest of numbers of which one is NaN is NaN.
+        if not max(mono.max(), -mono.min()) < _MAX_SAMPLE:
+            bad = int((np.abs(mono) < _MAX_SAMPLE).argmin())
+            value = f"{mono[bad]:.0e}, where -1 to 1 is usual" if np.isfinite(mono[bad]) else "NaN or infinite"
+            second = (position + bad) / reader.info.sample_rate
+            raise AudioError(f"the sample at {second:.3f} s is {value}: repair the file or cut that part out")
         position += len(mono)
         yield mono
 

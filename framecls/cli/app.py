@@ -8,10 +8,18 @@ import typer
 
 from framecls._version import __version__
 from framecls.cli.options import (
+    BenchOptions,
     CompareOptions,
+    EnrollOptions,
     EvaluateOptions,
+    ExportOptions,
     IdentifyOptions,
     ModelsOptions,
+    SpeakersExportOptions,
+    SpeakersImportOptions,
+    SpeakersListOptions,
+    SpeakersRemoveOptions,
+    SpeakersRenameOptions,
     TagOptions,
     TrainOptions,
     takes,
@@ -52,10 +60,68 @@ def tag(options: TagOptions) -> int:
 @app.command()
 @takes(IdentifyOptions)
 def identify(options: IdentifyOptions) -> int:
-    """Say what each recording as a whole is: the language that is spoken in it."""
+    """Say what each recording as a whole is: the language that is spoken in it, or who speaks."""
     from framecls.cli.classify import IdentifyJob, classify
 
     return classify(options, IdentifyJob(options))
+
+
+@app.command()
+@takes(EnrollOptions)
+def enroll(options: EnrollOptions) -> int:
+    """Remember somebody's voice by name, for `identify -m speaker`."""
+    from framecls.cli.enroll import enroll_voice
+
+    return enroll_voice(options)
+
+
+speakers = typer.Typer(no_args_is_help=True, help="See and change who is enrolled.")
+app.add_typer(speakers, name="speakers")
+
+
+@speakers.command("list")
+@takes(SpeakersListOptions)
+def list_speakers(options: SpeakersListOptions) -> int:
+    """Show who is enrolled, with how much speech."""
+    from framecls.cli.speakers import list_people
+
+    return list_people(options)
+
+
+@speakers.command("remove")
+@takes(SpeakersRemoveOptions)
+def remove_speakers(options: SpeakersRemoveOptions) -> int:
+    """Forget people and all their clips."""
+    from framecls.cli.speakers import remove_people
+
+    return remove_people(options)
+
+
+@speakers.command("rename")
+@takes(SpeakersRenameOptions)
+def rename_speaker(options: SpeakersRenameOptions) -> int:
+    """Give somebody another name."""
+    from framecls.cli.speakers import rename_person
+
+    return rename_person(options)
+
+
+@speakers.command("export")
+@takes(SpeakersExportOptions)
+def export_speakers(options: SpeakersExportOptions) -> int:
+    """Write people as JSON lines, a clip a line, for `speakers import` elsewhere."""
+    from framecls.cli.speakers import export_people
+
+    return export_people(options)
+
+
+@speakers.command("import")
+@takes(SpeakersImportOptions)
+def import_speakers(options: SpeakersImportOptions) -> int:
+    """Enroll what `speakers export` wrote, all of it or nothing."""
+    from framecls.cli.speakers import import_people
+
+    return import_people(options)
 
 
 @app.command()
@@ -92,3 +158,21 @@ def models(options: ModelsOptions) -> int:
     from framecls.cli.models import list_models, show_model
 
     return list_models(options) if options.model is None else show_model(options)
+
+
+@app.command()
+@takes(ExportOptions)
+def export(options: ExportOptions) -> int:
+    """Write a model as an ONNX file, for programs that have no torch."""
+    from framecls.cli.bench import export_model
+
+    return export_model(options)
+
+
+@app.command()
+@takes(BenchOptions)
+def bench(options: BenchOptions) -> int:
+    """Measure how fast a model is on this machine, alone or beside other programs."""
+    from framecls.cli.bench import run_bench
+
+    return run_bench(options)

@@ -7,11 +7,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from framecls import checkpoint, pretrained
-from framecls.config import DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from framecls.audio import Input
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
@@ -55,6 +58,24 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
     return thresholds
 
 
+def parse_raw(text: str | None) -> RawAudio | None:
+    """Read the `RATE[,CHANNELS[,ENCODING]]` of --raw.
+
+    Raises:
+        UsageError: it is not of that form, or says what cannot be.
+    """
+    if text is None:
+        return None
+    rate, channels, encoding, *rest = [*(part.strip() for part in text.split(",")), "", ""]
+    if any(rest) or not rate.isdecimal() or not (channels or "1").isdecimal():
+        raise UsageError(f"--raw {text}: RATE[,CHANNELS[,ENCODING]] is expected, such as 16000 or 44100,2,f32le")
+    try:
+        raw = RawAudio(int(rate), int(channels or 1))
+        return dataclasses.replace(raw, encoding=encoding) if encoding else raw
+    except ConfigError as error:
+        raise UsageError(f"--raw {text}: {error}") from error
+
+
 def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, ModelConfig]:
     """Return the file and the settings of a model that does this task.
 
@@ -85,6 +106,19 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     return path, config
 
 
+def find_voice_model(name: str) -> ModelConfig:
+    """Return the settings of a model that tells voices.
+
+    Raises:
+        UsageError: no model has that name, or it does something else.
+        ModelError: the file is missing or no model.
+    """
+    config = checkpoint.read_config(pretrained.locate(name))
+    if not config.embedding:
+        raise UsageError(f"-m {name}: this model does not tell voices; give one that does, such as speaker")
+    return config
+
+
 def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     """Refuse thresholds of labels that the model does not have.
 
@@ -94,7 +128,21 @@ def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     try:
         dataclasses.replace(config, decision=decision)
     except ConfigError as error:
-        raise UsageError(f"--threshold: {error}; it has {_listed(config.labels)}") from error
+        has = _listed(config.labels) if config.labels else f"{UNKNOWN}, for voices that are not enrolled"
+        raise UsageError(f"--threshold: {error}; it has {has}") from error
+
+
+def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
+    """Refuse to write over a recording that is to be read.
+
+    Raises:
+        UsageError: the path is one of the inputs.
+    """
+    if path is None or not path.is_file():
+        return
+    for item in inputs:
+        if item.path is not None and item.path.name == path.name and item.path.samefile(path):
+            raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
 def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | None:
@@ -111,6 +159,23 @@ def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | No
     for label in among:
         if label not in labels:
             raise UsageError(f"--among {text}: {label!r} is no label of this model; it has {_listed(labels)}")
+    return among
+
+
+def parse_names(text: str | None, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the comma-separated names of --among, for a model of voices.
+
+    Raises:
+        UsageError: nobody is enrolled by one of them, or there is none.
+    """
+    if text is None:
+        return None
+    among = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not among:
+        raise UsageError("--among: name at least one person, such as Ada,Bob")
+    for name in among:
+        if name not in names:
+            raise UsageError(f"--among {text}: nobody is enrolled as {name!r}; framecls speakers list shows who is")
     return among
 
 

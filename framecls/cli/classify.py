@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.formats import TEXT, choose_format
+from framecls.cli.console import DONE, FAILED, INTERRUPTED, PROGRAM, Console, escape, set_up_logging
+from framecls.cli.formats import TEXT, choose_format, needs_frames
+from framecls.cli.interrupts import Interrupts
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
+from framecls.cli.resume import InputState, Run, observe, take_fingerprint
+from framecls.cli.streaming import check_stream, stream_inputs
 from framecls.config import ModelConfig
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from framecls.audio import Input
+    from framecls.audio import Input, InputFailure, Source
     from framecls.cli.destination import Destination, Form, Plan
     from framecls.results import Identification, TagResult
     from framecls.runtime import Model
+    from framecls.speakers import Enrolled
+
+    Results: TypeAlias = (
+        Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
+    )
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +44,16 @@ class Job(ABC):
     frames: bool = False
     times: bool = False
 
-    def __init__(self, thresholds: dict[str, float]) -> None:
-        self.thresholds = thresholds
+    def __init__(self, options: RunOptions) -> None:
+        self.thresholds = checks.parse_thresholds(options.threshold)
+        self.raw = checks.parse_raw(options.raw)
+
+    def check_format(self, format: str) -> None:  # noqa: B027 (identify has nothing to check)
+        """Refuse what does not go with the format of the results.
+
+        Raises:
+            UsageError: it does not.
+        """
 
     @property
     def result(self) -> type[TagResult | Identification]:
@@ -44,13 +62,13 @@ class Job(ABC):
 
         return TagResult if self.task == "frame" else Identification
 
-    def find(self, name: str) -> ModelConfig:
-        """Return the settings of the model of that name.
+    def find(self, name: str) -> tuple[Path, ModelConfig]:
+        """Return the file and the settings of the model of that name.
 
         Raises:
             UsageError: there is none, or it does not do what is asked for.
         """
-        return checks.find_model(name, self.task)[1]
+        return checks.find_model(name, self.task)
 
     def check(self, config: ModelConfig) -> None:
         """Refuse options that do not fit the model.
@@ -66,8 +84,8 @@ class Job(ABC):
         return model.with_decision(thresholds=self.thresholds)
 
     @abstractmethod
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult | Identification:
-        """Classify one recording."""
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        """Classify recordings, in order; for one that fails comes the error. `progress` is told of the present one."""
 
 
 class TagJob(Job):
@@ -76,10 +94,12 @@ class TagJob(Job):
     task = "frame"
 
     def __init__(self, options: TagOptions) -> None:
-        super().__init__(checks.parse_thresholds(options.threshold))
+        super().__init__(options)
         checks.check_seconds("--min-duration", options.min_duration)
         checks.check_seconds("--min-gap", options.min_gap)
         self.frames = options.frames
+        self._options = options
+        self._keep_scores = options.frames
         self._min_duration_s = options.min_duration
         self._min_gap_s = options.min_gap
 
@@ -88,8 +108,13 @@ class TagJob(Job):
             thresholds=self.thresholds, min_duration_s=self._min_duration_s, min_gap_s=self._min_gap_s
         )
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult:
-        return model.tag(source, progress=progress)
+    def check_format(self, format: str) -> None:
+        self._keep_scores = needs_frames(format, self.frames)
+        if self._options.stream:
+            check_stream(self._options, format)
+
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_many(sources, raw=self.raw, keep_scores=self._keep_scores, progress=progress)
 
 
 class StringJob(Job):
@@ -98,12 +123,13 @@ class StringJob(Job):
     task = "frame"
 
     def __init__(self, options: TagOptions) -> None:
-        super().__init__({})
+        super().__init__(options)
         checks.check_count("--beam", options.beam)
         for option, given in (
             ("--threshold", options.threshold),
             ("--min-duration", options.min_duration is not None),
             ("--min-gap", options.min_gap is not None),
+            ("--stream", options.stream),
         ):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
@@ -117,11 +143,11 @@ class StringJob(Job):
 
         return StringResult
 
-    def find(self, name: str) -> ModelConfig:
-        return checks.find_string_model(name)[1]
+    def find(self, name: str) -> tuple[Path, ModelConfig]:
+        return checks.find_string_model(name)
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> TagResult:
-        return model.tag_string(source, beam=self._beam, progress=progress)
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_string_many(sources, raw=self.raw, beam=self._beam, progress=progress)
 
 
 class IdentifyJob(Job):
@@ -130,18 +156,37 @@ class IdentifyJob(Job):
     task = "pooled"
 
     def __init__(self, options: IdentifyOptions) -> None:
-        super().__init__(checks.parse_thresholds(options.threshold))
+        super().__init__(options)
         checks.check_count("--top-k", options.top_k)
         self._top_k = options.top_k
         self._among_text = options.among
         self._among: tuple[str, ...] | None = None
+        self._gallery = options.gallery
+        self._enrolled: Enrolled | None = None
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
-        self._among = checks.parse_among(self._among_text, config.labels)
+        if not config.embedding:
+            if self._gallery is not None:
+                raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")
+            self._among = checks.parse_among(self._among_text, config.labels)
 
-    def run(self, model: Model, source: Any, progress: Callable[[float], None]) -> Identification:
-        return model.identify(source, top_k=self._top_k, among=self._among, progress=progress)
+    def prepare(self, model: Model) -> Model:
+        model = super().prepare(model)
+        if model.config.embedding:
+            self._enrolled = model.enrolled(self._gallery)
+            self._among = checks.parse_names(self._among_text, self._enrolled.names)
+        return model
+
+    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.identify_many(
+            sources,
+            raw=self.raw,
+            top_k=self._top_k,
+            among=self._among,
+            enrolled=self._enrolled,
+            progress=progress,
+        )
 
 
 def classify(options: RunOptions, job: Job) -> int:
@@ -153,10 +198,12 @@ def classify(options: RunOptions, job: Job) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     format = choose_format(options.format, options.output, job.frames)
+    job.check_format(format)
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
-    job.check(job.find(options.model))
+    model_path, config = job.find(options.model)
+    job.check(config)
 
     from framecls.cli.destination import Form  # numpy: only once the options are right
 
@@ -168,35 +215,67 @@ def classify(options: RunOptions, job: Job) -> int:
             f"-f {format} holds the scores of frames, which framecls identify does not give: choose another"
         )
     console = Console(quiet=options.quiet, debug=options.debug)
-    console.open_errors(options.errors)
+    fingerprint = partial(take_fingerprint, options, format, model_path, config)
     try:
-        return _classify_inputs(options, job, form, console)
+        return _classify_inputs(options, job, form, console, fingerprint)
     finally:
         console.close()
 
 
-def _classify_inputs(options: RunOptions, job: Job, form: Form, console: Console) -> int:
+def _classify_inputs(
+    options: RunOptions, job: Job, form: Form, console: Console, fingerprint: Callable[[], str]
+) -> int:
     from framecls.audio import Input, find_inputs
     from framecls.cli.destination import plan_destination
 
     found = list(find_inputs(options.inputs))
-    plan = plan_destination(form, options.output, len(found))
     inputs = [item for item in found if isinstance(item, Input)]
+    from_folder = any(item.name not in options.inputs for item in inputs)
+    plan = plan_destination(form, options.output, len(found), from_folder=from_folder)
+    if options.resume and not plan.is_resumable:
+        raise UsageError("--resume needs a file or a folder named with -o: what was printed is not known any more")
+    checks.check_not_an_input("-o", plan.file, inputs)
+    checks.check_not_an_input("--errors", options.errors, inputs)
+    console.open_errors(options.errors)
+    if isinstance(options, TagOptions) and options.stream:
+        _report(found, console)
+        return _stream(options, job, form, console, inputs)
+    run = Run(inputs, observe(inputs), options.resume, fingerprint)
+    batch = Batch(run, plan, console, wants_progress=not (options.quiet or options.no_progress))
+    try:
+        _report(found, console)
+        with plan.open(run) as destination:
+            batch.begin(destination)
+            model = job.prepare(_load(options)) if batch.inputs else None
+            batch.run(model, job, destination)
+        batch.report_failures()
+    except KeyboardInterrupt:
+        batch.bar.hide()
+        batch.report_failures()
+        console.error(batch.describe_interruption())
+        return INTERRUPTED
+    except OutputError as error:
+        batch.bar.hide()
+        raise OutputError(f"{error}{batch.describe_rest()}") from error
+    finally:
+        batch.bar.hide()
+    if len(found) > 1 or options.resume:
+        console.note(batch.describe())
+    return FAILED if console.failed else DONE
+
+
+def _report(found: Sequence[Input | InputFailure], console: Console) -> None:
+    """Report the arguments that gave no recordings."""
+    from framecls.audio import Input
+
     for item in found:
         if not isinstance(item, Input):
             console.failure(item.name, item.error)
-    model = job.prepare(_load(options)) if inputs else None
-    batch = Batch(inputs, console, InputBar(len(inputs), wanted=not (options.quiet or options.no_progress)))
-    try:
-        batch.run(model, job, plan)
-    except KeyboardInterrupt:
-        batch.bar.hide()
-        console.error(batch.describe_interruption(plan))
-        return INTERRUPTED
-    finally:
-        batch.bar.hide()
-    if len(found) > 1:
-        console.note(batch.describe(len(found)))
+
+
+def _stream(options: RunOptions, job: Job, form: Form, console: Console, inputs: Sequence[Input]) -> int:
+    if inputs:
+        stream_inputs(inputs, job.prepare(_load(options)), form.format, job.raw, console)
     return FAILED if console.failed else DONE
 
 
@@ -209,59 +288,116 @@ def _load(options: RunOptions) -> Model:
     return model
 
 
-@dataclass
 class Batch:
     """The inputs of one run, and how far it is."""
 
-    inputs: list[Input]
-    console: Console
-    bar: InputBar
-    n_finished: int = field(default=0, init=False)  # done or failed
-    audio_s: float = field(default=0.0, init=False)
-    start: float = field(default_factory=time.monotonic, init=False)
-
-    def run(self, model: Model | None, job: Job, plan: Plan) -> None:
-        """Classify every input and write its result; one that fails is reported and does not stop the others."""
+    def __init__(self, run: Run, plan: Plan, console: Console, *, wants_progress: bool) -> None:
+        self.console = console
+        self.inputs = list(run.inputs)  # to be done; `begin` leaves out those that an earlier run has done
+        self.n_finished = 0  # of those, done or failed
+        self.n_skipped = 0
+        self.audio_s = 0.0
         self.start = time.monotonic()
-        with plan.open() as destination:
-            for item in self.inputs:
-                assert model is not None
-                result = self._classify(model, job, item)
-                self.bar.hide()
-                if result is not None:
-                    self._write(destination, result, item)
-                self.n_finished += 1
-                self.bar.finish_input(result.duration if result is not None else 0.0)
+        self._run = run
+        self._plan = plan
+        self._destination: Destination | None = None
+        self._wants_progress = wants_progress
+        self.bar = InputBar([], wanted=False)
+        # What may never end is not waited for, and a single recording leaves nothing to go on with.
+        patient = len(run.inputs) > 1 and len(run.states) == len(run.inputs)
+        self.interrupts = Interrupts(self._announce_stop, patient=patient)
 
-    def _classify(self, model: Model, job: Job, item: Input) -> TagResult | Identification | None:
+    def begin(self, destination: Destination) -> None:
+        """Leave out what the destination has already."""
+        self._destination = destination
+        self.inputs = destination.pending
+        self.n_skipped = len(self._run.inputs) - len(self.inputs)
+
+    def run(self, model: Model | None, job: Job, destination: Destination) -> None:
+        """Classify every input and write its result; one that fails is reported and does not stop the others.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; what was under way is written unless that was asked for twice.
+            OutputError: nothing more can be written.
+        """
+        sizes_bytes = [state.size_bytes if state else 0 for state in map(self._state, self.inputs)]
+        self.bar = InputBar(sizes_bytes, wanted=self._wants_progress, write_line=self.console.note)
+        self.start = time.monotonic()
+        with self.interrupts:
+            if model is None:
+                return
+            sources = (item.source for item in self.inputs)
+            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results:
+                for item in self.inputs:
+                    self.interrupts.check()
+                    result = self._classify(results, item)
+                    self.bar.hide()
+                    if result is not None:
+                        destination.write(result, item.relative)
+                        self.report_failures()
+                    self.n_finished += 1
+                    self.bar.finish_input(result.duration if result is not None else 0.0)
+
+    def _state(self, item: Input) -> InputState | None:
+        return self._run.states.get(item.relative)
+
+    def _classify(self, results: Results, item: Input) -> TagResult | Identification | None:
         start = time.monotonic()
-        try:
-            result = job.run(model, item.source, self.bar.advance)
-        except Exception as error:
+        result = next(results)
+        if isinstance(result, Exception):
             self.bar.hide()
-            self.console.failure(item.name, error)
+            self.console.failure(item.name, result)
             return None
         self.audio_s += result.duration
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         return dataclasses.replace(result, file=item.name)
 
-    def _write(self, destination: Destination, result: TagResult | Identification, item: Input) -> None:
-        try:
-            destination.write(result, item.relative)
-        except FrameclsError as error:
-            self.console.failure(item.name, error)
+    def report_failures(self) -> None:
+        """Report the results that could not be written."""
+        if self._destination is not None:
+            for file, error in self._destination.failures:
+                self.bar.hide()
+                self.console.failure(file, error)
+            self._destination.failures.clear()
 
-    def describe(self, n_found: int) -> str:
+    @property
+    def n_done(self) -> int:
+        """Inputs whose results are written."""
+        return self._destination.n_written if self._destination is not None else 0
+
+    def _announce_stop(self) -> None:
+        line = f"{PROGRAM}: finishing the recording under way; Ctrl-C again stops at once"
+        if not self.console.quiet and not self.bar.print_above(line):
+            self.console.note(line.removeprefix(f"{PROGRAM}: "))
+
+    def describe(self) -> str:
         """Return the summary of a run over several inputs."""
         elapsed_s = max(time.monotonic() - self.start, 1e-9)
-        failed = f", {self.console.failed} failed" if self.console.failed else ""
-        speed = f"{self.audio_s / elapsed_s:.0f} times real time"
-        return f"{n_found} files{failed}, {clock(self.audio_s)} of audio in {elapsed_s:.1f} s, {speed}"
+        parts = [f"{self.n_done:,} done"]
+        parts += [f"{self.n_skipped:,} skipped"] if self.n_skipped else []
+        parts += [f"{self.console.failed:,} failed"] if self.console.failed else []
+        if self.n_finished:
+            parts.append(f"{clock(self.audio_s)} of audio in {elapsed_s:.1f} s")
+            parts.append(f"{self.audio_s / elapsed_s:.0f} times real time")
+        return ", ".join(parts)
 
-    def describe_interruption(self, plan: Plan) -> str:
+    def describe_interruption(self) -> str:
         """Return what an interrupt left undone."""
         left = self.inputs[self.n_finished :]
         first = f", from {escape(left[0].name)} on" if left else ""
-        kept = f"; {escape(str(plan.file))} was left alone" if plan.file is not None else ""
-        return f"interrupted: {self.n_finished} of {len(self.inputs)} inputs done, {len(left)} left{first}{kept}"
+        n_inputs = len(self._run.inputs)
+        return f"interrupted: {n_inputs - len(left)} of {n_inputs} inputs done, {len(left)} left{first}{self._advice()}"
+
+    def describe_rest(self) -> str:
+        """Return how to go on after the results could not be written any more."""
+        n_done = self.n_skipped + self.n_done
+        n_inputs = len(self._run.inputs)
+        return f"; {n_done} of {n_inputs} inputs done{self._advice()}" if n_done else ""
+
+    def _advice(self) -> str:
+        file = self._plan.file
+        state = "was left alone" if file is not None and file.exists() else "is not written yet"
+        kept = f"; {escape(str(file))} {state}" if file is not None else ""
+        can_resume = self._plan.is_resumable and self._run.keeps_journal
+        return f"{kept}; --resume goes on from there" if can_resume else kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import FrameclsError, OutputError, UsageError
 
 PROGRAM = "framecls"
 
@@ -65,8 +66,13 @@ class Console:
         self._write(f"{PROGRAM}: error: {escape(file)}: {describe(error)}")
         if self.errors_file is not None:
             record = {"file": file, "error": describe(error), "type": type(error).__name__}
-            self.errors_file.write(json.dumps(record) + "\n")
-            self.errors_file.flush()
+            try:
+                self.errors_file.write(json.dumps(record) + "\n")
+                self.errors_file.flush()
+            except OSError as full:
+                path = escape(self.errors_file.name)
+                self.close()
+                raise OutputError(f"cannot write {path}: {full.strerror}") from full
 
     def error(self, message: str) -> None:
         """Say what stops the whole run."""
@@ -98,7 +104,9 @@ class Console:
     def close(self) -> None:
         """Close the file of failures."""
         if self.errors_file is not None:
-            self.errors_file.close()
+            with contextlib.suppress(OSError):  # each line was flushed, and reported if that failed
+                self.errors_file.close()
+            self.errors_file = None
 
     @staticmethod
     def _write(line: str) -> None:

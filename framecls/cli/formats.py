@@ -29,6 +29,8 @@ SUFFIXES: dict[str, str] = {
 }
 WITH_FRAMES = (*FOR_EYES, "json", "jsonl", "csv", "tsv", "npz")
 NEED_FILE = ("npz", "parquet")
+_ALL_FRAMES = ("npz",)  # holds every frame, with --frames or without
+STREAMED = ("jsonl", "csv", "tsv", "rttm", "audacity")  # a segment can be written before the recording is over
 _BY_SUFFIX = {suffix.casefold(): name for name, suffix in SUFFIXES.items()}
 
 
@@ -44,6 +46,11 @@ def choose_format(name: str | None, output: str | None, frames: bool = False) ->
     if frames and chosen not in WITH_FRAMES:
         raise UsageError(f"--frames does not go with -f {chosen}: choose {', '.join(WITH_FRAMES)}")
     return chosen
+
+
+def needs_frames(format: str, frames: bool) -> bool:
+    """Whether a format, with --frames or without, holds the scores of every frame."""
+    return frames or format in _ALL_FRAMES
 
 
 def _pick(name: str | None, output: str | None) -> str:

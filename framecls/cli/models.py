@@ -20,6 +20,7 @@ from framecls.config import ModelConfig
 from framecls.errors import ModelError
 
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
+_ENROLLED = "people who are enrolled (framecls enroll)"
 _MANY = 12  # labels of which the list shows only the number
 
 
@@ -40,7 +41,7 @@ def list_models(options: ModelsOptions) -> int:
         except ModelError as error:
             messages.failure(name, error)
             continue
-        row = (name, _COMMANDS[config.task], _summarise(config.labels), _size(path), str(config.card.get("date", "")))
+        row = (name, _COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
         table.add_row(*(Text(escape(cell)) for cell in row))
     if table.row_count:
         make_console(sys.stdout).print(table)
@@ -72,7 +73,7 @@ def _card(path: Path, config: ModelConfig) -> Table:
         "command": f"framecls {_COMMANDS[config.task]}",
         "file": str(path),
         "size": _size(path),
-        "labels": f"{len(config.labels)}: {', '.join(config.labels)}{overlap}",
+        "labels": f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED,
         "frames": f"one every {config.hop_s * 1000:g} ms" if config.task == "frame" else "",
         "network": _network(config),
         "thresholds": ", ".join(f"{label} {value:g}" for label, value in config.decision.thresholds.items()),
@@ -91,7 +92,8 @@ def _network(config: ModelConfig) -> str:
     encoder, features = config.encoder, config.features
     kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
     layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
-    return f"{kind}, {layers}, on {features.dim} {features.kind} features"
+    heard = features.kind if features.kind != "pretrained" else features.pretrained.source
+    return f"{kind}, {layers}, on {features.dim} {heard} features"
 
 
 def _show(value: Any) -> Text | Table:
@@ -103,7 +105,8 @@ def _show(value: Any) -> Text | Table:
     return show_figure(value)
 
 
-def _summarise(labels: tuple[str, ...]) -> str:
+def _summarise(config: ModelConfig) -> str:
+    labels = config.labels or (_ENROLLED,)
     return ", ".join(labels) if len(labels) <= _MANY else f"{len(labels)}: {', '.join(labels[: _MANY - 2])}, …"
 
 

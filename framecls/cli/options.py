@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls import pretrained
-from framecls.cli.formats import SUFFIXES
+from framecls.cli.formats import STREAMED, SUFFIXES
 from framecls.training.recipe import RUNGS
 
 T = TypeVar("T")
@@ -46,16 +46,24 @@ ModelOption = Annotated[
 ]
 
 
+VoiceModelOption = Annotated[
+    str,
+    typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=pretrained.names),
+]
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option("--gallery", metavar="FILE", help="The file of enrolled voices; by default one in your data folder."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_MESSAGES)] = (
-        False
-    )
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_MESSAGES)] = False
     quiet: Annotated[
         bool,
-        typer.Option("-q", "--quiet", help="No progress bar and no summary, only errors.", rich_help_panel=_MESSAGES),
+        typer.Option("-q", "--quiet", help="No progress and no summary, only errors.", rich_help_panel=_MESSAGES),
     ] = False
     verbose: Annotated[
         int,
@@ -91,6 +99,14 @@ class RunOptions(MessageOptions, MachineOptions):
 
     inputs: InputsArgument
     model: ModelOption
+    raw: Annotated[
+        str | None,
+        typer.Option(
+            "--raw",
+            metavar="RATE[,CHANNELS[,ENCODING]]",
+            help="The inputs have no header: 16000 is 16-bit mono at 16 kHz, 48000,2,f32le stereo floats.",
+        ),
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +134,14 @@ class RunOptions(MessageOptions, MachineOptions):
             "--errors", metavar="FILE", help="Write each failure there as a JSON line.", rich_help_panel=_OUTPUT
         ),
     ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip what an earlier run to the same -o has done: same options, recording unchanged.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
     threshold: Annotated[
         list[str],
         typer.Option(
@@ -165,6 +189,14 @@ class TagOptions(RunOptions):
         float | None,
         typer.Option("--min-gap", metavar="S", help="Join segments closer than this.", rich_help_panel=_DECISION),
     ] = None
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help=f"Print each segment as soon as it is final, also of a pipe that never ends: {', '.join(STREAMED)}.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +213,74 @@ class IdentifyOptions(RunOptions):
             "--among", metavar="L1,L2", help="Only these labels can be the answer: de,fr,en.", rich_help_panel=_DECISION
         ),
     ] = None
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery",
+            metavar="FILE",
+            help="-m speaker: the file of enrolled voices; by default one in your data folder.",
+            rich_help_panel=_DECISION,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrollOptions(MessageOptions, MachineOptions):
+    """`framecls enroll`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose voice it is.", show_default=False)]
+    inputs: InputsArgument
+    model: VoiceModelOption = "speaker"
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersListOptions(MessageOptions):
+    """`framecls speakers list`."""
+
+    gallery: GalleryOption = None
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersRemoveOptions(MessageOptions):
+    """`framecls speakers remove`."""
+
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom to forget.", show_default=False)]
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersRenameOptions(MessageOptions):
+    """`framecls speakers rename`."""
+
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The name until now.", show_default=False)]
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.", show_default=False)]
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersExportOptions(MessageOptions):
+    """`framecls speakers export`."""
+
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these people.", show_default=False)
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; by default to stdout.")
+    ] = None
+    gallery: GalleryOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakersImportOptions(MessageOptions):
+    """`framecls speakers import`."""
+
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="What `speakers export` wrote, or - (stdin).", show_default=False),
+    ]
+    gallery: GalleryOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +304,22 @@ class TrainOptions(MessageOptions, MachineOptions):
     ] = None
     init: Annotated[
         Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
+    ] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="SOURCE",
+            help="Hear through a pre-trained speech encoder: torchaudio:WAVLM_BASE_PLUS, or the path of a checkpoint.",
+        ),
+    ] = None
+    encoder_layer: Annotated[
+        int, typer.Option("--encoder-layer", metavar="N", help="Which of its layers; 0 learns a mix of all.")
+    ] = 0
+    tune_encoder: Annotated[bool, typer.Option("--tune-encoder", help="Let its self-attention learn too.")] = False
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="FILE", help="Vectors of another model, for an embedding to match: npz."),
     ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
@@ -274,6 +390,44 @@ class CompareOptions(MessageOptions, MachineOptions):
         typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings, and the clips of --saw, there."),
     ] = None
     format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(MessageOptions, MachineOptions):
+    """`framecls bench`."""
+
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A recording; without one, made-up sound is measured.", show_default=False
+        ),
+    ] = None
+    model: ModelOption = "sound"
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
+    ] = None
+    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="torch or onnx.")] = "torch"
+    repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
+    length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
+    processes: Annotated[
+        bool,
+        typer.Option("--processes/--no-processes", help="Also measure the command from its start, and its memory."),
+    ] = True
+    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(MessageOptions):
+    """`framecls export`."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
+    ]
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Take samples, or feature vectors that are made elsewhere.")
+    ] = True
 
 
 @dataclass(frozen=True, kw_only=True)

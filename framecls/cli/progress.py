@@ -1,15 +1,21 @@
-"""The progress bar: only for a person at a terminal, and only when there is something to wait for."""
+"""How far a run is: a bar for a person at a terminal, a plain line now and then for a log; nothing for a short run."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _PATIENCE_S = 1.0  # a run that is over sooner shows no bar
+# Plain lines come this often, and more rarely as time goes on: a log of a day does not fill with them.
+_LINE_EVERY_S = 10.0
+_LINE_SHARE = 0.05  # of the time gone by
+_LINE_AT_LEAST_EVERY_S = 300.0
 
 
 class StepBar:
@@ -58,26 +64,106 @@ class StepBar:
         return progress, progress.add_task("", total=None, text="")
 
 
-class InputBar(StepBar):
-    """How many inputs are done, and how many seconds of audio."""
+@dataclass
+class Pace:
+    """What is done of a run, and what that says of the rest.
 
-    def __init__(self, n_inputs: int, *, wanted: bool) -> None:
+    The audio that is left is estimated from the sizes of the files: as much a byte as in those that are done.
+    """
+
+    sizes_bytes: Sequence[int]  # of the inputs in order, 0 where it is not known
+    n_done: int = field(default=0, init=False)
+    audio_s: float = field(default=0.0, init=False)
+    _heard_bytes: int = field(default=0, init=False)  # of inputs that gave audio
+    _left_bytes: int = field(init=False)
+    _unknown_left: int = field(init=False)  # inputs of unknown size
+
+    def __post_init__(self) -> None:
+        self._left_bytes = sum(self.sizes_bytes)
+        self._unknown_left = sum(1 for size in self.sizes_bytes if not size)
+
+    def finish(self, audio_s: float) -> None:
+        """Count the next input as done, or as failed with none of its audio."""
+        size_bytes = self.sizes_bytes[self.n_done]
+        self.n_done += 1
+        self.audio_s += audio_s
+        self._left_bytes -= size_bytes
+        self._unknown_left -= not size_bytes
+        if audio_s > 0:
+            self._heard_bytes += size_bytes
+
+    def describe(self, elapsed_s: float, under_way_s: float = 0.0) -> str:
+        """Return it in words.
+
+        Args:
+            elapsed_s: since the run began.
+            under_way_s: audio that is done of the input after those.
+        """
+        heard_s = self.audio_s + under_way_s
+        speed = heard_s / max(elapsed_s, 1e-9)
+        parts = [f"{self.n_done:,} of {len(self.sizes_bytes):,} files", f"{clock(heard_s)} of audio"]
+        parts.append(f"{speed:.0f} times real time")
+        left_s = self.left_s(elapsed_s, under_way_s)
+        if left_s is not None:
+            parts.append(f"{clock(left_s)} left")
+        return ", ".join(parts)
+
+    def left_s(self, elapsed_s: float, under_way_s: float = 0.0) -> float | None:
+        """Return the seconds that the rest will take, or None while nothing can be said."""
+        if not self._heard_bytes or not self.audio_s or self._unknown_left:
+            return None
+        audio_left_s = self._left_bytes * self.audio_s / self._heard_bytes - under_way_s
+        return max(audio_left_s, 0.0) * elapsed_s / (self.audio_s + under_way_s)
+
+
+class InputBar(StepBar):
+    """How many inputs are done, how many hours of audio, how fast, and how long it will take.
+
+    On a terminal it is a bar; elsewhere, where there are several inputs, it is a plain line now and then.
+    """
+
+    def __init__(
+        self, sizes_bytes: Sequence[int], *, wanted: bool, write_line: Callable[[str], None] | None = None
+    ) -> None:
+        """Prepare the bar.
+
+        Args:
+            sizes_bytes: of the inputs in order, 0 where it is not known.
+            wanted: show anything at all.
+            write_line: writes a line where there is no terminal.
+        """
         super().__init__(wanted=wanted)
-        self._n_inputs = n_inputs
-        self._n_done = 0
-        self._audio_s = 0.0
+        self._pace = Pace(sizes_bytes)
+        self._write_line = write_line if wanted and not sys.stderr.isatty() and len(sizes_bytes) > 1 else None
+        self._next_line_s = _LINE_EVERY_S
 
     def advance(self, audio_s: float) -> None:
         """Show that `audio_s` seconds of the present input are done."""
-        total_s = self._audio_s + audio_s
-        speed = total_s / max(self.elapsed_s, 1e-9)
-        self.show("", self._n_done, self._n_inputs, f"{clock(total_s)} of audio, {speed:.0f} times real time")
+        elapsed_s = self.elapsed_s
+        if self._write_line is not None:
+            if elapsed_s >= self._next_line_s:
+                self._next_line_s = elapsed_s + line_gap_s(elapsed_s)
+                self._write_line(self._pace.describe(elapsed_s, audio_s))
+            return
+        _, _, text = self._pace.describe(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
+        self.show("", self._pace.n_done, len(self._pace.sizes_bytes), text)
 
     def finish_input(self, audio_s: float) -> None:
         """Count an input as done, or as failed with none of its audio."""
-        self._n_done += 1
-        self._audio_s += audio_s
+        self._pace.finish(audio_s)
         self.advance(0.0)
+
+    def print_above(self, line: str) -> bool:
+        """Print a line above the bar, from any thread; False if no bar is on the terminal."""
+        if self._bar is None or not self._bar[0].live.is_started:
+            return False
+        self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return True
+
+
+def line_gap_s(elapsed_s: float) -> float:
+    """Return how long after `elapsed_s` seconds the next plain line comes."""
+    return min(max(_LINE_EVERY_S, _LINE_SHARE * elapsed_s), _LINE_AT_LEAST_EVERY_S)
 
 
 def clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, FrameclsError, UsageError
-from framecls.training.recipe import Recipe, find_recipe, read_recipe
+from framecls.training.recipe import Recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.loop import Job, Progress
@@ -63,6 +63,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         output=options.output,
         recipe=recipe,
         noise=options.noise,
+        teacher=options.teacher,
         init=options.init,
         resume=options.resume,
         device=device,
@@ -129,7 +130,17 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
     recipe = load_recipe(options.recipe or options.task)
     if recipe.task != TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
-    return with_budget(recipe, options.steps, options.seed)
+    return with_budget(_with_encoder(recipe, options), options.steps, options.seed)
+
+
+def _with_encoder(recipe: Recipe, options: TrainOptions) -> Recipe:
+    if options.encoder is None:
+        if options.encoder_layer or options.tune_encoder:
+            raise UsageError("--encoder-layer and --tune-encoder go with --encoder: which speech encoder?")
+        return recipe
+    if not options.encoder or options.encoder_layer < 0:
+        raise UsageError("--encoder wants torchaudio:NAME or a path, and --encoder-layer a number from 0 on")
+    return with_encoder(recipe, options.encoder, options.encoder_layer, options.tune_encoder)
 
 
 def with_budget(recipe: Recipe, steps: int | None, seed: int | None) -> Recipe:

@@ -80,7 +80,9 @@ class DotProductAttention(Attention):
         # The same weighted sum in one fused kernel, which never holds the (query, key) matrix as a whole.
         # A mask keeps torch from its fastest kernel, so there is none where nothing is padded.
         # Nor is there dropout on the weights: on a CPU that, too, costs the fused kernel, and twice the time of a step.
-        keep = None if bool(mask.all()) else mask[:, None, None, :]
+        # An exported graph has one way for all inputs.
+        no_mask = not torch.compiler.is_exporting() and bool(mask.all())
+        keep = None if no_mask else mask[:, None, None, :]
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=keep)
 
 
@@ -96,6 +98,8 @@ class AdditiveAttention(Attention):
 
     def score(self, query: Tensor, key: Tensor) -> Tensor:
         weight = self.to_score[None, :, None, None, :]
+        if torch.compiler.is_exporting():  # a loop of as many turns as the lengths ask for is no graph
+            return (torch.tanh(query.unsqueeze(3) + key.unsqueeze(2)) * weight).sum(dim=-1)
         pair_elements = key.shape[0] * key.shape[1] * key.shape[2] * key.shape[3]
         chunk = max(1, _MAX_PAIR_ELEMENTS // max(1, pair_elements))
         parts = [

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from framecls.config import ModelConfig
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
 from framecls.nn.pooling import POOLINGS
 
+_MIN_ROWS = 4
+
 
 @dataclass(frozen=True)
 class Output:
     """What one forward pass gives."""
 
-    logits: Tensor  # (batch, frame, label), or (batch, label) of a pooled task
+    # (batch, frame, label), or (batch, label) of a pooled task, or (batch, number) unit vectors of an embedding
+    logits: Tensor
     phone_logits: Tensor | None = None  # (batch, frame, 1 + phone), blank first; None without a CTC head
 
 
@@ -31,7 +35,8 @@ class Network(nn.Module):
         self.encoder = Encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
-        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, len(config.labels))
+        answer_size = config.embedding or len(config.labels)
+        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, answer_size)
         self.phones = PhoneHead(size, len(config.phones), config.phone_bottleneck) if config.phones else None
         self.phone_layer = config.phone_layer or config.encoder.n_layers
 
@@ -43,7 +48,12 @@ class Network(nn.Module):
                 the margin again.
             n_frames: (batch,) how many of the frames are real; the rest is padding.
         """
-        return self.classify(self.features(waveform), n_frames)
+        return self.classify(self.extract(waveform, n_frames), n_frames)
+
+    def extract(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
+        """Return (batch, vector, feature) what `classify` reads; the arguments are those of `forward`."""
+        vectors: Tensor = self.features(waveform, n_frames * self.config.encoder.subsampling)
+        return vectors
 
     def classify(self, vectors: Tensor, n_frames: Tensor) -> Output:
         """Classify feature vectors: (batch, vector, feature), as many vectors a frame as the encoder joins."""
@@ -72,8 +82,22 @@ class Network(nn.Module):
     def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
-        logits: Tensor = self.head(x if self.pooling is None else self.pooling(x, mask))
-        return logits
+        rows: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
+        logits = rows[: len(x)]
+        # In full precision: a direction that is rounded to 8 bits is another voice.
+        return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
+
+    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, channel), with rows of zeros after the last if there are few.
+
+        On a CPU a product with fewer rows is summed in another order: what a window gives must not depend on how many
+        others it shares a batch with, to the last bit.
+        """
+        assert self.pooling is not None
+        pooled: Tensor = self.pooling(x, mask)
+        if torch.compiler.is_exporting():  # a graph is run by others, and takes any number of rows as it is
+            return pooled
+        return functional.pad(pooled, (0, 0, 0, max(0, _MIN_ROWS - len(pooled))))
 
     def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
         return torch.arange(n_padded, device=n_frames.device) < n_frames.unsqueeze(1)

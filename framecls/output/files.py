@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from framecls.errors import FrameclsError
+from framecls.errors import FrameclsError, OutputError
 from framecls.output.text import encodable
+
+try:
+    import fcntl
+except ImportError:  # not on a POSIX system: without locks, nothing is cleaned up
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\.framecls-[0-9a-f]{16}\.tmp")
+# What stands in the way of one file stands in the way of all.
+_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE}
 
 
 def mirrored_path(folder: Path, relative: Path, suffix: str) -> Path:
@@ -35,11 +46,12 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
     end in a line feed. A link is followed, and a pipe or a device, which nothing may replace, is written directly.
 
     Raises:
-        FrameclsError: no space, no permission, a folder in the way, or any other OSError while writing.
+        OutputError: no space, or the disk cannot be written at all.
+        FrameclsError: no permission, a folder in the way, or any other OSError while writing.
     """
     try:
         target = Path(os.path.realpath(path))
-        if _is_device(target):
+        if is_device(target):
             with _open(target, os.O_WRONLY, binary) as stream:
                 yield stream
         else:
@@ -47,26 +59,102 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
             with _replacement(target, binary) as stream:
                 yield stream
     except OSError as error:
-        raise FrameclsError(f"cannot write {encodable(str(path))}: {error.strerror or error}") from error
+        raise explain_write_error(path, error) from error
+
+
+def explain_write_error(path: Path, error: OSError) -> FrameclsError:
+    """Return the error to raise for a file that could not be written: an OutputError where no other could be either."""
+    kind = OutputError if error.errno in _FOR_ALL else FrameclsError
+    return kind(f"cannot write {encodable(str(path))}: {error.strerror or error}")
+
+
+def is_device(path: Path) -> bool:
+    """Whether a path is a pipe, a terminal or another device: something that is there to be written, not replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def lock(descriptor: int, *, alone: bool) -> bool:
+    """Lock a file against other processes until it is closed or this process ends, and return whether that succeeded.
+
+    The lock is not inherited: worker processes that outlive a killed run do not keep it. Closing any other descriptor
+    of the file in this process gives it away.
+
+    Args:
+        descriptor: of the file, open for reading and writing.
+        alone: nobody else may lock it meanwhile; else others may lock it in the same way.
+
+    Raises:
+        OSError: the file system, or the system, has no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    try:
+        fcntl.lockf(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def remove_leftovers(folders: Iterable[Path]) -> int:
+    """Remove the temporary files of runs that were killed, and return how many there were.
+
+    Whoever writes a temporary file holds its lock, so one that can be locked belongs to nobody.
+    """
+    n_removed = 0
+    for folder in set(folders):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if _TEMPORARY.fullmatch(entry.name):
+                    n_removed += _remove_orphan(entry.path)
+    return n_removed
+
+
+def _remove_orphan(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            if lock(descriptor, alone=True):
+                os.unlink(path)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 @contextmanager
 def _replacement(target: Path, binary: bool) -> Iterator[IO[Any]]:
     if target.is_dir():
         raise IsADirectoryError(None, "it is a folder")
-    temporary = target.with_name(f".framecls-{secrets.token_hex(8)}.tmp")
+    temporary, opened = _open_temporary(target.parent, binary)
     try:
-        with _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, binary) as stream:
+        with opened as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        os.replace(temporary, target)
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            os.replace(temporary, target)  # before it is closed: until then its lock says that it has an owner
     except BaseException:  # an interrupt too must leave nothing behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _open_temporary(folder: Path, binary: bool) -> tuple[Path, IO[Any]]:
+    while True:
+        temporary = folder / f".framecls-{secrets.token_hex(8)}.tmp"
+        stream = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, binary)
+        with contextlib.suppress(OSError):
+            lock(stream.fileno(), alone=True)
+        if os.fstat(stream.fileno()).st_nlink:  # else another run took it for an orphan before it was locked
+            return temporary, stream
+        stream.close()
 
 
 def _open(path: Path, flags: int, binary: bool) -> IO[Any]:
@@ -75,11 +163,3 @@ def _open(path: Path, flags: int, binary: bool) -> IO[Any]:
     if binary:
         return os.fdopen(descriptor, "wb")
     return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _is_device(path: Path) -> bool:
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

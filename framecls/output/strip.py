@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.output.text import clock
-from framecls.results import Segment
+from framecls.results import Outline, Segment, TagResult
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
@@ -18,32 +18,35 @@ _TICK_GAP = 5  # columns free after a tick's text, at least
 _SEEN = 0.5
 
 
-def block_levels(
-    times: NDArray[np.float64], scores: NDArray[np.float32], duration_s: float, n_columns: int
-) -> NDArray[np.int64]:
+def outline_of(result: TagResult) -> Outline:
+    """Return the outline of a result, which its frames are where they were kept."""
+    return result.outline or Outline(result.times, result.scores, result.scores)
+
+
+def block_levels(outline: Outline, duration_s: float, n_columns: int) -> NDArray[np.int64]:
     """Return (column, label) the height 0..7 of each block.
 
-    A block shows the mean probability of its column's frames. A label that some frame finds likelier than not is never
-    shown as absent, however little of the column it fills: what the table lists can be found in the strip.
+    A block shows the mean probability of its part of the outline. A label that some frame finds likelier than not is
+    never shown as absent, however little of the column it fills: what the table lists can be found in the strip.
 
     Args:
-        times: (frame,) seconds at frame centres, at least one.
-        scores: (frame, label) probabilities.
+        outline: at least one column.
         duration_s: seconds that the columns share.
         n_columns: width of the strip.
     """
     edges = np.linspace(0, duration_s, n_columns + 1)
-    first = np.searchsorted(times, edges[:-1])
-    last = np.searchsorted(times, edges[1:])
-    levels = np.zeros((n_columns, scores.shape[1]), np.int64)
+    first = np.searchsorted(outline.times, edges[:-1])
+    last = np.searchsorted(outline.times, edges[1:])
+    levels = np.zeros((n_columns, outline.means.shape[1]), np.int64)
     top = len(BLOCKS) - 1
     for column in range(n_columns):
-        frames = scores[first[column] : last[column]]
-        if not len(frames):  # columns are narrower than frames: the nearest frame stands for the column
+        here = slice(first[column], last[column])
+        if first[column] == last[column]:  # columns are narrower than the outline's: the nearest stands for the column
             middle = (edges[column] + edges[column + 1]) / 2
-            frames = scores[[int(np.abs(times - middle).argmin())]]
-        level = np.rint(frames.mean(axis=0) * top).astype(np.int64)
-        levels[column] = np.clip(np.maximum(level, frames.max(axis=0) >= _SEEN), 0, top)
+            nearest = int(np.abs(outline.times - middle).argmin())
+            here = slice(nearest, nearest + 1)
+        level = np.rint(outline.means[here].mean(axis=0) * top).astype(np.int64)
+        levels[column] = np.clip(np.maximum(level, outline.peaks[here].max(axis=0) >= _SEEN), 0, top)
     return levels
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from framecls.config import UNKNOWN
 from framecls.output.languages import LANGUAGES
-from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, tick_line, tier_lines
+from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
 from framecls.output.text import clock, length, printable
 from framecls.results import AudioInfo, Identification, StringResult, TagResult
 
@@ -128,7 +128,7 @@ class _TagView:
         result = self.result
         if not options.is_terminal or options.max_width < STRIP_MIN_WIDTH:
             return
-        if not result.scores.size or result.duration <= 0:
+        if not outline_of(result).times.size or result.duration <= 0:
             return
         if len(result.labels) <= _MAX_ROWS:
             yield from self._rows(options)
@@ -145,7 +145,7 @@ class _TagView:
         label_width = min(max(map(cell_len, names)), _MAX_LABEL)
         n_columns = options.max_width - label_width - 6
         blocks = ASCII_BLOCKS if options.ascii_only else BLOCKS
-        levels = block_levels(result.times, result.scores, result.duration, n_columns)
+        levels = block_levels(outline_of(result), result.duration, n_columns)
         for column, name in enumerate(names):
             row = Text("  ", no_wrap=True, overflow="crop")
             row.append(set_cell_size(name, label_width) + "  ", _style(result.labels, column))

@@ -108,7 +108,11 @@ _JSON_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _dump(result: Result) -> str:
-    text = json.dumps(as_record(result), ensure_ascii=False, allow_nan=False)
+    return escape_json(json.dumps(as_record(result), ensure_ascii=False, allow_nan=False))
+
+
+def escape_json(text: str) -> str:
+    """Return JSON that was written without ASCII escapes, as one line that can be encoded."""
     return _JSON_ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

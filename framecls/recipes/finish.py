@@ -56,7 +56,12 @@ def main() -> None:
     if options.labels:
         network = keep_labels(network, options.labels.split(","))
     config = network.config
-    decision = replace(recipe.decision, thresholds=config.decision.thresholds, temperature=config.decision.temperature)
+    decision = replace(
+        recipe.decision,
+        thresholds=config.decision.thresholds,
+        temperature=config.decision.temperature,
+        same_voice=config.decision.same_voice,
+    )
     if options.candidates:
         decision = replace(decision, candidates=tuple(options.candidates.split(",")))
     if options.unknown is not None:

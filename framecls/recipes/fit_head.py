@@ -67,7 +67,7 @@ def encode(network: Network, examples: PooledExamples, n_examples: int, *, low: 
     number = 0
     while len(vectors) < n_examples:
         batch = examples.make_batch(number)
-        features = network.features(batch.waveform)
+        features = network.extract(batch.waveform, batch.n_frames)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
             x, _ = network.listen(features, batch.n_frames)
         vectors += [row[:n].half().clone() for row, n in zip(x, batch.n_frames.tolist(), strict=True)]

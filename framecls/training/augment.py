@@ -26,7 +26,15 @@ def change_speed(samples: Samples, rng: np.random.Generator, config: AugmentConf
     if rng.random() >= config.speed_chance:
         return samples, 1.0
     factor = round(float(rng.uniform(*config.speed)), 3)
-    return soxr.resample(samples, 16000 * factor, 16000, quality="LQ").astype(np.float32), factor
+    return play_at(samples, factor), factor
+
+
+def play_at(samples: Samples, factor: float) -> Samples:
+    """Return (sample,) played `factor` times as fast."""
+    if factor == 1:
+        return samples
+    played: Samples = soxr.resample(samples, 16000 * factor, 16000, quality="LQ").astype(np.float32)
+    return played
 
 
 def room_response(rng: np.random.Generator, reverb_s: float, sample_rate: int) -> Samples:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from framecls.config import UNKNOWN
 from framecls.engine import Engine
 from framecls.errors import ManifestError
 from framecls.identification import pool_windows
@@ -17,8 +19,9 @@ from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import Recording, check_labels, read_manifest, split_by_speaker
-from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled
+from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
 from framecls.training.recipe import OptimConfig, Recipe
+from framecls.training.voices import VoiceExamples
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     recordings = _choose(engine, test)
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
     report = _measure(engine, test, recordings, store, progress)
-    figures = describe(report, engine.config)
+    figures = describe(report, engine.config) if report.answers is not None else report.figures
     if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
         figures |= phone_figures(engine, recordings, store, progress)
     return replace(report, decision=engine.config.decision, figures=figures, answers=None)
@@ -61,6 +64,8 @@ def _measure(
     progress: Callable[[int, int], None] | None,
 ) -> DevReport:
     recipe = test.recipe or Recipe(engine.config.name, engine.config.task, optim=OptimConfig(batch_s=80.0))
+    if engine.config.embedding:
+        return _voices(engine, recordings, store, recipe, test)
     if engine.config.task == "pooled":
         if test.length_s is None:
             return _whole_recordings(engine, recordings, store, progress)
@@ -76,7 +81,8 @@ def _choose(engine: Engine, test: Test) -> list[Recording]:
     recordings = read_manifest(test.manifest)
     if test.only_candidates and engine.config.decision.candidates:
         recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
-    check_labels(recordings, engine.config.labels)
+    if not engine.config.embedding:
+        check_labels(recordings, engine.config.labels)
     train, dev = split_by_speaker(recordings, test.recipe.optim.seed if test.recipe else 0)
     chosen = {"train": train, "dev": dev, "all": recordings}[test.split]
     if not chosen:
@@ -91,13 +97,27 @@ def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None)
         yield batch
 
 
+def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recipe: Recipe, test: Test) -> DevReport:
+    if test.length_s is not None:
+        pieces = VoiceExamples(recordings, engine.config, recipe, store)
+        return measure(engine.network, pieces.dev_batches(recordings, test.length_s))
+    known = [recording for recording in recordings if recording.label != UNKNOWN]
+    if not known:
+        raise ManifestError(f"{test.manifest}: no recording names its voice")
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in known)
+    vectors = [pool_windows(windows)[0] for windows in engine.run_many(openers)]
+    names = sorted({recording.label for recording in known})
+    voices = np.array([names.index(recording.label) for recording in known])
+    return report_voices(np.stack(vectors), voices, [r.source for r in known], engine.config.decision)
+
+
 def _whole_recordings(
     engine: Engine, recordings: list[Recording], store: ClipStore, progress: Callable[[int, int], None] | None
 ) -> DevReport:
     logits, truth, sources = [], [], []
-    for number, recording in enumerate(recordings, start=1):
-        with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(pool_windows(engine.run(stream))[0])
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
+    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+        logits.append(pool_windows(windows)[0])
         truth.append(engine.config.labels.index(recording.label))
         sources.append(recording.source)
         if progress is not None:

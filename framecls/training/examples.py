@@ -45,6 +45,7 @@ class Batch:
     phone_frames: Tensor  # (batch, frame) index of the phone, 0 in a pause, `IGNORED` where it is not known
     sources: tuple[str, ...] = ()  # of the examples, for tables of dev figures
     soft: Tensor | None = None  # (batch, label) a teacher's probabilities, all 0 where nobody was asked (pooled task)
+    teacher: Tensor | None = None  # (batch, number) unit vectors that an embedding is to match
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def hear(network: Network, waveforms: Tensor, n_frames: Tensor) -> Tensor:
     if network.phones is None:
         raise ValueError("this network hears no phones")
     device = next(network.parameters()).device
-    vectors = network.features(waveforms.to(device))
-    x, _ = network.listen(vectors, n_frames.to(device))
+    n_frames = n_frames.to(device)
+    x, _ = network.listen(network.extract(waveforms.to(device), n_frames), n_frames)
     probabilities: Tensor = network.phones(x).softmax(dim=2)
     return probabilities
 

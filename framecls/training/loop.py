@@ -23,6 +23,7 @@ from framecls.config import ModelConfig, to_dict
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network, Output
+from framecls.speech_encoder import look_up, take_pretrained
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
@@ -39,10 +40,12 @@ from framecls.training.measure import DevReport, collect_frames, measure, report
 from framecls.training.recipe import Recipe
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Part, Team
+from framecls.training.voices import Teacher, VoiceExamples, read_teacher
 
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
 _BATCHES_AHEAD = 4
+_TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
 _RANK_STRIDE = 998_244_353  # seeds of the processes of a run lie this far apart
 
 
@@ -65,6 +68,7 @@ class Job:
     output: Path
     recipe: Recipe
     noise: Path | None = None  # a manifest of recordings to hide speech in
+    teacher: Path | None = None  # what another model makes of the recordings, for an embedding to match
     init: Path | None = None  # a model whose weights are taken where name and shape agree
     resume: bool = False
     device: str = "cpu"
@@ -87,6 +91,7 @@ class Data:
     noise: list[Recording]
     store: ClipStore
     config: ModelConfig
+    teacher: Teacher | None = None
 
 
 def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data:
@@ -102,9 +107,9 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
     config = job.recipe.model_config(find_labels(recordings), heard)
-    check_labels(recordings, config.labels)
-    if config.task == "pooled" and len(config.labels) < 2:
-        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+    config = replace(config, features=job.team.in_turn(lambda: look_up(config.features)))
+    teacher = read_teacher(job.teacher) if job.teacher else None
+    _check_task(job, config, recordings)
     train, dev = split_by_speaker(recordings, job.recipe.optim.seed)
     for name, part in (("train", train), ("dev", dev)):
         if not part:
@@ -117,14 +122,29 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         )
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
-    return Data(train, dev, noise, store, config)
+    return Data(train, dev, noise, store, config, teacher)
 
 
-def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples:
+def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> None:
+    """Refuse labels, or options, that do not go with what the recipe is to answer."""
+    if config.embedding:
+        if job.team.size > 1:
+            raise ConfigError(f"{job.recipe.name}: a model of voices is trained by one process: leave torchrun out")
+        return
+    if job.teacher:
+        raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding")
+    check_labels(recordings, config.labels)
+    if config.task == "pooled" and len(config.labels) < 2:
+        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+
+
+def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples | VoiceExamples:
     """Return the supply of training or dev batches."""
     # Noise of the training set must not be heard again in the dev set.
     noise = [] if dev else data.noise
     recordings = data.dev if dev else data.train
+    if data.config.embedding:
+        return VoiceExamples(recordings, data.config, recipe, data.store, noise, None if dev else data.teacher)
     if data.config.task == "pooled":
         return PooledExamples(recordings, data.config, recipe, data.store, noise)
     return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
@@ -133,7 +153,9 @@ def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | P
 def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
     """Yield the fixed batches that a run is measured on."""
     examples = make_examples(data, recipe, dev=True)
-    if isinstance(examples, PooledExamples):
+    if isinstance(examples, VoiceExamples):
+        yield from examples.dev_batches(data.dev, recipe.voices.dev_length_s)
+    elif isinstance(examples, PooledExamples):
         yield from examples.dev_batches(data.dev, data.config.window.length_s)
     else:
         yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
@@ -146,6 +168,9 @@ def measure_dev(engine: Engine, data: Data, recipe: Recipe) -> tuple[DevReport, 
         the report, and the score of each source where there are several.
     """
     examples = make_examples(data, recipe, dev=True)
+    if isinstance(examples, VoiceExamples):
+        report = measure(engine.network, dev_batches(data, recipe))
+        return report, {source: 1 - row["equal_error_rate"] for source, row in report.figures["sources"].items()}
     if isinstance(examples, PooledExamples) or recipe.mix.enabled:
         report = measure(engine.network, dev_batches(data, recipe))
         by_source = {source: row["balanced_accuracy"] for source, row in report.figures.get("sources", {}).items()}
@@ -280,11 +305,18 @@ class Run:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
+        if self.network.features.encoder is not None:
+            take_pretrained(self.network.features.encoder, job.recipe.features.pretrained.source)
         brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
-        self.trained = dict(self.network.named_parameters())
+        self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
         if job.recipe.heard_copies:
             self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
+        examples = make_examples(data, job.recipe, dev=False) if data.config.embedding else None
+        self.voices = examples.make_loss().to(job.device) if isinstance(examples, VoiceExamples) else None
+        if self.voices is not None:
+            # They are not a part of the model: only a run has them, and its state.
+            self.trained |= {f"voices.{key}": value for key, value in self.voices.named_parameters()}
         self.optimizer = make_optimizer(self.trained, job.recipe, brought)
         self.classifier = job.team.wrap(_Classifier(self.network, job.recipe.heard_copies > 0))
         self.step = 0
@@ -307,7 +339,10 @@ class Run:
         low = recipe.optim.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
             output = self._classify(part)
-        loss = loss_of(output, part, self.data.config, recipe)
+        if self.voices is not None:
+            loss: Tensor = self.voices(output.logits, part.batch)
+        else:
+            loss = loss_of(output, part, self.data.config, recipe)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm)
@@ -324,8 +359,12 @@ class Run:
         if self.recipe.heard_copies:
             return Output(*self.classifier(batch.waveform.to(device), n_frames))
         features = self.data.config.features
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            vectors = self.network.features(batch.waveform.to(device))
+        # Spectra have nothing to learn and want all their digits; a speech encoder is a network like the rest.
+        learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
+        low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
+        autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
+        with torch.set_grad_enabled(learns), autocast:
+            vectors = self.network.extract(batch.waveform.to(device), n_frames)
             vectors = self._mask(vectors, part, features.sample_rate / features.hop_samples)
         return Output(*self.classifier(vectors, n_frames))
 
@@ -378,6 +417,7 @@ class Run:
         from safetensors.torch import save_file
 
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
+        tensors |= {f"network.{k}": v.detach() for k, v in self.trained.items() if k.startswith("voices.")}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for key, parameter in self.trained.items():
             state = self.optimizer.state[parameter]
@@ -411,11 +451,12 @@ class Run:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         self.step, self.best = int(metadata["step"]), float(metadata["best"])
         self.since_best = int(metadata["since_best"])
-        parameters = dict(self.network.named_parameters())
+        parameters = {**dict(self.network.named_parameters()), **self.trained}
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"network.{key}"])
-                self.average[key].copy_(tensors[f"average.{key}"])
+                if key in self.average:
+                    self.average[key].copy_(tensors[f"average.{key}"])
                 if key not in self.trained:
                     continue
                 moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
@@ -437,20 +478,28 @@ def is_above_phones(key: str, config: ModelConfig) -> bool:
 def make_optimizer(
     parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
 ) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was brought more slowly.
+    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was learnt before slower.
+
+    A group's "share" says how much of the learning rate is its own.
 
     Args:
         parameters: to learn, by name.
         recipe: its `optim` sets the rates.
         brought: names of the parameters that another model began.
     """
-    groups = []
-    for is_brought in (False, True):
-        for is_matrix in (True, False):
-            chosen = [p for k, p in parameters.items() if (k in brought) == is_brought and (p.ndim >= 2) == is_matrix]
-            decay, share = recipe.optim.weight_decay * is_matrix, recipe.optim.init_rate if is_brought else 1.0
-            groups.append({"params": chosen, "weight_decay": decay, "share": share})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.optim.learning_rate, betas=(0.9, 0.98))
+    optim = recipe.optim
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for key, parameter in parameters.items():
+        share = min(optim.tuned_rate if key.startswith(_TUNED) else 1.0, optim.init_rate if key in brought else 1.0)
+        groups.setdefault((share, parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": own, "weight_decay": optim.weight_decay * is_matrix, "share": share}
+            for (share, is_matrix), own in groups.items()
+        ],
+        lr=optim.learning_rate,
+        betas=(0.9, 0.98),
+    )
 
 
 def take_weights(network: Network, path: Path) -> set[str]:

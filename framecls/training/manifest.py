@@ -18,6 +18,8 @@ _FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phone
 _DEV_SHARE = 0.15
 # As many problems as fit a screen; the rest are counted.
 _MAX_PROBLEMS = 10
+_MAX_SECONDS = 1e9
+_MAX_NAME = 300  # letters of a file's name in a message
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_manifest(path: Path) -> list[Recording]:
         known = grouped.get(recording.file)
         spans = (*known.spans, *recording.spans) if known else recording.spans
         grouped[recording.file] = replace(known or recording, spans=spans)
-    problems += [f"{file}: there is no such file" for file in grouped if not file.is_file()]
+    problems += [f"{str(file)[:_MAX_NAME]}: there is no such file" for file in grouped if not _is_file(file)]
     if problems:
         shown = "; ".join(problems[:_MAX_PROBLEMS])
         more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
@@ -80,16 +82,28 @@ def read_manifest(path: Path) -> list[Recording]:
     return list(grouped.values())
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a loop of links
+        return False
+
+
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
+        if path.exists() and not (path.is_file() or path.is_fifo()):
+            raise ManifestError(f"{path}: a manifest must be a text file")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ManifestError(f"{path}: cannot be read: {reason}") from error
     if path.suffix.lower() in {".csv", ".tsv"}:
         rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for number, row in enumerate(rows, start=2):
-            yield f"line {number}", {key: value for key, value in row.items() if value not in ("", None)}
+        try:
+            for number, row in enumerate(rows, start=2):
+                yield f"line {number}", {key: value for key, value in row.items() if value not in ("", None)}
+        except csv.Error as error:
+            raise ManifestError(f"{path}: not a table: {error}") from error
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -140,8 +154,10 @@ def _parse_soft(value: Any) -> tuple[tuple[str, float], ...]:
 def _parse_alignment(value: Any) -> tuple[tuple[str, float], ...]:
     try:
         alignment = tuple((str(phone), float(end)) for phone, end in value or ())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ManifestError("alignment is not a list of [phone, seconds]") from None
+    if not all(0 <= end < _MAX_SECONDS for _, end in alignment):
+        raise ManifestError("alignment: a phone does not end at a time in seconds")
     if any(before[1] > after[1] for before, after in pairwise(alignment)):
         raise ManifestError("alignment: the phones are not in order of time")
     return alignment
@@ -153,9 +169,9 @@ def _seconds(row: dict[str, Any], field: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
-    if not 0 <= seconds < 1e9:
+    if not 0 <= seconds < _MAX_SECONDS:
         raise ManifestError(f"{field} {value!r} is not a time in seconds")
     return seconds
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.config import DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.nn.model import Network
 from framecls.tagging import stitch
-from framecls.training import metrics
+from framecls.training import metrics, verification
 from framecls.training.clips import ClipStore
 from framecls.training.examples import IGNORED, Batch, FrameExamples, hard_targets
 from framecls.training.manifest import Recording
@@ -56,6 +57,10 @@ def collect(network: Network, batches: Iterable[Batch]) -> tuple[list[NDArray[np
 def measure(network: Network, batches: Iterable[Batch]) -> DevReport:
     """Measure a network on dev batches, by the kind of its task."""
     logits, kept = collect(network, batches)
+    if network.config.embedding:
+        voices = np.concatenate([batch.targets.numpy() for batch in kept])
+        names = [name for batch in kept for name in batch.sources]
+        return report_voices(np.concatenate(logits), voices, names, network.config.decision)
     if network.config.task == "pooled":
         truth = np.concatenate([batch.targets.numpy() for batch in kept])
         sources = [name for batch in kept for name in (batch.sources or ("",) * len(batch.targets))]
@@ -142,6 +147,41 @@ def report_pooled(
     return DevReport(score, replace(decision, temperature=temperature), figures, Answers(logits, truth))
 
 
+def report_voices(
+    vectors: NDArray[np.float32], voices: NDArray[np.int64], sources: Sequence[str], decision: DecisionConfig
+) -> DevReport:
+    """Report embeddings: (item, number) vectors, (item,) voice and source; all pairs within a source are compared."""
+    names = np.array(sources)
+    pairs = {name: verification.all_pairs(vectors[names == name], voices[names == name]) for name in sorted({*sources})}
+    rates = {name: verification.equal_error_rate(found) for name, found in pairs.items()}
+    both = verification.Pairs(
+        np.concatenate([found.scores for found in pairs.values()]),
+        np.concatenate([found.same for found in pairs.values()]),
+    )
+    figures: dict[str, Any] = {
+        "items": len(vectors),
+        "voices": len(np.unique(voices)),
+        "equal_error_rate": round(verification.equal_error_rate(both), 4),
+        "sources": {
+            name: {
+                "voices": len(np.unique(voices[names == name])),
+                "items": int((names == name).sum()),
+                "equal_error_rate": round(rate, 4),
+            }
+            for name, rate in rates.items()
+        },
+    }
+    score = 1 - float(np.nanmean(list(rates.values())))
+    decision = replace(decision, same_voice=verification.fit_same_voice(both))
+    tried = [verification.run_trials(vectors[names == name], voices[names == name], decision) for name in pairs]
+    trials = verification.Trials(
+        np.concatenate([part.known for part in tried]), np.concatenate([part.unknown for part in tried])
+    )
+    threshold = verification.unknown_threshold(trials)
+    figures["named"] = round(verification.share_named(trials, threshold), 4)
+    return DevReport(score, replace(decision, thresholds={UNKNOWN: threshold}), figures)
+
+
 def collect_frames(
     engine: Engine,
     recordings: Sequence[Recording],
@@ -151,9 +191,9 @@ def collect_frames(
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Return for each recording (frame, label) logits, and (frame, label) 0 or 1 what its annotation says."""
     logits, truth = [], []
-    for number, recording in enumerate(recordings, start=1):
-        with engine.open(store.read(recording.file), store.sample_rate) as stream:
-            logits.append(stitch(engine.run(stream), engine.config.overlap_frames))
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
+    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+        logits.append(stitch(windows, engine.config.overlap_frames))
         truth.append(frames.annotate(recording, 0, len(logits[-1])))
         if progress is not None:
             progress(number, len(recordings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from framecls.config import (
     FeatureConfig,
     ModelConfig,
     Precision,
+    PretrainedConfig,
     WindowConfig,
     from_dict,
 )
@@ -27,6 +28,8 @@ RUNGS: dict[str, dict[str, str]] = {
     "dot": {"kind": "attention", "score": "dot"},
     "additive": {"kind": "attention", "score": "additive"},
 }
+
+_ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
 
 # The bounds of a number that is drawn, the smaller first.
 Range = tuple[float, float]
@@ -106,6 +109,32 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class VoiceConfig:
+    """What an embedding learns from: who is who, and what a teacher (--teacher) makes of the same recordings."""
+
+    # Additive-margin softmax over the training voices (Wang et al. 2018, "Additive Margin Softmax for Face
+    # Verification"): its weight in the loss, by how much the right voice must win, and the steepness.
+    margin_weight: float = 1.0
+    margin: float = 0.2
+    scale: float = 30.0
+    teacher_weight: float = 10.0  # of one minus the cosine to the teacher's vector
+    # Of the divergence between what teacher and pupil find similar among the teacher's vectors of all recordings, and
+    # how sharply they look.
+    anchor_weight: float = 1.0
+    anchor_temperature: float = 0.05
+    speeds: tuple[float, ...] = (1.0,)  # at another speed a voice is another one; a teacher's file has its own speeds
+    dev_length_s: float = 3.0  # what each dev voice says is joined and cut into pieces of this length
+
+    def __post_init__(self) -> None:
+        for name in ("margin_weight", "teacher_weight", "anchor_weight"):
+            _require(0 <= getattr(self, name) < 1e6, f"{name} must be 0 or more")
+        _require(0 <= self.margin < 1, "margin must be in [0, 1)")
+        _require(bool(self.speeds) and all(0.25 <= s <= 4 for s in self.speeds), "speeds must be in 0.25..4")
+        for name in ("scale", "anchor_temperature", "dev_length_s"):
+            _require(0 < getattr(self, name) < 1e6, f"{name} must be positive")
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """How long and how the weights move."""
 
@@ -113,6 +142,7 @@ class OptimConfig:
     batch_s: float = 80.0  # seconds of audio in one step
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    tuned_rate: float = 0.02  # of a tuned speech encoder, as a share of the learning rate
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     ema_decay: float = 0.998
@@ -130,6 +160,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.steps >= 1 and self.dev_every >= 1, "steps and dev_every must be at least 1")
         _require(self.batch_s > 0 and self.learning_rate > 0, "batch_s and learning_rate must be positive")
+        _require(0 < self.tuned_rate <= 1, "tuned_rate must be in (0, 1]")
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
         _require(0 <= self.workers <= 64, "workers must be in 0..64")
@@ -154,6 +185,7 @@ class Recipe:
     # everything below the phones stays as it is. 0: learn everything from sound.
     heard_copies: int = 0
     pooling: Literal["mean", "attentive", "multihead"] = "attentive"
+    embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
     gate: str = ""
     stored: Precision = "float16"  # how the model file holds its weights
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -162,6 +194,7 @@ class Recipe:
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    voices: VoiceConfig = field(default_factory=VoiceConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     card: dict[str, str] = field(default_factory=dict)
@@ -171,12 +204,13 @@ class Recipe:
         return ModelConfig(
             name=self.name,
             task=self.task,
-            labels=self.labels or labels,
+            labels=() if self.embedding else self.labels or labels,
             overlapping=self.overlapping,
             phones=phones if self.hear_phones else (),
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
             phone_bottleneck=self.phone_bottleneck,
             pooling=self.pooling,
+            embedding=self.embedding,
             gate=self.gate,
             features=self.features,
             encoder=self.encoder,
@@ -184,6 +218,25 @@ class Recipe:
             decision=self.decision,
             card=dict(self.card),
         )
+
+
+def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = False) -> Recipe:
+    """Return a recipe that hears through a pre-trained speech encoder, its frames about as long as they were.
+
+    Args:
+        recipe: all the rest.
+        source: "torchaudio:NAME", or the path of a checkpoint.
+        layer: whose vectors; 0: a learnt mix of all.
+        tuned: its self-attention learns too.
+    """
+    pretrained = PretrainedConfig(source, layer, tuned)
+    frame_s = recipe.features.hop_samples * recipe.encoder.subsampling / recipe.features.sample_rate
+    joined = min((1, 2, 4, 8), key=lambda n: abs(n * _ENCODER_HOP_S - frame_s))
+    return replace(
+        recipe,
+        features=replace(recipe.features, kind="pretrained", pretrained=pretrained),
+        encoder=replace(recipe.encoder, subsampling=joined),
+    )
 
 
 def read_recipe(path: Path) -> Recipe:

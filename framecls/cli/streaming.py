@@ -1,0 +1,56 @@
+"""`framecls tag --stream`: segments of recordings that may never end, printed as soon as they are final."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from framecls.cli.console import Console
+from framecls.cli.formats import STREAMED
+from framecls.cli.options import TagOptions
+from framecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from framecls.audio import Input
+    from framecls.config import RawAudio
+    from framecls.runtime import Model
+
+
+def check_stream(options: TagOptions, format: str) -> None:
+    """Refuse what does not go with --stream.
+
+    Raises:
+        UsageError: results that only a whole recording gives, or that do not go to stdout.
+    """
+    if format not in STREAMED:
+        raise UsageError(f"--stream does not go with -f {format}: choose {', '.join(STREAMED)}")
+    if options.frames:
+        raise UsageError("--stream gives segments: leave --frames out")
+    if options.output is not None:
+        raise UsageError("--stream prints to stdout: leave -o out and redirect it, as in > FILE")
+    if options.resume:
+        raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
+
+
+def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAudio | None, console: Console) -> None:
+    """Print the segments of each input in turn; one that fails is reported and does not stop the others."""
+    from framecls.output.segments import SegmentWriter
+
+    # The same bytes everywhere, whatever the locale or the system.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", newline="\n")
+    writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
+    writer.begin(sys.stdout)
+    for item in inputs:
+        with closing(model.stream(item.source, raw=raw)) as segments:
+            try:
+                for segment in segments:
+                    writer.write(item.name, segment, sys.stdout)
+                    sys.stdout.flush()
+            except (OSError, UnicodeError):  # of stdout: the library's own failures are no such errors
+                raise
+            except Exception as error:
+                console.failure(item.name, error)

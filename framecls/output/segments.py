@@ -1,0 +1,38 @@
+"""Writers that give one segment at a time, while the recording that it is in goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import IO, Any
+
+import numpy as np
+
+from framecls.output.writers import Writer, as_record, escape_json, make_writer
+from framecls.results import Segment, TagResult
+
+
+class SegmentWriter:
+    """Writes the segments of one recording, each as its format writes a segment of a whole result."""
+
+    def __init__(self, format: str, model: str, labels: Sequence[str], hop_s: float) -> None:
+        self._writer: Writer = make_writer(format)
+        self._is_json = format == "jsonl"
+        empty = np.zeros((0, len(labels)))
+        self._frame = TagResult("", model, 0.0, hop_s, tuple(labels), (), empty[:, 0], empty.astype(np.float32))
+
+    def begin(self, stream: IO[Any]) -> None:
+        """Write what comes before the first segment of a run."""
+        self._writer.begin(stream)
+
+    def write(self, file: str, segment: Segment, stream: IO[Any]) -> None:
+        """Write one segment: in jsonl an object with "file", "model", "start", "end", "label" and "score"."""
+        result = replace(self._frame, file=file, duration=segment.end, segments=(segment,))
+        if not self._is_json:
+            self._writer.write(result, stream)
+            return
+        record = as_record(result)
+        [row] = record["segments"]
+        line = {"file": file, "model": record["model"], **row}
+        stream.write(escape_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")

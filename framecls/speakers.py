@@ -1,0 +1,240 @@
+"""Voices by name: hear one, enroll it, and say whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecls.audio import Source
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio, to_dict
+from framecls.engine import Engine, RunningWindows
+from framecls.errors import AudioError, GalleryError, UsageError
+from framecls.gallery import Clip, Gallery, default_path, open_gallery
+from framecls.identification import pool_windows
+from framecls.results import AudioInfo, Candidate
+
+# With less speech than this a voice cannot be told from others.
+MIN_VOICE_S = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """What a model makes of the voice in one recording."""
+
+    vector: NDArray[np.float32]  # (number,) of unit length
+    heard_s: float  # seconds of speech
+    duration_s: float
+    info: AudioInfo | None
+
+
+def identity(engine: Engine) -> str:
+    """Return what tells a model's vectors from those of any other: its name, and a digest of its weights."""
+    config = engine.config
+    settings = {key: to_dict(config)[key] for key in ("embedding", "pooling", "features", "encoder", "window")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(engine.network.named_parameters()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return f"{config.name}-{digest.hexdigest()[:12]}"
+
+
+def hear(
+    engine: Engine,
+    source: Source,
+    sample_rate: int | None = None,
+    raw: RawAudio | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Voice:
+    """Return the voice of one recording.
+
+    Raises:
+        UsageError: this model does not answer with an embedding.
+        AudioError: the recording cannot be read, or there is too little speech in it.
+    """
+    if not engine.config.embedding:
+        raise UsageError(f"the model {engine.config.name} does not tell voices: use one that does, such as speaker")
+    openers = [partial(engine.open, source, sample_rate, raw)]
+    with closing(engine.run_many(openers, progress=progress)) as recordings:
+        return know_voice(next(recordings), engine.config)
+
+
+def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
+    """Return the voice in the windows of one recording.
+
+    Raises:
+        AudioError: the recording cannot be read, or there is too little speech in it.
+    """
+    mean, heard_s = pool_windows(windows)
+    duration_s = round(windows.n_samples / config.features.sample_rate, 6)
+    heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
+    if heard_s < MIN_VOICE_S:
+        what = config.gate or "sound"
+        raise AudioError(
+            f"{heard_s:.1f} s of {what} is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed"
+        )
+    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info)
+
+
+class Enrolled:
+    """Those who are enrolled, as one matrix: thousands are compared in one product."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.names = tuple(dict.fromkeys(clip.name for clip in clips))
+        index = {name: row for row, name in enumerate(self.names)}
+        size = clips[0].vector.size if clips else 0
+        sums = np.zeros((len(self.names), size), np.float32)
+        if clips:
+            np.add.at(sums, [index[clip.name] for clip in clips], np.stack([clip.vector for clip in clips]))
+        self.vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)  # (person, number)
+
+    def among(self, names: Iterable[str]) -> Enrolled:
+        """Return only some of them.
+
+        Raises:
+            UsageError: nobody is enrolled by one of the names, or there is none.
+        """
+        wanted = list(dict.fromkeys(names))
+        if not wanted:
+            raise UsageError("no name is left to choose among")
+        for name in wanted:
+            if name not in self.names:
+                raise UsageError(f"nobody is enrolled as {name!r}; framecls speakers list shows who is")
+        index = {name: row for row, name in enumerate(self.names)}
+        fewer = Enrolled(())
+        fewer.names, fewer.vectors = tuple(wanted), self.vectors[[index[name] for name in wanted]]
+        return fewer
+
+    def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> tuple[Candidate, ...]:
+        """Return those who may be speaking, the likeliest first.
+
+        Args:
+            vector: (number,) of unit length.
+            config: what makes chances of cosines.
+            top_k: how many to return.
+        """
+        scores = find_chances(self.vectors @ vector, config.decision)
+        top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
+        order = top[np.argsort(-scores[top], kind="stable")]
+        return tuple(Candidate(self.names[i], float(scores[i])) for i in order)
+
+
+def find_chances(cosines: NDArray[np.floating], decision: DecisionConfig) -> NDArray[np.float64]:
+    """Return the chance that each of those who are enrolled is the one who speaks.
+
+    Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as each
+    other. So the more there are, the more must speak for one of them; their chances and that of somebody unknown sum to
+    one.
+
+    Args:
+        cosines: (..., person) of a voice to each of theirs.
+        decision: slope and offset from a cosine to how much likelier the voice is if it is theirs than if it is not.
+
+    Returns:
+        (..., person).
+    """
+    slope, offset = decision.same_voice
+    evidence = slope * cosines.astype(np.float64) + offset - np.log(cosines.shape[-1])
+    highest = np.maximum(evidence.max(axis=-1, keepdims=True), 0.0)
+    powers = np.exp(evidence - highest)
+    chances: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
+    return chances
+
+
+def decide_voice(top: Sequence[Candidate], config: ModelConfig) -> str:
+    """Return the likeliest name, or "unknown" if it is not likely enough."""
+    return UNKNOWN if top[0].score < config.decision.thresholds.get(UNKNOWN, 0.5) else top[0].label
+
+
+def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
+    """Read who is enrolled.
+
+    Args:
+        engine: the model that is to recognise them.
+        gallery: the file; None: the user's own.
+
+    Raises:
+        GalleryError: there is nobody, the file cannot be used, or its vectors are another model's.
+    """
+    path, model = gallery or default_path(), identity(engine)
+    with open_gallery(path) as opened:
+        clips = opened.clips()
+        check_model(opened, clips, model)
+    if not clips:
+        raise GalleryError(f"{path}: nobody is enrolled yet: framecls enroll NAME CLIP...")
+    if clips[0].vector.size != engine.config.embedding:
+        raise GalleryError(f"{path}: this gallery is damaged: import an export of it into a new file")
+    return Enrolled(clips)
+
+
+def check_model(gallery: Gallery, clips: Sequence[Clip], model: str) -> None:
+    """Raise a GalleryError if some of the clips were heard by another model."""
+    for other in {clip.model for clip in clips} - {model}:
+        raise gallery.other_model(other, model)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of clips that were to be enrolled."""
+
+    n_new: int  # not enrolled before
+    n_clips: int  # that this person now has
+    doubts: list[str]
+
+
+def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], gallery: Path | None = None) -> Enrolment:
+    """Store the voices of recordings under a name, all or none of them.
+
+    Args:
+        engine: the model that heard them.
+        name: who it is, as `gallery.check_name` returns it.
+        voices: the name of each recording, and the voice in it.
+        gallery: the file, made if it is not there; None: the user's own.
+
+    Raises:
+        GalleryError: the gallery cannot be used with this model.
+    """
+    model = identity(engine)
+    new = [Clip(name, model, file, voice.heard_s, voice.vector) for file, voice in voices]
+    with open_gallery(gallery or default_path(), create=True) as opened:
+        before = opened.clips()
+        check_model(opened, before, model)
+        n_new = opened.add(new)
+        n_clips = sum(clip.name == name for clip in before) + n_new
+    return Enrolment(n_new, n_clips, find_doubts(name, new, before, engine.config) if n_new else [])
+
+
+def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
+    """Return what should make one look again at newly enrolled clips, a line each.
+
+    Args:
+        name: who is said to speak in them.
+        new: the clips.
+        before: all that were enrolled until then.
+        config: what makes probabilities of cosines.
+    """
+    doubts = []
+    slope, offset = config.decision.same_voice
+    for clip in new:
+        own = [other.vector for other in (*before, *new) if other.name == name and other is not clip]
+        if own:
+            mean = np.mean(own, axis=0)
+            cosine = float(clip.vector @ mean) / max(float(np.linalg.norm(mean)), 1e-12)
+            chance = 1 / (1 + np.exp(-np.clip(slope * cosine + offset, -60, 60)))
+            if chance < 0.5:
+                doubts.append(f"{clip.file} does not sound like the other clips of {name} ({chance:.2f})")
+    others = [clip for clip in before if clip.name != name]
+    if others:
+        enrolled = Enrolled(others)
+        for clip in new:
+            best = enrolled.rank(clip.vector, config, 1)
+            if decide_voice(best, config) != UNKNOWN:
+                doubts.append(f"{clip.file} sounds like {best[0].label}, who is enrolled already ({best[0].score:.2f})")
+    return doubts

@@ -1,0 +1,163 @@
+"""`framecls bench` measures what it says, of any model, and says which peers are not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import save_tiny_model, write_wav
+
+from framecls import bench
+from framecls.cli.boundary import run
+from framecls.errors import ConfigError, FrameclsError
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"frame": save_tiny_model(folder, "frame"), "pooled": save_tiny_model(folder, "pooled")}
+
+
+def quick(**settings: Any) -> bench.Job:
+    return bench.Job(**{"length_s": 3.0, "repeats": 2, "processes": False, "device": "cpu", **settings})
+
+
+def test_the_made_up_audio_is_the_same_every_time(tmp_path: Path) -> None:
+    first, second = (bench.write_audio(tmp_path / name, 2.5) for name in ("a.wav", "b.wav"))
+    assert first.read_bytes() == second.read_bytes()
+    with wave.open(str(first)) as file:
+        assert (file.getnframes(), file.getframerate()) == (40000, 16000)
+        samples = np.frombuffer(file.readframes(40000), "<i2")
+    assert 1000 < samples.std() < 20000
+
+
+@pytest.mark.parametrize("task", ["frame", "pooled"])
+def test_every_stage_is_measured(task: str, models: dict[str, Path]) -> None:
+    told: list[str] = []
+    report = bench.run(quick(model=models[task]), lambda title, done, total: told.append(title))
+    assert list(report.stages) == ["decode", "features", "model", "whole"]
+    assert all(len(timing.seconds) == 2 for timing in report.stages.values())
+    assert all(0 < timing.low_s <= timing.median_s <= timing.high_s for timing in report.stages.values())
+    assert report.audio_s == 3.0
+    assert report.speed(report.stages["whole"]) == 3.0 / report.stages["whole"].median_s
+    assert told.count("measuring") == 2
+
+
+def test_a_recording_of_the_users(models: dict[str, Path], tmp_path: Path) -> None:
+    report = bench.run(quick(model=models["frame"], file=write_wav(tmp_path / "a.wav", 2.0)))
+    assert (report.audio_s, report.file) == (2.0, str(tmp_path / "a.wav"))
+
+
+def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows that are timed stage by stage are those that the engine reads."""
+    engine = bench.load_engine(models["frame"], device="cpu", batch_size=2)
+    seen: list[torch.Tensor] = []
+    really = engine.network.features.forward
+    monkeypatch.setattr(engine.network.features, "forward", lambda w, n: (seen.append(w.clone()), really(w, n))[1])
+    file = write_wav(tmp_path / "a.wav", 7.3)
+    bench._time_network(engine, file)
+    by_stage, seen[:] = list(seen), []
+    bench.Model(engine).tag(file)
+    # Which windows share a batch depends on which is decoded first.
+    one, other = (sorted(row.numpy().tobytes() for batch in batches for row in batch) for batches in (by_stage, seen))
+    assert len(by_stage) > 1
+    assert one == other
+
+
+def test_peers_run_on_the_same_audio(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    peers = {
+        "present": ("numpy", lambda: lambda samples: heard.append(len(samples))),
+        "absent": ("no-such-package", lambda: None),
+    }
+    monkeypatch.setattr(bench, "PEERS", peers)
+    report = bench.run(quick(model=models["frame"], against=("present", "absent")))
+    assert heard == [48000] * 3  # one to warm up
+    assert list(report.peers) == ["present"]
+    assert report.missing == {"absent": "pip install no-such-package"}
+    assert report.ratio("present") == report.peers["present"].median_s / report.stages["whole"].median_s
+
+
+@pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="needs the package silero-vad")
+def test_silero_keeps_its_hands_off_the_threads(models: dict[str, Path]) -> None:
+    before = torch.get_num_threads()
+    report = bench.run(quick(model=models["frame"], against=("silero",), repeats=1))
+    assert torch.get_num_threads() == before
+    assert report.peers["silero"].low_s > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("webrtcvad") is None, reason="needs the package webrtcvad")
+def test_webrtc_judges_every_frame() -> None:
+    found = bench._load_webrtc()(np.zeros(16000, np.float32))
+    assert found == [False] * 33
+
+
+def test_the_command_in_processes_of_its_own(models: dict[str, Path], tmp_path: Path) -> None:
+    clip = bench.write_audio(tmp_path / "a.wav", 1.0)
+    job = quick(model=models["frame"], repeats=1)
+    command = bench._command(job, bench.load_engine(models["frame"]).config, clip)
+    times = bench.measure_start_up(command, 1)
+    assert list(times) == ["framecls --help", "import torch", "tag, a clip of 10 s"]
+    assert times["framecls --help"].low_s < times["tag, a clip of 10 s"].low_s
+    peak_bytes = bench.measure_memory(command)
+    assert peak_bytes is None or 50e6 < peak_bytes < 5e9
+
+
+def test_a_process_that_fails_is_an_error() -> None:
+    with pytest.raises(FrameclsError, match="no such file"):
+        bench._call(("-m", "framecls", "tag", "missing.wav"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"runtime": "tensorrt"}, "choose torch or onnx"),
+        ({"repeats": 0}, "at least 1"),
+        ({"length_s": 0.0}, "1 to 36000"),
+        ({"against": ("marblenet",)}, "choose silero, webrtc"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        quick(**settings)
+
+
+def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["bench", "-m", str(models["frame"]), "--device", "cpu", "--length", "2", "--repeats", "1"]
+    assert run([*common, "--no-processes", "-f", "json", "-q"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["duration"] == 2.0
+    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
+    assert said["stages"]["whole"]["times_real_time"] > 0
+    assert run([*common, "--no-processes", "-q"]) == 0
+    table = capsys.readouterr().out
+    for word in ("decode", "features", "model", "whole", "× real time"):
+        assert word in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-f", "csv"], "choose table or json"),
+        (["--against", "marblenet"], "choose silero, webrtc"),
+        (["--runtime", "tensorrt"], "choose torch or onnx"),
+        (["--threads", "0"], "--threads"),
+        (["-m", "nope"], "'nope'"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_missing_recording_is_one_line(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "missing.wav", "-m", str(models["frame"]), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err == "framecls: error: missing.wav: there is no such file or folder\n"
