@@ -7,7 +7,9 @@ import pytest
 from scipy.optimize import brentq
 from sklearn import metrics as reference
 
+from framecls.config import DecisionConfig
 from framecls.training import metrics
+from framecls.training.measure import report_pooled
 
 
 @pytest.fixture
@@ -83,3 +85,13 @@ def test_temperature_mends_overconfidence() -> None:
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     truth = np.array([rng.choice(5, p=p) for p in chances])
     assert metrics.fit_temperature(logits * 3, truth) == pytest.approx(3, rel=0.08)
+
+
+def test_candidates_are_measured_among_themselves() -> None:
+    logits = np.array([[3, 2, 1], [3, 1, 2], [0, 1, 2], [1, 0, 2]], np.float32)
+    truth, sources = np.array([1, 2, 2, 0]), ["a", "a", "b", "b"]
+    report = report_pooled(logits, truth, sources, ("x", "y", "z"), DecisionConfig(candidates=("y", "z")))
+    assert report.figures["accuracy"] == 0.25
+    assert (report.figures["candidate_items"], report.figures["candidate_accuracy"]) == (3, 1.0)
+    assert [report.figures["sources"][s]["candidate_items"] for s in "ab"] == [2, 1]
+    assert "candidate_items" not in report_pooled(logits, truth, sources, ("x", "y", "z"), DecisionConfig()).figures

@@ -69,11 +69,13 @@ def show_model(options: ModelsOptions) -> int:
 
 def _card(path: Path, config: ModelConfig) -> Table:
     overlap = " (several may hold at once)" if config.overlapping else ""
+    trusted = config.decision.candidates
     rows: dict[str, Any] = {
         "command": f"framecls {_COMMANDS[config.task]}",
         "file": str(path),
         "size": _size(path),
         "labels": f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED,
+        "answers with": f"{len(trusted)}: {', '.join(trusted)}" if trusted else "",
         "frames": f"one every {config.hop_s * 1000:g} ms" if config.task == "frame" else "",
         "network": _network(config),
         "thresholds": ", ".join(f"{label} {value:g}" for label, value in config.decision.thresholds.items()),

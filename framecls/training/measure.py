@@ -133,9 +133,16 @@ def report_pooled(
         "labels": {},
     }
     names = np.array(sources)
+    right, counted = among_candidates(logits, truth, labels, decision)
+    if decision.candidates:
+        figures |= {"candidate_items": int(counted.sum()), "candidate_accuracy": share_of(right, counted)}
     for source in sorted(set(sources)):
         of = names == source
-        figures["sources"][source] = {
+        if decision.candidates:
+            row = {"candidate_items": int((of & counted).sum()), "candidate_accuracy": share_of(right, of & counted)}
+        else:
+            row = {}
+        figures["sources"][source] = row | {
             "items": int(of.sum()),
             "accuracy": round(float((predicted[of] == truth[of]).mean()), 4),
             "balanced_accuracy": round(metrics.balanced_accuracy(predicted[of], truth[of]), 4),
@@ -145,6 +152,19 @@ def report_pooled(
         figures["labels"][labels[index]] = {k: round(getattr(found, k), 4) for k in ("f1", "precision", "recall")}
     score = float(np.mean([row["balanced_accuracy"] for row in figures["sources"].values()]))
     return DevReport(score, replace(decision, temperature=temperature), figures, Answers(logits, truth))
+
+
+def among_candidates(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: tuple[str, ...], decision: DecisionConfig
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (item,) whether the likeliest candidate is right, and (item,) whether the true label is a candidate."""
+    index = np.array([labels.index(label) for label in decision.candidates or labels])
+    return index[logits[:, index].argmax(axis=1)] == truth, np.isin(truth, index)
+
+
+def share_of(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
+    """Return the share of right answers among the items that count; 0 where none does."""
+    return round(float(right[counted].mean()), 4) if counted.any() else 0.0
 
 
 def report_voices(
