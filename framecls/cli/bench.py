@@ -7,11 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from framecls import checkpoint, pretrained
-from framecls.cli.console import DONE, Console, escape, set_up_logging
+from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import StepBar
 from framecls.cli.train import check_machine
-from framecls.errors import ConfigError, UsageError
+from framecls.errors import AudioError, ConfigError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,10 @@ def run_bench(options: BenchOptions) -> int:
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:
         report = bench.run(job, bar.show)
+    except AudioError as error:
+        bar.hide()
+        console.failure(str(options.file), error)
+        return FAILED
     finally:
         bar.hide()
     for name, how in report.missing.items():
