@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, write_wav
+from models import save_tiny_model, tiny_config, write_wav
 
 from framecls import bench
 from framecls.cli.boundary import run
@@ -98,13 +98,18 @@ def test_webrtc_judges_every_frame() -> None:
     assert found == [False] * 33
 
 
-def test_the_command_in_processes_of_its_own(models: dict[str, Path], tmp_path: Path) -> None:
-    clip = bench.write_audio(tmp_path / "a.wav", 1.0)
-    job = quick(model=models["frame"], repeats=1)
-    command = bench._command(job, bench.load_engine(models["frame"]).config, clip)
-    times = bench.measure_start_up(command, 1)
+def test_the_start_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(bench, "_call", lambda arguments: called.append(tuple(arguments)))
+    times = bench.measure_start_up(["tag", "a.wav"], 2)
     assert list(times) == ["framecls --help", "import torch", "tag, a clip of 10 s"]
-    assert times["framecls --help"].low_s < times["tag, a clip of 10 s"].low_s
+    assert all(len(timing.seconds) == 2 for timing in times.values())
+    one_round = [("-m", "framecls", "--help"), ("-c", "import torch"), ("-m", "framecls", "tag", "a.wav")]
+    assert called == one_round * 3  # one to fill the caches
+
+
+def test_memory_is_that_of_the_command(models: dict[str, Path], tmp_path: Path) -> None:
+    command = bench._command(quick(model=models["frame"]), tiny_config("frame"), write_wav(tmp_path / "a.wav"))
     peak_bytes = bench.measure_memory(command)
     assert peak_bytes is None or 50e6 < peak_bytes < 5e9
 

@@ -97,8 +97,13 @@ class ConvolutionStem(nn.Module):
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, vector, feature), zero where padded, to (batch, vector / 2, channel); mask: (batch, frame)."""
-        real = mask.repeat_interleave(self.subsampling, dim=1).unsqueeze(1)
-        x = functional.gelu(self.first(vectors[:, : real.shape[2]].transpose(1, 2)))
+        if torch.compiler.is_exporting():  # there are no vectors beyond the last frame, but a graph cannot know it
+            index = torch.arange(vectors.shape[1], device=vectors.device)
+            real = (index < mask.sum(dim=1, keepdim=True) * self.subsampling).unsqueeze(1)
+        else:
+            real = mask.repeat_interleave(self.subsampling, dim=1).unsqueeze(1)
+            vectors = vectors[:, : real.shape[2]]
+        x = functional.gelu(self.first(vectors.transpose(1, 2)))
         # Padding must look like the nothing beyond the end of a clip.
         return functional.gelu(self.second(x * real)).transpose(1, 2)
 
