@@ -19,8 +19,10 @@ from framecls.gallery import Clip, Gallery, default_path, open_gallery
 from framecls.identification import pool_windows
 from framecls.results import AudioInfo, Candidate
 
-# With less speech than this a voice cannot be told from others.
+# With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
+# about half of the frames: the rest is pauses.
 MIN_VOICE_S = 1.0
+MIN_HEARD_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +66,17 @@ def hear(
         duration_s = round(running.n_samples / engine.config.features.sample_rate, 6)
         info = stream.info
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
-    if heard_s < MIN_VOICE_S:
-        what = engine.config.gate or "sound"
-        raise AudioError(
-            f"{heard_s:.1f} s of {what} is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed"
-        )
+    _require_enough(duration_s, heard_s, engine.config.gate)
     return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, info)
+
+
+def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
+    if duration_s < MIN_VOICE_S:
+        raise AudioError(f"{duration_s:.1f} s is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed")
+    if gate and heard_s < MIN_HEARD_S:
+        raise AudioError(
+            f"{heard_s:.1f} s of {gate} is too little to know a voice by: talk for {MIN_VOICE_S:g} s or more"
+        )
 
 
 class Enrolled:
