@@ -21,8 +21,10 @@ from framecls.gallery import Clip, Gallery, default_path, open_gallery
 from framecls.identification import pool_windows
 from framecls.results import AudioInfo, Candidate
 
-# With less speech than this a voice cannot be told from others.
+# With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
+# about half of the frames: the rest is pauses.
 MIN_VOICE_S = 1.0
+MIN_HEARD_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +77,17 @@ def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
     mean, heard_s = pool_windows(windows)
     duration_s = round(windows.n_samples / config.features.sample_rate, 6)
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
-    if heard_s < MIN_VOICE_S:
-        what = config.gate or "sound"
-        raise AudioError(
-            f"{heard_s:.1f} s of {what} is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed"
-        )
+    _require_enough(duration_s, heard_s, config.gate)
     return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info)
+
+
+def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
+    if duration_s < MIN_VOICE_S:
+        raise AudioError(f"{duration_s:.1f} s is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed")
+    if gate and heard_s < MIN_HEARD_S:
+        raise AudioError(
+            f"{heard_s:.1f} s of {gate} is too little to know a voice by: talk for {MIN_VOICE_S:g} s or more"
+        )
 
 
 class Enrolled:

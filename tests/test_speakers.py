@@ -94,7 +94,7 @@ def test_the_users_own_gallery_is_the_default(model: framecls.Model, home: Path)
 
 def test_too_little_sound_is_said(model: framecls.Model, gallery: Path) -> None:
     for call in (model.embed, lambda *a, **k: model.identify(*a, enrolled=gallery, **k)):
-        with pytest.raises(AudioError, match=r"0\.9 s of sound is too little to know a voice by: 1 s or more"):
+        with pytest.raises(AudioError, match=r"0\.9 s is too little to know a voice by: 1 s or more"):
             call(tone(0.9), sample_rate=RATE)
     with pytest.raises(AudioError, match="too little"):
         model.enroll("Eve", [tone(2.0), tone(0.5)], sample_rate=RATE, gallery=gallery)
@@ -170,19 +170,20 @@ def test_ten_thousand_people_answer_as_fast_as_ten(tmp_path: Path) -> None:
     clips = random_clips(10_000)
     with open_gallery(tmp_path / "many.sqlite", create=True) as gallery:
         gallery.add(clips)
-    began = time.perf_counter()
+    began = time.process_time()
     with open_gallery(tmp_path / "many.sqlite") as gallery:
         many = Enrolled(gallery.clips())
-    loading_s = time.perf_counter() - began
+    loading_s = time.process_time() - began
     took_s = []
     for _ in range(9):
-        began = time.perf_counter()
+        began = time.process_time()
         top = many.rank(clips[77].vector, tiny_voice_config(), 5)
-        took_s.append(time.perf_counter() - began)
+        took_s.append(time.process_time() - began)
     assert top[0].label == "p77"
-    # To hear a recording costs tens of milliseconds: beside it, whom to compare with must not matter.
+    # Processor time, so that a busy machine does not matter. To hear a recording costs tens of milliseconds: beside it,
+    # whom to compare with must not matter either.
     assert min(took_s) < 0.01
-    assert loading_s < 5.0
+    assert loading_s < 2.0
 
 
 def test_doubts_at_enrolment() -> None:
@@ -247,12 +248,12 @@ def test_a_clip_that_fails_does_not_stop_the_others(cli: Callable[..., Any], mee
     assert status == 1
     errors = [line for line in err.splitlines() if "error" in line]
     assert len(errors) == 2
-    assert any("short.wav: 0.6 s of sound is too little" in line for line in errors)
+    assert any("short.wav: 0.6 s is too little" in line for line in errors)
     assert "Ada: 1 clip," in err
     status, out, err = cli("identify", "-m", "MODEL", "short.wav", "Ada2.wav", "-f", "jsonl")
     assert status == 1
     assert [json.loads(line)["label"] for line in out.splitlines()] == ["Ada"]
-    assert "error: short.wav: 0.6 s of sound is too little" in err
+    assert "error: short.wav: 0.6 s is too little" in err
 
 
 def test_doubts_are_told(cli: Callable[..., Any], meeting: None) -> None:
