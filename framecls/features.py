@@ -21,6 +21,8 @@ class FeatureExtractor(nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
+        if config.kind == "given":
+            return
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=config.sample_rate,
             n_fft=config.n_fft,
@@ -40,11 +42,13 @@ class FeatureExtractor(nn.Module):
 
         Args:
             waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
-                `config.margin_samples` before and after them.
+                `config.margin_samples` before and after them. Given vectors, (batch, vector, feature), are left alone.
 
         Returns:
             (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance.
         """
+        if self.config.kind == "given":
+            return waveform
         log_mel = torch.log(self.mel(waveform) + _LOG_FLOOR).transpose(1, 2)
         log_mel = (log_mel - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":

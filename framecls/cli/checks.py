@@ -67,6 +67,11 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
     if config.task != task:
         command = _COMMANDS.get(config.task, config.task)
         raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
+    if config.features.kind == "given":
+        raise UsageError(
+            f"-m {name}: this model takes vectors of {config.features.n_given} numbers that were computed elsewhere, "
+            "not audio: measure it with framecls evaluate"
+        )
     return path, config
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import FrameclsError, ManifestError, UsageError
 
 PROGRAM = "framecls"
 
@@ -67,6 +67,15 @@ class Console:
             record = {"file": file, "error": describe(error), "type": type(error).__name__}
             self.errors_file.write(json.dumps(record) + "\n")
             self.errors_file.flush()
+
+    def report(self, error: BaseException) -> None:
+        """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""
+        if not isinstance(error, ManifestError) or not error.rows:
+            self.error(describe(error))
+            return
+        self.error(one_line(error.headline))
+        for row in error.rows:
+            self._write(f"  {one_line(row)}")
 
     def error(self, message: str) -> None:
         """Say what stops the whole run."""

@@ -91,7 +91,8 @@ def _network(config: ModelConfig) -> str:
     encoder, features = config.encoder, config.features
     kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
     layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
-    return f"{kind}, {layers}, on {features.dim} {features.kind} features"
+    source = "features computed elsewhere" if features.kind == "given" else f"{features.kind} features"
+    return f"{kind}, {layers}, on {features.dim} {source}"
 
 
 def _show(value: Any) -> Text | Table:
