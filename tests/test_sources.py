@@ -248,7 +248,7 @@ def test_kaldi_splits(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("notes.txt", "one\ntwo\nthree", "line 1: 'one' is not a time"),
-        ("notes.md", "one\ntwo\nthree", "not a manifest: no line of it is a JSON object"),
+        ("notes.md", "one\ntwo\nthree", "not a manifest: 3 of 3 lines are no JSON object"),
         ("rows.csv", "path,label\na.wav,x\n", "names no column file"),
         ("a.wav", "", "one recording is nothing to learn from"),
         ("rows.jsonl", "\0\0", "not UTF-8 text"),
@@ -327,6 +327,17 @@ def test_sources_are_split_where_too_few_are_given() -> None:
     assert parts.how.startswith("by speaker (whole sources would leave too little")
     assert {r.speaker for r in parts.train}.isdisjoint({r.speaker for r in parts.dev})
     assert {r.source for r in parts.dev} == {"mic0", "mic1"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_speakers_leave_neither_side_empty(seed: int) -> None:
+    for n in (2, 3, 5):
+        parts = split_recordings([record(i, f"s{i}") for i in range(n)], seed)
+        assert parts.train
+        assert parts.dev
+    assert split_recordings([record(0, "s0")]).find_fault() == (
+        "the dev split is empty: name more speakers, or give each row a split, train or dev"
+    )
 
 
 def test_splits_that_are_given_or_asked_for() -> None:

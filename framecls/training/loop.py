@@ -111,11 +111,8 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     if config.task == "pooled" and len(config.labels) < 2:
         raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
     parts = split_recordings(recordings, job.recipe.optim.seed, job.split_by)
-    for name, part in (("train", parts.train), ("dev", parts.dev)):
-        if not part:
-            raise ManifestError(
-                f"{job.manifest}: the {name} split is empty: name more speakers, or give each row a split, train or dev"
-            )
+    if fault := parts.find_fault():
+        raise ManifestError(f"{job.manifest}: {fault}")
     if job.recipe.heard_copies and not (job.init and config.phones and config.phone_bottleneck):
         raise ConfigError(
             f"{job.recipe.name}: heard_copies wants --init (a model that hears phones) and phone_bottleneck"

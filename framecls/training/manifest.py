@@ -189,6 +189,13 @@ class Parts:
     how: str
     shared: tuple[str, ...]  # named speakers that are heard on both sides all the same
 
+    def find_fault(self) -> str | None:
+        """Return what keeps a run from learning and measuring on them, if anything does."""
+        for name, side in (("train", self.train), ("dev", self.dev)):
+            if not side:
+                return f"the {name} split is empty: name more speakers, or give each row a split, train or dev"
+        return None
+
 
 def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy | None = None) -> Parts:
     """Decide which recordings to learn from and which to measure on.
@@ -249,12 +256,20 @@ def _draw(recordings: Sequence[Recording], seed: int, by: SplitBy) -> dict[Path,
     together = _Together()
     for recording in recordings:
         together.join(_keys(recording, by))
-    drawn: dict[Path, Split] = {}
-    for recording in recordings:
-        key = together.name(_keys(recording, by)[0])
-        digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
-        drawn[recording.file] = "dev" if int.from_bytes(digest[:4], "big") / 2**32 < _DEV_SHARE else "train"
-    return drawn
+    groups = {recording.file: together.name(_keys(recording, by)[0]) for recording in recordings}
+    numbers = {key: _draw_number(seed, key) for key in groups.values()}
+    dev = {key for key, number in numbers.items() if number < _DEV_SHARE}
+    if len(numbers) > 1 and not dev:  # of few groups none may be drawn, and one is wanted
+        dev = {min(numbers, key=numbers.__getitem__)}
+    elif len(numbers) > 1 and len(dev) == len(numbers):
+        dev.remove(max(numbers, key=numbers.__getitem__))
+    return {file: "dev" if key in dev else "train" for file, key in groups.items()}
+
+
+def _draw_number(seed: int, key: str) -> float:
+    """Return a number in [0, 1) that a seed gives a name, in any order and on any machine."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _keys(recording: Recording, by: SplitBy) -> list[str]:

@@ -48,6 +48,8 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
     if not whole:
         raise ManifestError(f"{job.manifest}: no row of it can be used", problems)
     parts = split_recordings(whole, job.recipe.optim.seed, job.split_by)
+    if fault := parts.find_fault():
+        problems.append(fault)
     return Survey(
         {
             "read as": manifest.kind,
@@ -76,8 +78,8 @@ def _describe_speakers(recordings: Iterable[Recording], parts: Parts) -> str:
 def _length_s(recording: Recording, lengths_s: Mapping[Path, float]) -> float:
     if recording.section is None:
         return lengths_s[recording.audio]
-    end_s = lengths_s[recording.audio] if recording.section.end_s is None else recording.section.end_s
-    return end_s - recording.section.start_s
+    length_s, end_s = lengths_s[recording.audio], recording.section.end_s
+    return max(0.0, (length_s if end_s is None else min(end_s, length_s)) - recording.section.start_s)
 
 
 def _count(recordings: Iterable[Recording], lengths_s: Mapping[Path, float]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _by_label(parts: Parts, lengths_s: Mapping[Path, float]) -> dict[str, dict[s
             for span in recording.spans:
                 end_s = length_s if span.end_s is None else min(span.end_s, length_s)
                 counts[side, span.label] += 1
-                seconds[side, span.label] += end_s - span.start_s
+                seconds[side, span.label] += max(0.0, end_s - span.start_s)
     return {
         label: {
             "train rows": counts["train", label],

@@ -45,13 +45,15 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _read_table(text, separator)
         return
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if len(lines) > 1 and all(_parse_json(line) is None for _, line in lines):
+    rows = [(number, _parse_json(line)) for number, line in lines]
+    n_other = sum(row is None for _, row in rows)
+    if len(rows) > 1 and n_other > len(rows) / 2:
         raise ManifestError(
-            "not a manifest: no line of it is a JSON object (a table needs the suffix .csv or .tsv, "
-            "a folder of recordings is given by its own name)"
+            f"not a manifest: {n_other} of {len(rows)} lines are no JSON object (a table needs the suffix .csv "
+            "or .tsv, a folder of recordings is given by its own name)"
         )
-    for number, line in lines:
-        yield f"line {number}", _parse_json(line) or {}
+    for number, row in rows:
+        yield f"line {number}", row or {}
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
