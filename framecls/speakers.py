@@ -60,7 +60,7 @@ def hear(
         AudioError: the recording cannot be read, or there is too little speech in it.
     """
     if not engine.config.embedding:
-        raise UsageError(f"the model {engine.config.name} does not tell voices: use one that does, such as speaker")
+        raise UsageError(f"the model {engine.config.name} does not tell voices: train one with --recipe speaker")
     openers = [partial(engine.open, source, sample_rate, raw)]
     with closing(engine.run_many(openers, progress=progress)) as recordings:
         return know_voice(next(recordings), engine.config)

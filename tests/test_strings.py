@@ -248,7 +248,7 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-m", "sound", "--string"], "--string wants a model that hears phones, such as language"),
+        (["-m", "sound", "--string"], "--string wants a model that hears phones: train one"),
         (["-m", "language", "--string", "--beam", "0"], "--beam 0: at least 1"),
         (["-m", "language", "--string", "--threshold", "de=0.5"], "--threshold is about labels"),
         (["-m", "language", "--string", "--min-gap", "1"], "--min-gap is about labels"),

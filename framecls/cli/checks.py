@@ -110,8 +110,7 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     path = pretrained.locate(name)
     config = checkpoint.read_config(path)
     if not config.phones:
-        able = [n for n in pretrained.names() if checkpoint.read_config(pretrained.locate(n)).phones]
-        raise UsageError(f"-m {name}: --string wants a model that hears phones, such as {', '.join(able)}")
+        raise UsageError(f"-m {name}: --string wants a model that hears phones: train one with hear_phones = true")
     _refuse_given(name, config)
     return path, config
 
@@ -125,7 +124,7 @@ def find_voice_model(name: str) -> ModelConfig:
     """
     config = checkpoint.read_config(pretrained.locate(name))
     if not config.embedding:
-        raise UsageError(f"-m {name}: this model does not tell voices; give one that does, such as speaker")
+        raise UsageError(f"-m {name}: this model does not tell voices: train one with --recipe speaker")
     return config
 
 
