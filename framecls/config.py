@@ -99,7 +99,9 @@ class FeatureConfig:
     The feature vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    kind: Literal["logmel", "mfcc", "pretrained"] = "logmel"
+    # "given": vectors of `n_given` numbers, computed elsewhere, take the place of samples; sample_rate is how many of
+    # them there are a second, and hop and window are one.
+    kind: Literal["logmel", "mfcc", "pretrained", "given"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -116,8 +118,17 @@ class FeatureConfig:
     # "peak" measures every band from the loudest of the window, down to 80 dB below it.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    n_given: int = 0
 
     def __post_init__(self) -> None:
+        _require((self.kind == "given") == (self.n_given > 0), 'n_given goes with kind = "given"')
+        if self.kind == "given":
+            _require(self.n_given <= 4096, "n_given must be in 1..4096")
+            _require(
+                1 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1..384000 vectors a second"
+            )
+            _require(self.hop_samples == self.window_samples == 1, "given vectors are not cut into windows")
+            return
         _require(1000 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1000..384000 Hz")
         _require(1 <= self.hop_samples <= self.window_samples, "hop_samples must be in 1..window_samples")
         _require(self.window_samples <= self.n_fft <= 65536, "n_fft must be in window_samples..65536")
@@ -140,14 +151,18 @@ class FeatureConfig:
     @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
-        if self.kind == "pretrained":
-            return self.pretrained.dim
-        return self.n_mels if self.kind == "logmel" else 3 * self.n_mfcc
+        dims = {"logmel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}
+        return self.pretrained.dim if self.kind == "pretrained" else dims[self.kind]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Axes of one sample: none, a number; of one that is a given vector, its length."""
+        return (self.n_given,) if self.kind == "given" else ()
 
     @property
     def margin_samples(self) -> int:
         """Samples that the first and last vector of a span read beyond it, on each side."""
-        return (self.n_fft - self.hop_samples) // 2
+        return (self.n_fft - self.hop_samples) // 2 if self.kind != "given" else 0
 
 
 @dataclass(frozen=True)

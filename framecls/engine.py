@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.audio import AudioStream, Source, open_audio
+from framecls.audio import AudioStream, Source, open_audio, open_vectors
 from framecls.batching import Block, Item, Load, Opener, Pump, Recording
 from framecls.checkpoint import load_network
 from framecls.config import ModelConfig, RawAudio
@@ -59,7 +59,18 @@ class Engine:
         """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate.
 
         Blocks of one recording, an iterator of arrays, are a source too; `raw` says what a file without a header holds.
+
+        Raises:
+            UsageError: the model takes features computed elsewhere, and this is none of them.
         """
+        features = self.config.features
+        if features.kind == "given":
+            if not isinstance(source, np.ndarray) or source.ndim != 2 or source.shape[1] != features.n_given:
+                raise UsageError(
+                    f"the model {self.config.name} takes vectors of {features.n_given} numbers that were computed "
+                    "elsewhere, not audio: measure it with framecls evaluate"
+                )
+            return open_vectors(source, features.sample_rate)
         return open_audio(source, self.config.features.sample_rate, sample_rate, raw)
 
     def run(self, stream: AudioStream, progress: Callable[[float], None] | None = None) -> Iterator[WindowOutput]:
@@ -104,7 +115,7 @@ class Engine:
         """Run the network on a batch of windows, each with its samples and margins."""
         longest = max(padded_length(window.n_frames, self.config.window_frames) for window, _ in windows)
         n_samples = longest * self.config.hop_samples + 2 * self.config.features.margin_samples
-        batch = np.zeros((len(windows), n_samples), np.float32)
+        batch = np.zeros((len(windows), n_samples, *self.config.features.sample_shape), np.float32)
         for row, (_, samples) in zip(batch, windows, strict=True):
             row[: len(samples)] = samples[:n_samples]
         n_frames = torch.tensor([window.n_frames for window, _ in windows], device=self.device)
@@ -228,7 +239,7 @@ def cut_windows(
     length, step = config.window_frames, config.window_frames - config.overlap_frames
     margin, hop = config.features.margin_samples, config.hop_samples
     wanted = length * hop + 2 * margin
-    held = np.zeros(margin, np.float32)  # begins a margin before sample first * hop
+    held = np.zeros((margin, *config.features.sample_shape), np.float32)  # begins a margin before sample first * hop
     first = n_samples = 0
     for block in blocks:
         n_samples += len(block)

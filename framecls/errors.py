@@ -5,6 +5,8 @@ The command line turns a `FrameclsError` into one line on stderr; anything else 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FrameclsError(Exception):
     """A failure whose message says what is wrong and what to do."""
@@ -31,7 +33,22 @@ class ConfigError(FrameclsError, ValueError):
 
 
 class ManifestError(FrameclsError):
-    """A training list that cannot be used as it stands."""
+    """A training list that cannot be used as it stands.
+
+    Args:
+        message: what is wrong with it.
+        rows: what is wrong with each row of it, a line each; as many as fit a screen are shown, the rest are counted.
+    """
+
+    MOST_SHOWN = 10
+    _LONGEST_ROW = 300
+
+    def __init__(self, message: str, rows: Sequence[str] = ()) -> None:
+        self.headline = message
+        shown = [row if len(row) <= self._LONGEST_ROW else f"{row[: self._LONGEST_ROW]} …" for row in rows]
+        left = len(rows) - self.MOST_SHOWN
+        self.rows = (*shown[: self.MOST_SHOWN], *([f"and {left} more"] if left > 0 else []))
+        super().__init__(f"{message}: {'; '.join(self.rows)}" if self.rows else message)
 
 
 class GalleryError(FrameclsError):

@@ -73,8 +73,12 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
     """Write a loaded network as `export_onnx` does.
 
     Raises:
-        UsageError: its features are a pre-trained encoder, which is not exported.
+        UsageError: its features are a pre-trained encoder, or computed elsewhere, which is not exported.
     """
+    if features and network.config.features.kind == "given":
+        raise UsageError(
+            f"the model {network.config.name} takes vectors that were computed elsewhere: --no-features writes it so"
+        )
     if features and network.features.encoder is not None:
         raise UsageError(
             f"the model {network.config.name} hears through a pre-trained encoder, which is not exported: "

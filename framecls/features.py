@@ -24,14 +24,15 @@ _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
 class FeatureExtractor(nn.Module):
     """Slide windows over a waveform and describe each by a vector.
 
-    That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it.
+    That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it. Vectors that
+    were computed elsewhere pass through.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = SpeechEncoder(config.pretrained) if config.kind == "pretrained" else None
-        if self.encoder is not None:
+        if config.kind in ("pretrained", "given"):
             return
         # These tables are made from the settings, not loaded: they are real also where the weights are only shapes yet.
         with torch.device("cpu"):
@@ -56,12 +57,14 @@ class FeatureExtractor(nn.Module):
 
         Args:
             waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
-                `config.margin_samples` before and after them.
+                `config.margin_samples` before and after them. Given vectors, (batch, vector, feature), are left alone.
             n_vectors: (batch,) how many of the vectors are not of padding; None: all. A spectrum does not depend on it.
 
         Returns:
             (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance.
         """
+        if self.config.kind == "given":
+            return waveform
         if self.encoder is not None:
             vectors: Tensor = self.encoder(waveform, n_vectors)
             return vectors

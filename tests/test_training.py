@@ -122,7 +122,7 @@ def test_manifests_that_are_none(tmp_path: Path, text: str, message: str) -> Non
 def test_a_span_past_the_end_is_refused(corpus: Path, tmp_path: Path) -> None:
     late = corpus.with_name("late.jsonl")
     late.write_text(json.dumps({"file": "low0.wav", "label": "low", "start": 0.5, "end": 9}))
-    with pytest.raises(ManifestError, match=r"low ends at 9.0 s, the file at 1.30 s"):
+    with pytest.raises(ManifestError, match=r"low ends at 9.00 s, the file at 1.30 s"):
         open_clips(read_manifest(late), RATE, tmp_path)
 
 

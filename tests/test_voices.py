@@ -22,6 +22,7 @@ from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED
 from framecls.training.loop import Data, Job, make_examples, prepare, train
+from framecls.training.preview import write_preview
 from framecls.training.recipe import (
     AugmentConfig,
     OptimConfig,
@@ -31,6 +32,7 @@ from framecls.training.recipe import (
     find_recipe,
     read_recipe,
 )
+from framecls.training.survey import survey
 from framecls.training.voices import VoiceExamples, VoiceLoss, read_teacher
 
 RATE = 16000
@@ -102,6 +104,41 @@ def write_teacher(manifest: Path, path: Path, speeds: Sequence[float] = (0.8, 1.
 @pytest.fixture(scope="module")
 def teacher(corpus: Path) -> Path:
     return write_teacher(corpus, corpus.parent / "teacher.npz")
+
+
+def test_voices_that_are_labels_stay_on_one_side(corpus: Path, tmp_path: Path) -> None:
+    """Elsewhere recordings of labels that are speakers are split by file; here a voice must be unheard."""
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    free = [{k: v for k, v in row.items() if k != "split"} for row in rows if row["label"] != UNKNOWN]
+    manifest = corpus.with_name("free.jsonl")
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in free))
+    job = Job(manifest, tmp_path / "m.safetensors", RECIPE)
+    data = prepare(job)
+    sides = [{recording.label for recording in side} for side in (data.train, data.dev)]
+    assert not sides[0] & sides[1]
+    assert data.shared_speakers == ()
+    found = survey(job)
+    assert found.problems == []
+    assert found.figures["splits"]["dev"]["recordings"] == len(data.dev)
+
+
+def test_a_preview_of_voices(corpus: Path, tmp_path: Path) -> None:
+    job = Job(corpus, tmp_path / "m.safetensors", RECIPE)
+    data = prepare(job)
+    write_preview(data, RECIPE, tmp_path / "heard", 4)
+    lines = [json.loads(line) for line in (tmp_path / "heard" / "preview.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [f"000{n}.wav" for n in range(1, 5)]
+    assert all({clip["label"] for clip in line["clips"]} == {line["label"]} for line in lines)
+    with pytest.raises(ManifestError, match="no voices to tell apart"):
+        write_preview(replace(data, train=data.train[:1]), RECIPE, tmp_path / "none", 1)
+
+
+def test_vectors_computed_elsewhere_are_no_voices(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", np.zeros((50, 5), np.float32))
+    with pytest.raises(ConfigError, match="embedding"):
+        prepare(Job(tmp_path, tmp_path / "m.safetensors", RECIPE))
 
 
 def prepared(corpus: Path, recipe: Recipe = RECIPE, teacher: Path | None = None) -> tuple[Job, Data]:

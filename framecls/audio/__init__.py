@@ -8,6 +8,7 @@ from __future__ import annotations
 from framecls.audio.inputs import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
 from framecls.audio.prefetch import prefetch
 from framecls.audio.stream import AudioStream, Source, open_audio
+from framecls.audio.vectors import open_vectors
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -17,5 +18,6 @@ __all__ = [
     "Source",
     "find_inputs",
     "open_audio",
+    "open_vectors",
     "prefetch",
 ]

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         return FAILED
     except Exception as error:
         console.show_traceback(error)
-        console.error(describe(error))
+        console.report(error)
         return FAILED
 
 

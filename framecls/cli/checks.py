@@ -88,7 +88,16 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
     if config.task != task:
         command = _COMMANDS.get(config.task, config.task)
         raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
+    _refuse_given(name, config)
     return path, config
+
+
+def _refuse_given(name: str, config: ModelConfig) -> None:
+    if config.features.kind == "given":
+        raise UsageError(
+            f"-m {name}: this model takes vectors of {config.features.n_given} numbers that were computed elsewhere, "
+            "not audio: measure it with framecls evaluate"
+        )
 
 
 def find_string_model(name: str) -> tuple[Path, ModelConfig]:
@@ -102,6 +111,7 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     config = checkpoint.read_config(path)
     if not config.phones:
         raise UsageError(f"-m {name}: --string wants a model that hears phones: train one with hear_phones = true")
+    _refuse_given(name, config)
     return path, config
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from framecls.cli.console import DONE, Console, set_up_logging
 from framecls.cli.options import CompareOptions
 from framecls.cli.progress import StepBar
-from framecls.cli.train import TASKS, cache_folder, check_machine, choose_device, load_recipe, set_threads, with_budget
+from framecls.cli.train import (
+    TASKS,
+    cache_folder,
+    check_machine,
+    choose_device,
+    choose_split_by,
+    load_recipe,
+    set_threads,
+    tell_split,
+    with_budget,
+)
 from framecls.errors import UsageError
 from framecls.training.recipe import RUNGS, Recipe
 
@@ -46,15 +56,26 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
 
     device = choose_device(options.device)
     manifest = options.manifest or write_saw(cache / "saw", recipe.optim.seed)
-    job = loop.Job(manifest, cache / "compared", recipe, noise=options.noise, device=device, cache=cache)
+    job = loop.Job(
+        manifest,
+        cache / "compared",
+        recipe,
+        noise=options.noise,
+        device=device,
+        cache=cache,
+        tier=options.tier,
+        split_by=choose_split_by(options.split_by),
+    )
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:
         data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()
-        Console(quiet=options.quiet).note(
+        console = Console(quiet=options.quiet)
+        console.note(
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
+        tell_split(console, data)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from framecls.errors import FrameclsError, OutputError, UsageError
+from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError
 
 PROGRAM = "framecls"
 
@@ -73,6 +73,15 @@ class Console:
                 path = escape(self.errors_file.name)
                 self.close()
                 raise OutputError(f"cannot write {path}: {full.strerror}") from full
+
+    def report(self, error: BaseException) -> None:
+        """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""
+        if not isinstance(error, ManifestError) or not error.rows:
+            self.error(describe(error))
+            return
+        self.error(one_line(error.headline))
+        for row in error.rows:
+            self._write(f"  {one_line(row)}")
 
     def error(self, message: str) -> None:
         """Say what stops the whole run."""

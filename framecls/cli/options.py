@@ -283,18 +283,55 @@ class SpeakersImportOptions(MessageOptions):
     gallery: GalleryOption = None
 
 
+_MANIFEST_HELP = (
+    "JSON lines or CSV (file, start, end, label, speaker, …), a folder for each label, recordings with label files "
+    "beside them (TextGrid, RTTM, Audacity, .phn), a Kaldi data directory, or feature arrays (.npy, .pt)."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(MessageOptions, MachineOptions):
+class LabelOptions:
+    """How labels are read and told apart into what is learnt from and what is measured on."""
+
+    tier: Annotated[
+        str | None, typer.Option("--tier", metavar="NAME", help="Of TextGrids that have several; '*': all of them.")
+    ] = None
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            "--split-by",
+            metavar="WHAT",
+            help="What stays on one side where no split is given: source, speaker or file; by default as can be.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls train`."""
 
     task: Annotated[str, typer.Argument(metavar="tag|identify", help="What the model will be for.", show_default=False)]
     manifest: Annotated[
         Path,
-        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
     ]
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False)
-    ]
+        Path | None,
+        typer.Option("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False),
+    ] = None
+    check: Annotated[bool, typer.Option("--check", help="Read everything, say what is there, and train nothing.")] = (
+        False
+    )
+    format: Annotated[
+        str, typer.Option("-f", "--format", metavar="FORMAT", help="Of what --check says: table or json.")
+    ] = "table"
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            "--preview", metavar="FOLDER", help="Write examples as they would be learnt from, and train nothing."
+        ),
+    ] = None
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many examples --preview writes.")] = 20
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", metavar="NAME|FILE", help="Network, mixing, augmentation, steps: a TOML file."),
@@ -322,18 +359,31 @@ class TrainOptions(MessageOptions, MachineOptions):
         typer.Option("--teacher", metavar="FILE", help="Vectors of another model, for an embedding to match: npz."),
     ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
+    save_every: Annotated[
+        float,
+        typer.Option("--save-every", metavar="S", help="Seconds after which a run that is killed can be resumed."),
+    ] = 60.0
+    set: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting in place of the recipe's, such as optim.patience=3; repeatable.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MessageOptions, MachineOptions):
+class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls evaluate`."""
 
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
     manifest: Annotated[
         Path,
-        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
     ]
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, dev or all of the manifest.")] = "dev"
     recipe: Annotated[
@@ -359,12 +409,12 @@ class EvaluateOptions(MessageOptions, MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(MessageOptions, MachineOptions):
+class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls compare`."""
 
     manifest: Annotated[
         Path | None,
-        typer.Argument(metavar="MANIFEST", help="JSON lines or CSV: file, start, end, label, …", show_default=False),
+        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
     ] = None
     saw: Annotated[
         bool,

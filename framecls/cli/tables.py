@@ -135,6 +135,19 @@ def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
     return {f"{true} as {said}": count for count, true, said in most}
 
 
+def survey_table(figures: dict[str, Any]) -> Table:
+    """Return what a manifest holds, lengths of time as people write them."""
+
+    def shown(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: shown(name, inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return "\n".join(map(str, value))
+        return length(value) if key.endswith("seconds") else value
+
+    return figure_table(shown("", figures))
+
+
 def ladder_table(ladder: Ladder) -> Group:
     """Return a row a rung: its dev figure, size and speed; then, where the dev set has sources, a row a source."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")

@@ -16,11 +16,12 @@ from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
-from framecls.errors import ConfigError, FrameclsError, UsageError
-from framecls.training.recipe import Recipe, find_recipe, read_recipe, with_encoder
+from framecls.errors import ConfigError, FrameclsError, ManifestError, UsageError
+from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
-    from framecls.training.loop import Job, Progress
+    from framecls.training.loop import Data, Job, Progress
+    from framecls.training.manifest import SplitBy
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
@@ -37,11 +38,16 @@ def train_model(options: TrainOptions) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     recipe = _choose_recipe(options)
+    _check_options(options)
     check_machine(options)
+    set_threads(options.threads)
+    if options.check:
+        return _check(options, recipe)
+    if options.preview is not None:
+        return _preview(options, recipe, options.preview)
 
     from framecls.training.team import join_team
 
-    set_threads(options.threads)
     team, device = join_team(options.device)
     try:
         return _train(options, recipe, team, choose_device(device))
@@ -58,34 +64,116 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
 
     quiet = options.quiet or not team.is_first
     console = Console(quiet=quiet, debug=options.debug)
-    job = loop.Job(
-        manifest=options.manifest,
-        output=options.output,
-        recipe=recipe,
-        noise=options.noise,
-        teacher=options.teacher,
-        init=options.init,
-        resume=options.resume,
-        device=device,
-        team=team,
-    )
+    job = dataclasses.replace(_make_job(options, recipe, device), team=team)
     report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
     try:
         data = loop.prepare(job, report.decoded)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
+        tell_split(console, data)
         last = loop.train(job, data, report.step, report.listened)
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
             return INTERRUPTED
-        console.error(f"interrupted{report.describe_state(job)}")
+        console.error(f"interrupted{report.describe_state()}")
         return INTERRUPTED
     finally:
         report.bar.hide()
     console.note(f"{escape(str(job.output))}: the best of this run; the last dev score was {last.score:.4f}")
     return DONE
+
+
+def _check_options(options: TrainOptions) -> None:
+    """Refuse options that do not go together, or make no sense."""
+    if options.output is None and not options.check and options.preview is None:
+        raise UsageError("missing option -o / --output: the model file to write; see framecls train --help")
+    if options.check and options.preview is not None:
+        raise UsageError("--check and --preview: choose one of them")
+    if options.format not in ("table", "json"):
+        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_count("--count", options.count)
+    checks.check_seconds("--save-every", options.save_every)
+
+
+def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path | None = None) -> Job:
+    """Return the job that the options ask for; folder: where decoded recordings go if no model is to be written."""
+    from framecls.training.loop import Job
+
+    return Job(
+        manifest=options.manifest,
+        output=options.output or (folder or Path()) / "model",
+        recipe=recipe,
+        noise=options.noise,
+        teacher=options.teacher,
+        init=options.init,
+        resume=options.resume,
+        device=device,
+        tier=options.tier,
+        split_by=choose_split_by(options.split_by),
+        save_every_s=options.save_every,
+    )
+
+
+def _check(options: TrainOptions, recipe: Recipe) -> int:
+    """Print what the manifest holds; what is wrong with it is raised after that."""
+    from framecls.training.survey import survey
+
+    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    try:
+        job = _make_job(options, recipe, choose_device(options.device))
+        found = survey(job, lambda done, total: bar.show("reading", done, total))
+    finally:
+        bar.hide()
+    if options.format == "json":
+        sys.stdout.write(json.dumps({**found.figures, "problems": found.problems}) + "\n")
+    else:
+        from framecls.cli.tables import make_console, survey_table
+
+        make_console(sys.stdout).print(survey_table(found.figures))
+    sys.stdout.flush()
+    if found.problems:
+        raise ManifestError(f"{options.manifest}: {len(found.problems)} problems", found.problems)
+    return DONE
+
+
+def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
+    from framecls.training import loop
+    from framecls.training.preview import LIST_NAME, write_preview
+
+    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
+        try:
+            job = _make_job(options, recipe, choose_device(options.device), Path(temporary))
+            data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+        finally:
+            bar.hide()
+        write_preview(data, recipe, folder, options.count)
+    console = Console(quiet=options.quiet, debug=options.debug)
+    console.note(f"{escape(str(folder))}: {options.count} examples; what was done to them: {LIST_NAME}")
+    return DONE
+
+
+def tell_split(console: Console, data: Data) -> None:
+    """Say how recordings were told apart, and whether somebody is heard on both sides."""
+    console.note(f"split {data.split}")
+    if shared := data.shared_speakers:
+        names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+        console.note(f"heard on both sides, so the dev figures flatter: {names}")
+
+
+def choose_split_by(name: str | None) -> SplitBy | None:
+    """Return what --split-by asks for.
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    from framecls.training.manifest import SPLIT_BY
+
+    if name is not None and name not in SPLIT_BY:
+        raise UsageError(f"--split-by {name}: choose {', '.join(SPLIT_BY)}")
+    return name
 
 
 @dataclasses.dataclass
@@ -116,12 +204,12 @@ class TrainReport:
         text = f"loss {progress.loss:.4f}, {dev}{clock(progress.seconds_left)} left"
         self.bar.show("training", progress.step, progress.steps, text)
 
-    def describe_state(self, job: Job) -> str:
+    def describe_state(self) -> str:
         """Return where an interrupted run was, and how to go on."""
         if self.at is None:
             return " before the first step"
         where = f" at step {self.at.step} of {self.at.steps}"
-        return f"{where}; --resume goes on from the last dev measurement" if self.at.dev is not None else where
+        return f"{where}; --resume goes on from step {self.at.saved_step}" if self.at.saved_step else where
 
 
 def _choose_recipe(options: TrainOptions) -> Recipe:
@@ -130,7 +218,12 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
     recipe = load_recipe(options.recipe or options.task)
     if recipe.task != TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
-    return with_budget(_with_encoder(recipe, options), options.steps, options.seed)
+    recipe = _with_encoder(recipe, options)
+    try:
+        recipe = change_recipe(recipe, options.set)
+    except ConfigError as error:
+        raise UsageError(f"--set: {error}") from error
+    return with_budget(recipe, options.steps, options.seed)
 
 
 def _with_encoder(recipe: Recipe, options: TrainOptions) -> Recipe:
@@ -226,6 +319,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
             recipe=recipe,
             length_s=options.length,
             only_candidates=options.only_candidates,
+            tier=options.tier,
+            split_by=choose_split_by(options.split_by),
         )
         try:
             report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))

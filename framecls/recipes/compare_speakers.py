@@ -26,7 +26,7 @@ from framecls.recipes.embed_corpus import Teacher
 from framecls.training import verification
 from framecls.training.augment import Samples
 from framecls.training.clips import ClipStore, open_clips
-from framecls.training.manifest import Recording, read_manifest, split_by_speaker
+from framecls.training.manifest import Recording, read_manifest, split_recordings
 from framecls.training.recipe import Recipe
 from framecls.training.voices import VoiceExamples
 
@@ -73,7 +73,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of the teacher's own libraries
     engine = load_engine(options.model, device="cpu", threads=options.threads)
     teacher = Teacher()
-    _, dev = split_by_speaker(read_manifest(options.manifest))
+    dev = split_recordings(read_manifest(options.manifest), by="speaker").dev
     sys.stdout.write(f"{'':30} {'voices':>6} {'pieces':>6} {engine.config.name:>12} {'resemblyzer':>12}\n")
     with tempfile.TemporaryDirectory() as temporary:
         store = open_clips(dev, engine.config.features.sample_rate, options.cache or Path(temporary))

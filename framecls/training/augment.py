@@ -1,12 +1,14 @@
-"""What happens to sound between the mouth and the file, at random: rooms, microphones, lines, noise, levels.
+"""What happens to sound between the mouth and the file, at random: rooms, microphones, lines, noise, levels, codecs.
 
 Everything is linear filtering in one Fourier transform, then noise, gain and clipping, on a batch of waveforms.
-Randomness comes from the generator that is passed in, so a seed gives the same examples again.
+Randomness comes from the generator that is passed in, so a seed gives the same examples again. Who wants to know what
+was done passes a list of dicts, one a waveform, to be filled in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import soxr
@@ -14,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framecls.training.codecs import pass_codec
 from framecls.training.recipe import AugmentConfig
 
 Samples = NDArray[np.float32]
+Notes = Sequence[dict[str, Any]] | None  # of each waveform, what was done to it
 _QUIET = 1e-5
 _EQUALIZER_BANDS = 8
 
@@ -52,22 +56,34 @@ def room_response(rng: np.random.Generator, reverb_s: float, sample_rate: int) -
     return tail.astype(np.float32)
 
 
-def equalizer(rng: np.random.Generator, config: AugmentConfig, frequency_hz: NDArray[np.float64]) -> Samples:
+def equalizer(
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    frequency_hz: NDArray[np.float64],
+    note: dict[str, Any] | None = None,
+) -> Samples:
     """Draw the gain of a microphone and a line at each frequency: (frequency,), 1 where nothing happens."""
     gain_db = np.zeros(len(frequency_hz))
+    note = {} if note is None else note
     if rng.random() < config.equalize_chance:
+        note["equalized"] = True
         knots_hz = np.geomspace(60, frequency_hz[-1], _EQUALIZER_BANDS)
         gain_db += np.interp(frequency_hz, knots_hz, rng.normal(0, config.equalize_db, _EQUALIZER_BANDS))
     if rng.random() < config.telephone_chance:
         low_hz, high_hz = rng.uniform(200, 350), rng.uniform(3200, 3700)
+        note["telephone_hz"] = [round(low_hz), round(high_hz)]
         outside = np.maximum(low_hz - frequency_hz, 0) / 100 + np.maximum(frequency_hz - high_hz, 0) / 200
         gain_db -= np.minimum(outside * 20, 60)
     elif rng.random() < config.low_pass_chance:
-        gain_db -= np.minimum(np.maximum(frequency_hz - rng.uniform(2500, 7500), 0) / 200 * 20, 60)
+        low_pass_hz = rng.uniform(2500, 7500)
+        note["low_pass_hz"] = round(low_pass_hz)
+        gain_db -= np.minimum(np.maximum(frequency_hz - low_pass_hz, 0) / 200 * 20, 60)
     return (10 ** (gain_db / 20)).astype(np.float32)
 
 
-def filter_batch(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int) -> Tensor:
+def filter_batch(
+    waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int, notes: Notes = None
+) -> Tensor:
     """Put each of (batch, sample) waveforms through a room and a line of its own, loudness kept."""
     n_samples = waveforms.shape[1]
     size = n_samples + sample_rate  # the longest response is a second
@@ -76,10 +92,13 @@ def filter_batch(waveforms: Tensor, rng: np.random.Generator, config: AugmentCon
     # One curve is interpolated at a fiftieth of the frequencies: it is smooth.
     coarse_hz = np.append(frequency_hz[::50], frequency_hz[-1])
     response = np.zeros((len(waveforms), len(frequency_hz)), np.complex64)
-    for row in response:
-        row += np.interp(frequency_hz, coarse_hz, equalizer(rng, config, coarse_hz))
+    for index, row in enumerate(response):
+        note = {} if notes is None else notes[index]
+        row += np.interp(frequency_hz, coarse_hz, equalizer(rng, config, coarse_hz, note))
         if rng.random() < config.reverb_chance:
-            row *= np.fft.rfft(room_response(rng, float(rng.uniform(*config.reverb_s)), sample_rate), size)
+            reverb_s = float(rng.uniform(*config.reverb_s))
+            note["reverb_s"] = round(reverb_s, 2)
+            row *= np.fft.rfft(room_response(rng, reverb_s, sample_rate), size)
     spectrum = torch.fft.rfft(waveforms, size) * torch.from_numpy(response)
     filtered = torch.fft.irfft(spectrum, size)[:, :n_samples]
     before, after = waveforms.square().sum(dim=1), filtered.square().sum(dim=1)
@@ -101,6 +120,7 @@ def add_noise(
     rng: np.random.Generator,
     config: AugmentConfig,
     draw_noise: Callable[[int], Samples] | None,
+    notes: Notes = None,
 ) -> Tensor:
     """Add noise to some of (batch, sample) waveforms.
 
@@ -108,12 +128,14 @@ def add_noise(
         draw_noise: gives (sample,) recorded noise of a length; None, or half of the time: coloured noise.
     """
     noisy = waveforms.clone()
-    for row in noisy:
+    for index, row in enumerate(noisy):
         if rng.random() >= config.noise_chance:
             continue
         recorded = draw_noise is not None and rng.random() < 0.6
         noise = torch.from_numpy(draw_noise(len(row)) if recorded and draw_noise else coloured_noise(rng, len(row)))
         snr_db = float(rng.uniform(*config.noise_snr_db))
+        if notes is not None:
+            notes[index]["noise"] = {"kind": "recorded" if recorded else "coloured", "snr_db": round(snr_db, 1)}
         # Loudness of the speech itself, not of its pauses.
         power = row.square().view(-1, 160 if len(row) % 160 == 0 else 1).mean(dim=1).quantile(0.9)
         noise_power = noise.square().mean().clamp(min=1e-12)
@@ -121,12 +143,14 @@ def add_noise(
     return noisy
 
 
-def set_level(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig) -> Tensor:
+def set_level(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, notes: Notes = None) -> Tensor:
     """Set each waveform's peak to a random level, and overdrive some by up to 12 dB; -1..1 afterwards."""
     peak = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=_QUIET)
     gain_db = torch.from_numpy(rng.uniform(*config.gain_db, len(waveforms)).astype(np.float32)).clamp(max=0)
     overdriven = rng.random(len(waveforms)) < config.clip_chance
     gain_db[torch.from_numpy(overdriven)] = float(rng.uniform(0, 12))
+    for note, peak_db in zip(notes or (), gain_db.tolist(), strict=False):
+        note["peak_db"] = round(peak_db, 1)  # above 0: overdriven
     return (waveforms / peak * (10 ** (gain_db / 20)).unsqueeze(1)).clamp(-1, 1)
 
 
@@ -136,11 +160,29 @@ def augment_batch(
     config: AugmentConfig,
     sample_rate: int,
     draw_noise: Callable[[int], Samples] | None = None,
+    notes: Notes = None,
 ) -> Tensor:
-    """Room, line, noise and level for each of (batch, sample) waveforms."""
-    waveforms = filter_batch(waveforms, rng, config, sample_rate)
-    waveforms = add_noise(waveforms, rng, config, draw_noise)
-    return set_level(waveforms, rng, config)
+    """Room, line, noise, level and codec for each of (batch, sample) waveforms."""
+    waveforms = filter_batch(waveforms, rng, config, sample_rate, notes)
+    waveforms = add_noise(waveforms, rng, config, draw_noise, notes)
+    waveforms = set_level(waveforms, rng, config, notes)
+    # Nothing is drawn for codecs that are off: the examples of a seed stay what they were before there were any.
+    return pass_codecs(waveforms, rng, config, sample_rate, notes) if config.codec_chance else waveforms
+
+
+def pass_codecs(
+    waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int, notes: Notes = None
+) -> Tensor:
+    """Encode and decode some of (batch, sample) waveforms with a codec and a level that are drawn."""
+    passed = waveforms.clone()
+    for index, row in enumerate(passed):
+        if rng.random() >= config.codec_chance:
+            continue
+        name, level = config.codecs[rng.integers(len(config.codecs))], float(rng.random())
+        if notes is not None:
+            notes[index]["codec"] = {"name": name, "level": round(level, 2)}
+        row.copy_(torch.from_numpy(pass_codec(row.numpy(), sample_rate, name, level)))
+    return passed
 
 
 def mask_features(vectors: Tensor, rng: np.random.Generator, config: AugmentConfig, vectors_per_s: float) -> Tensor:

@@ -14,13 +14,14 @@ from framecls.config import UNKNOWN
 from framecls.engine import Engine
 from framecls.errors import ManifestError
 from framecls.identification import pool_windows
-from framecls.training.clips import ClipStore, open_clips
+from framecls.training.clips import ClipStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
-from framecls.training.manifest import Recording, check_labels, read_manifest, split_by_speaker
+from framecls.training.manifest import Recording, SplitBy, check_labels, read_manifest, split_recordings
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
 from framecls.training.recipe import OptimConfig, Recipe
+from framecls.training.sources import Reading
 from framecls.training.voices import VoiceExamples
 
 
@@ -33,6 +34,8 @@ class Test:
     split: Literal["train", "dev", "all"] = "dev"
     recipe: Recipe | None = None  # mix and augment as this recipe does, where it mixes; else recordings as they are
     length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
+    tier: str | None = None  # of TextGrids that have several
+    split_by: SplitBy | None = None  # as in training; None: what the manifest allows
     only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
 
 
@@ -78,16 +81,29 @@ def _measure(
 
 
 def _choose(engine: Engine, test: Test) -> list[Recording]:
-    recordings = read_manifest(test.manifest)
+    features = engine.config.features
+    reading = Reading(test.tier, engine.config.task == "pooled", features.sample_rate / features.hop_samples)
+    recordings = read_manifest(test.manifest, reading)
     if test.only_candidates and engine.config.decision.candidates:
         recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
     if not engine.config.embedding:
         check_labels(recordings, engine.config.labels)
-    train, dev = split_by_speaker(recordings, test.recipe.optim.seed if test.recipe else 0)
-    chosen = {"train": train, "dev": dev, "all": recordings}[test.split]
+    check_features(recordings, engine.config)
+    by = test.split_by or ("speaker" if engine.config.embedding else None)
+    parts = split_recordings(recordings, _seed(engine, test), by)
+    chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
     if not chosen:
         raise ManifestError(f"{test.manifest}: no recording is left to measure on in the split {test.split!r}")
     return chosen
+
+
+def _seed(engine: Engine, test: Test) -> int:
+    """Return the seed that split the recordings in training: what was learnt from must not be measured on."""
+    if test.recipe is not None:
+        return test.recipe.optim.seed
+    split = engine.config.card.get("split")
+    seed = split.get("seed", 0) if isinstance(split, dict) else 0
+    return seed if isinstance(seed, int) else 0
 
 
 def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:

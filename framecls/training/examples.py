@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from framecls.config import ModelConfig
 from framecls.timeline import count_frames, frame_times
 from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch
 from framecls.training.clips import ClipStore
-from framecls.training.manifest import Recording
+from framecls.training.manifest import Recording, Span
 from framecls.training.recipe import Recipe
 from framecls.training.spoken import index_phones, phones_within
 
@@ -30,6 +31,7 @@ UNKNOWN_PHONE = "?"
 _DEV_BATCH = 16
 _FADE_S = 0.01
 _MAX_PIECES = 24  # clips and pauses that one example is joined of
+_NEAR = 0.8  # lengths in this proportion make a bucket
 _N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
 
 
@@ -86,22 +88,47 @@ class BatchMaker:
     def __init__(self, config: ModelConfig, recipe: Recipe, store: ClipStore, noise: Sequence[Recording]) -> None:
         self.config, self.recipe, self.store, self.noise = config, recipe, store, noise
         self.sample_rate = config.features.sample_rate
+        self.notes: list[dict[str, Any]] | None = None  # of the examples of a batch, what was done; None: nobody asks
 
     def rng(self, number: int) -> np.random.Generator:
         """Return the generator of one batch."""
         return np.random.default_rng((self.recipe.optim.seed, number))
 
     def augment(self, waveforms: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment (batch, sample) as the recipe says."""
+        """Augment (batch, sample) as the recipe says; what is no sound is left alone."""
+        if self.config.features.kind == "given":
+            return waveforms
         draw = NoiseBank(self.noise, self.store, rng).draw if self.noise else None
-        return augment_batch(waveforms, rng, self.recipe.augment, self.sample_rate, draw)
+        return augment_batch(waveforms, rng, self.recipe.augment, self.sample_rate, draw, self.notes)
+
+    def begin_note(self) -> None:
+        """Begin the note of one more example."""
+        if self.notes is not None:
+            self.notes.append({"clips": []})
+
+    def note_clip(self, recording: Recording, start: int, speed: float = 1.0) -> None:
+        """Note that a clip, from a sample on, is in the example that was begun last."""
+        if self.notes is not None:
+            clip = {"file": str(recording.file), "label": recording.label, "start": round(start / self.sample_rate, 3)}
+            self.notes[-1]["clips"].append(clip | ({"speed": speed} if speed != 1 else {}))
+
+    def silence(self, n_samples: int) -> Samples:
+        """Return (sample,) zeros, or (vector, feature) where vectors take the place of samples."""
+        return np.zeros((n_samples, *self.config.features.sample_shape), np.float32)
 
     def with_margins(self, waveforms: Tensor) -> Tensor:
         """Pad (batch, sample) to whole frames, and by the margins on both sides."""
         n_frames = count_frames(waveforms.shape[1], self.config.hop_samples)
         margin = self.config.features.margin_samples
         missing = n_frames * self.config.hop_samples - waveforms.shape[1]
-        return torch.nn.functional.pad(waveforms, (margin, margin + missing))
+        last_axes = (0, 0) * (waveforms.ndim - 2)
+        return torch.nn.functional.pad(waveforms, (*last_axes, margin, margin + missing))
+
+    def change_speed(self, samples: Samples, rng: np.random.Generator) -> tuple[Samples, float]:
+        """Play (sample,) faster or slower as the recipe says; what is no sound is left alone."""
+        if self.config.features.kind == "given":
+            return samples, 1.0
+        return change_speed(samples, rng, self.recipe.augment)
 
 
 class PooledExamples(BatchMaker):
@@ -167,6 +194,7 @@ class PooledExamples(BatchMaker):
     def _draw_piece(self, rng: np.random.Generator, length_s: float) -> Piece:
         label = self.draw_label(rng)
         clips = self.draw_voice(rng, label)
+        self.begin_note()
         wanted = int(length_s * self.sample_rate)
         parts: list[Samples] = []
         phones: tuple[str, ...] | None = ()
@@ -175,8 +203,9 @@ class PooledExamples(BatchMaker):
         n_samples = 0
         while n_samples < wanted and len(parts) < _MAX_PIECES:
             clip = clips[rng.integers(len(clips))]
-            samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            samples, factor = self.change_speed(self.store.read(clip.file), rng)
             start = max(0, int(rng.integers(0, max(0, len(samples) - (wanted - n_samples)) + 1)))
+            self.note_clip(clip, round(start * factor), factor)
             is_whole = len(samples) <= wanted - n_samples
             samples = samples[start : start + wanted - n_samples]
             phones = phones + clip.phones if phones is not None and is_whole and clip.phones else None
@@ -184,7 +213,7 @@ class PooledExamples(BatchMaker):
             alignment += [(UNKNOWN_PHONE, begin_s)]
             alignment += [(phone, max(begin_s, end_s / factor + shift_s)) for phone, end_s in clip.alignment]
             soft = soft or clip.soft  # the clips of one voice that are short were asked about together
-            gap = np.zeros(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate), np.float32)
+            gap = self.silence(int(rng.uniform(*self.recipe.sample.join_gap_s) * self.sample_rate))
             parts += [samples, gap]
             n_samples += len(samples) + len(gap)
         return Piece(np.concatenate(parts)[:wanted], label, "", phones or (), tuple(alignment), soft)
@@ -208,7 +237,9 @@ class PooledExamples(BatchMaker):
         )
         examples = []
         for clip in drawn[near : near + n_examples]:
-            samples, factor = change_speed(self.store.read(clip.file), rng, self.recipe.augment)
+            samples, factor = self.change_speed(self.store.read(clip.file), rng)
+            self.begin_note()
+            self.note_clip(clip, 0, factor)
             alignment = tuple((phone, end_s / factor) for phone, end_s in clip.alignment)
             examples.append(Piece(samples, clip.label, clip.source, clip.phones, alignment, clip.soft))
         return examples
@@ -228,9 +259,9 @@ class PooledExamples(BatchMaker):
         examples = []
         for (source, _, label), clips in sorted(voices.items()):
             wanted = int(length_s * self.sample_rate)
-            joined = np.zeros(0, np.float32)
+            joined = self.silence(0)
             for clip in clips:
-                gap = np.zeros(self.sample_rate // 5 if len(joined) else 0, np.float32)
+                gap = self.silence(self.sample_rate // 5 if len(joined) else 0)
                 joined = np.concatenate([joined, gap, self.store.read(clip.file)])
                 if len(joined) >= per_voice * wanted:
                     break
@@ -293,6 +324,12 @@ class FrameExamples(BatchMaker):
         self._material: dict[str, dict[str, list[Recording]]] = {label: {} for label in config.labels}
         for recording in recordings:
             self._material[recording.label].setdefault(recording.source, []).append(recording)
+        self._labelled: dict[str, list[tuple[Recording, Span]]] = {}  # all that has a label, for drawing rare ones
+        for recording in recordings:
+            for span in recording.spans:
+                self._labelled.setdefault(span.label, []).append((recording, span))
+        self._by_length = sorted(self._recordings, key=lambda r: (store.n_samples(r.file), str(r.file)))
+        self._lengths = np.array([store.n_samples(r.file) for r in self._by_length])
 
     def make_batch(self, number: int) -> Batch:
         """Return batch `number`: windows of one length."""
@@ -301,6 +338,8 @@ class FrameExamples(BatchMaker):
         n_frames = max(1, round(length_s / self.config.hop_s))
         n_examples = max(1, round(self.recipe.optim.batch_s / length_s))
         n_samples = n_frames * self.config.hop_samples
+        if self.recipe.sample.bucketed and not self.recipe.mix.enabled:
+            return self._make_bucket(rng, n_samples)
         if self.recipe.mix.enabled:
             waveforms, targets = self._mix(rng, n_examples, n_samples, n_frames)
             said: list[tuple[str, ...]] = [()] * n_examples
@@ -322,6 +361,7 @@ class FrameExamples(BatchMaker):
         tracks = np.zeros((n_examples, len(labels), n_samples), np.float32)
         targets = np.zeros((n_examples, n_frames, len(labels)), np.float32)
         for example in range(n_examples):
+            self.begin_note()
             for column, label in enumerate(labels):
                 if rng.random() < mix.presence.get(label, 0.6):
                     active = self._fill_track(rng, label, tracks[example, column])
@@ -330,7 +370,10 @@ class FrameExamples(BatchMaker):
                     loudness = np.sqrt(np.square(tracks[example, column][active]).mean()) if active.any() else 1.0
                     tracks[example, column] *= 10 ** (gain_db / 20) / max(1e-4, float(loudness))
         flat = torch.from_numpy(tracks).flatten(0, 1)
-        placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate).view(tracks.shape)
+        places: list[dict[str, Any]] = [{} for _ in flat]
+        placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate, places).view(tracks.shape)
+        for example, note in enumerate(self.notes or ()):
+            note["tracks"] = dict(zip(labels, places[example * len(labels) :], strict=False))
         targets *= is_audible(placed, self.config.hop_samples, mix.audible_db).numpy()
         mixed = self.augment(placed.sum(dim=1), rng)
         for row in mixed:
@@ -365,7 +408,8 @@ class FrameExamples(BatchMaker):
         wanted = min(length, int(rng.uniform(*self.recipe.mix.piece_s) * rate))
         start = int(rng.integers(0, length - wanted + 1))
         samples = self.store.read(recording.file, start, start + wanted)
-        samples, factor = change_speed(samples, rng, self.recipe.augment)
+        samples, factor = self.change_speed(samples, rng)
+        self.note_clip(recording, start, factor)
         holds = np.zeros(len(samples), bool)
         for span in recording.spans:
             if span.label == label:
@@ -391,15 +435,83 @@ class FrameExamples(BatchMaker):
         said: list[tuple[str, ...]] = []
         rows, targets = [], torch.zeros(n_examples, n_frames, len(self.config.labels))
         for example in range(n_examples):
-            recording = self._recordings[rng.integers(len(self._recordings))]
-            length = self.store.n_samples(recording.file)
-            start = int(rng.integers(0, max(1, length - n_samples + 1)))
-            start -= start % self.config.hop_samples
+            recording, start = self._draw_window(rng, n_samples)
+            self.begin_note()
+            self.note_clip(recording, start)
             rows.append(self.store.read(recording.file, start, start + n_samples))
             targets[example] = torch.from_numpy(self.annotate(recording, start, n_frames))
-            times_s = (sample / self.sample_rate for sample in (start, start + n_samples, length))
-            said.append(phones_within(recording, *times_s) if self.config.phones else ())
+            said.append(self._said(recording, start, n_samples))
         return self.augment(pad_stack(rows, n_samples), rng), targets, said
+
+    def _said(self, recording: Recording, start: int, n_samples: int) -> tuple[str, ...]:
+        """Return the phones of a window, none where they are not known or nobody wants them."""
+        if not self.config.phones:
+            return ()
+        length = self.store.n_samples(recording.file)
+        return phones_within(recording, *(at / self.sample_rate for at in (start, start + n_samples, length)))
+
+    def _draw_window(self, rng: np.random.Generator, n_samples: int) -> tuple[Recording, int]:
+        """Draw a recording, or one that has a label which was drawn, and the first sample of a window of it."""
+        balance = self.recipe.sample.balance_chance
+        around = None
+        if balance and rng.random() < balance:
+            labels = sorted(self._labelled)
+            spans = self._labelled[labels[rng.integers(len(labels))]]
+            recording, around = spans[rng.integers(len(spans))]
+        else:
+            recording = self._recordings[rng.integers(len(self._recordings))]
+        length = self.store.n_samples(recording.file)
+        if around is None:
+            start = int(rng.integers(0, max(1, length - n_samples + 1)))
+        else:
+            end_s = length / self.sample_rate if around.end_s is None else around.end_s
+            middle = rng.uniform(around.start_s, end_s) * self.sample_rate
+            start = int(np.clip(middle - rng.random() * n_samples, 0, max(0, length - n_samples)))
+        return recording, start - start % self.config.hop_samples
+
+    def _make_bucket(self, rng: np.random.Generator, n_samples: int) -> Batch:
+        """Return a batch of windows of recordings of about one length, none longer than its recording or `n_samples`.
+
+        What is padded behind the shorter ones is no frame, and has no target.
+        """
+        first, first_start = self._draw_window(rng, n_samples)
+        near = self._neighbours(first, n_samples)
+        near_files = {recording.file for recording in near}
+        hop = self.config.hop_samples
+        length_s = min(n_samples, self.store.n_samples(first.file)) / self.sample_rate
+        drawn = [(first, first_start)]
+        for _ in range(max(1, round(self.recipe.optim.batch_s / max(length_s, 0.1))) - 1):
+            recording, start = self._draw_window(rng, n_samples)
+            if recording.file not in near_files:
+                recording = near[int(rng.integers(len(near)))]
+                start = int(rng.integers(0, max(1, self.store.n_samples(recording.file) - n_samples + 1)))
+            drawn.append((recording, start - start % hop))
+        for recording, start in drawn:
+            self.begin_note()
+            self.note_clip(recording, start)
+        rows = [self.store.read(recording.file, start, start + n_samples) for recording, start in drawn]
+        n_frames = torch.tensor([max(1, count_frames(len(row), hop)) for row in rows])
+        most = int(n_frames.max())
+        targets = torch.zeros(len(rows), most, len(self.config.labels))
+        waveforms = self.augment(pad_stack(rows, most * hop), rng)
+        for index, (recording, start) in enumerate(drawn):
+            targets[index] = torch.from_numpy(self.annotate(recording, start, most))
+            targets[index, int(n_frames[index]) :] = 0 if not self.config.overlapping else -1
+            waveforms[index, len(rows[index]) :] = 0
+        return Batch(
+            self.with_margins(waveforms),
+            n_frames,
+            targets if self.config.overlapping else hard_targets(targets),
+            index_phones([self._said(recording, start, n_samples) for recording, start in drawn], self.config.phones),
+            torch.full((len(rows), most), IGNORED),
+        )
+
+    def _neighbours(self, recording: Recording, n_samples: int) -> Sequence[Recording]:
+        """Return recordings of about the length of one, or all that fill a window if it does."""
+        lengths = np.minimum(self._lengths, n_samples)
+        length = min(n_samples, self.store.n_samples(recording.file))
+        low, high = np.searchsorted(lengths, [_NEAR * length, length / _NEAR])
+        return self._by_length[int(low) : max(int(high), int(low) + 1)]
 
     def annotate(self, recording: Recording, start: int, n_frames: int) -> NDArray[np.float32]:
         """Return (frame, label) 0 or 1: which labels the manifest puts on the frames from sample `start` on."""
@@ -440,8 +552,8 @@ def hard_targets(targets: Tensor) -> Tensor:
 
 
 def pad_stack(rows: Sequence[Samples], n_samples: int | None = None) -> Tensor:
-    """Stack (sample,) arrays of different lengths into (row, sample), zeros behind the shorter ones."""
-    stacked = np.zeros((len(rows), n_samples or max(map(len, rows))), np.float32)
+    """Stack (sample, ...) arrays of different lengths into (row, sample, ...), zeros behind the shorter ones."""
+    stacked = np.zeros((len(rows), n_samples or max(map(len, rows)), *rows[0].shape[1:]), np.float32)
     for target, row in zip(stacked, rows, strict=True):
         target[: len(row)] = row
     return torch.from_numpy(stacked)

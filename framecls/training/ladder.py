@@ -184,7 +184,8 @@ def measure_speed(engine: Engine) -> float:
     """Return how many frames a second a network classifies, in batches of whole windows."""
     config = engine.config
     n_samples = config.window_frames * config.hop_samples + 2 * config.features.margin_samples
-    noise = 0.1 * np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
+    shape = (n_samples, *config.features.sample_shape)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     windows = [(Window(0, config.window_frames), noise)] * engine.batch_size
     spent_s: list[float] = []
     while len(spent_s) < _MIN_SPEED_RUNS or sum(spent_s) < _SPEED_S:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,25 +21,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.checkpoint import fill, read_config, save_model, widen
-from framecls.config import ModelConfig, to_dict
+from framecls.config import FeatureConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network, Output
 from framecls.speech_encoder import look_up, take_pretrained
 from framecls.training.augment import mask_features
-from framecls.training.clips import ClipStore, open_clips
+from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
 from framecls.training.heard import HeardExamples, listen
 from framecls.training.manifest import (
     Recording,
+    SplitBy,
     check_labels,
     find_labels,
     find_phones,
     read_manifest,
-    split_by_speaker,
+    split_recordings,
 )
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.recipe import Recipe
+from framecls.training.sources import Reading
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Part, Team
 from framecls.training.voices import Teacher, VoiceExamples, read_teacher
@@ -58,6 +62,7 @@ class Progress:
     loss: float
     seconds_left: float
     dev: DevReport | None = None
+    saved_step: int = 0  # from which a run that is cut off now could go on; 0: from none
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class Job:
     cache: Path | None = None  # folder for the decoded recordings; None: that of the run
     team: Team = ALONE  # the processes that share the work
     stop_after: int | None = None  # steps after which to leave off; the schedule stays that of the whole run
+    tier: str | None = None  # of TextGrids that have several
+    split_by: SplitBy | None = None  # what stays together where the manifest gives no split; None: what it allows
+    save_every_s: float = 60.0  # the state is saved about as often, besides after each dev measurement
 
     @property
     def folder(self) -> Path:
@@ -91,6 +99,8 @@ class Data:
     noise: list[Recording]
     store: ClipStore
     config: ModelConfig
+    split: str  # how recordings were told apart into train and dev
+    shared_speakers: tuple[str, ...] = ()  # heard on both sides all the same
     teacher: Teacher | None = None
 
 
@@ -100,29 +110,27 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     Raises:
         ManifestError: something in the manifest cannot be used, or one of the splits would be empty.
     """
-    recordings = read_manifest(job.manifest)
+    recordings = read_manifest(job.manifest, reading(job))
     if job.recipe.hear_phones and job.recipe.task == "frame":
         recordings = spell_all(recordings, set(find_labels(recordings)) - set(job.recipe.silent))
     noise = read_manifest(job.noise) if job.noise else []
     # Whoever learns from phones that another network heard must count them as that one does.
     heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
     config = job.recipe.model_config(find_labels(recordings), heard)
-    config = replace(config, features=job.team.in_turn(lambda: look_up(config.features)))
+    features = given_features(job.recipe, array_size(recordings))
+    config = replace(config, features=job.team.in_turn(lambda: look_up(features)))
     teacher = read_teacher(job.teacher) if job.teacher else None
     _check_task(job, config, recordings)
-    train, dev = split_by_speaker(recordings, job.recipe.optim.seed)
-    for name, part in (("train", train), ("dev", dev)):
-        if not part:
-            raise ManifestError(
-                f"{job.manifest}: the {name} split is empty: name more speakers, or give each row a split, train or dev"
-            )
+    parts = split_recordings(recordings, job.recipe.optim.seed, split_by(job))
+    if fault := parts.find_fault():
+        raise ManifestError(f"{job.manifest}: {fault}")
     if job.recipe.heard_copies and not (job.init and config.phones and config.phone_bottleneck):
         raise ConfigError(
             f"{job.recipe.name}: heard_copies wants --init (a model that hears phones) and phone_bottleneck"
         )
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
-    return Data(train, dev, noise, store, config, teacher)
+    return Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
 
 
 def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> None:
@@ -136,6 +144,41 @@ def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> N
     check_labels(recordings, config.labels)
     if config.task == "pooled" and len(config.labels) < 2:
         raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+
+
+def reading(job: Job) -> Reading:
+    """Return how the labels of a job are read."""
+    return Reading(job.tier, job.recipe.task == "pooled", vectors_per_s(job.recipe.features))
+
+
+def split_by(job: Job) -> SplitBy | None:
+    """Return what stays together when a job's recordings are split; None: what the manifest allows."""
+    # Voices are told apart that were never heard: no voice may be on both sides, though the label is the speaker.
+    return job.split_by or ("speaker" if job.recipe.embedding else None)
+
+
+def vectors_per_s(features: FeatureConfig) -> float:
+    """Return how many feature vectors a second there are."""
+    return features.sample_rate / features.hop_samples
+
+
+def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:
+    """Return the recipe's features, or those computed elsewhere that take their place, as many a second.
+
+    Raises:
+        ConfigError: the recipe cannot be used with features computed elsewhere.
+    """
+    if not n_given:
+        return recipe.features
+    rate = vectors_per_s(recipe.features)
+    needs_sound = recipe.mix.enabled or recipe.gate or recipe.heard_copies or recipe.embedding
+    if needs_sound or recipe.features.kind == "pretrained" or rate != round(rate):
+        raise ConfigError(
+            f"{recipe.name}: features computed elsewhere go with no mix, gate, heard_copies, embedding or speech "
+            "encoder, and with a whole number of vectors a second (features.sample_rate / features.hop_samples)"
+        )
+    how = recipe.features.normalize
+    return FeatureConfig("given", round(rate), window_samples=1, hop_samples=1, normalize=how, n_given=n_given)
 
 
 def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples | VoiceExamples:
@@ -201,7 +244,8 @@ def loss_of(output: Output, part: Part, config: ModelConfig, recipe: Recipe) -> 
     targets = batch.targets.to(device)
     logits = output.logits.float()
     if config.overlapping:
-        # Dev and training windows of a batch have one length, so no frame here is padding.
+        if batch.targets.lt(0).any():  # padding
+            logits, targets = logits[targets >= 0], targets[targets >= 0]
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
     elif not part.own.labels:
         loss = 0 * logits.sum()  # nothing here has a label
@@ -322,11 +366,31 @@ class Run:
         self.step = 0
         self.best = -math.inf
         self.since_best = 0
+        self.saved_step = 0  # that of the state on disk; 0: there is none of this run
 
     def fingerprint(self) -> str:
-        """Return a digest of what must not change between the parts of a run."""
-        text = json.dumps([to_dict(self.recipe), to_dict(self.data.config)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Return a digest of what must not change between the parts of a run.
+
+        Settings at their defaults are left out, so that a setting which framecls learns later, and which is off unless
+        asked for, does not keep an older run from being resumed.
+        """
+        held_fast = [settings_made(self.recipe), settings_made(self.data.config), self._input_digest]
+        return hashlib.sha256(json.dumps(held_fast, sort_keys=True).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _input_digest(self) -> str:
+        digest = hashlib.sha256()
+        for file in (self.job.init, self.job.teacher):
+            digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b"--")
+        for side in (self.data.train, self.data.dev, self.data.noise):
+            for recording in side:
+                spans = [(span.label, span.start_s, span.end_s) for span in recording.spans]
+                n_samples = self.data.store.n_samples(recording.file)
+                said = (recording.phones, recording.alignment, recording.soft)
+                line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {said}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+            digest.update(b"--\n")
+        return digest.hexdigest()
 
     def learn(self, part: Part) -> float:
         """Take one step and return the loss."""
@@ -398,16 +462,16 @@ class Run:
             self.best, self.since_best = report.score, 0
         if is_best or self.recipe.optim.keep == "last":
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
+            card["split"] = {"how": self.data.split, "seed": self.recipe.optim.seed}
             config = replace(self.data.config, decision=report.decision, card=card)
             save_model(network, self.job.output, config=config, precision=self.recipe.stored)
         return report
 
     def measure_together(self) -> DevReport:
-        """Let the first process measure and write the state of the run, and tell the others."""
+        """Let the first process measure, and tell the others."""
         report = None
         if self.job.team.is_first:
             report = replace(self.measure(), answers=None)
-            self.save()
         report, self.best, self.since_best = self.job.team.hear_first((report, self.best, self.since_best))
         assert report is not None
         return report
@@ -421,7 +485,7 @@ class Run:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for key, parameter in self.trained.items():
             state = self.optimizer.state[parameter]
-            tensors |= {f"optimizer.{name}.{key}": value for name, value in state.items() if name != "step"}
+            tensors |= {f"optimizer.{name}.{key}": value for name, value in state.items()}
         metadata = {
             "step": str(self.step),
             "best": repr(self.best),
@@ -429,27 +493,40 @@ class Run:
             "fingerprint": self.fingerprint(),
         }
         temporary = self._state_path.with_suffix(".tmp")
+        self._state_path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # on the disk before it takes the old state's place, should the power go
         os.replace(temporary, self._state_path)
+        self.saved_step = self.step
+
+    def is_over(self) -> bool:
+        """Return whether the run has stopped early, for want of gain."""
+        return 0 < self.recipe.optim.patience <= self.since_best
 
     def load(self) -> None:
         """Go back to the saved state, if there is one.
 
         Raises:
-            ModelError: it belongs to another recipe or other labels.
+            ModelError: it belongs to another recipe, other labels or other recordings, or cannot be read.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if not self._state_path.exists():
             return
-        with safe_open(self._state_path, "pt", device=self.job.device) as file:
-            metadata = file.metadata()
-            if metadata["fingerprint"] != self.fingerprint():
-                raise ModelError(
-                    f"{self._state_path}: left by a run with another recipe or other labels: leave out --resume"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(self._state_path, "pt", device=self.job.device) as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{self._state_path}: this state of a run is damaged: leave out --resume") from error
+        if metadata.get("fingerprint") != self.fingerprint():
+            raise ModelError(
+                f"{self._state_path}: left by a run with another recipe, other labels or other recordings: "
+                "leave out --resume"
+            )
         self.step, self.best = int(metadata["step"]), float(metadata["best"])
+        self.saved_step = self.step
         self.since_best = int(metadata["since_best"])
         parameters = {**dict(self.network.named_parameters()), **self.trained}
         with torch.no_grad():
@@ -457,14 +534,57 @@ class Run:
                 parameter.copy_(tensors[f"network.{key}"])
                 if key in self.average:
                     self.average[key].copy_(tensors[f"average.{key}"])
-                if key not in self.trained:
+                if f"optimizer.step.{key}" not in tensors:  # not trained, or no loss has reached it so far
                     continue
-                moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+                state = {name: tensors[f"optimizer.{name}.{key}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {**state, "step": state["step"].cpu()}
 
     @property
     def _state_path(self) -> Path:
         return self.job.folder / "state.safetensors"
+
+
+class Saving:
+    """Saves the state of a run now and then, so seldom that it costs little."""
+
+    _SHARE = 0.05  # of the time may go into saving
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._saved_at_s = time.monotonic()
+        self._wait_s = run.job.save_every_s
+
+    def save(self) -> None:
+        """Save the state, if this is the process that writes."""
+        if not self._run.job.team.is_first:
+            return
+        began_s = time.monotonic()
+        self._run.save()
+        self._saved_at_s = time.monotonic()
+        spent_s = self._saved_at_s - began_s
+        every_s = self._run.job.save_every_s
+        self._wait_s = max(every_s, spent_s / self._SHARE) if every_s else 0.0
+
+    def save_if_due(self) -> None:
+        """Save the state, if the last time was long enough ago and anything has happened since."""
+        if self._run.step > self._run.saved_step and time.monotonic() - self._saved_at_s >= self._wait_s:
+            self.save()
+
+
+def settings_made(config: Any) -> dict[str, Any]:
+    """Return the settings of a dataclass that are not at their defaults, those of dataclasses in it likewise."""
+    made: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            inner = settings_made(value)
+            if inner:
+                made[field.name] = inner
+            continue
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if value != default:
+            made[field.name] = value
+    return made
 
 
 def is_above_phones(key: str, config: ModelConfig) -> bool:
@@ -548,16 +668,22 @@ def train(
         examples = HeardExamples(examples, heard)
         network.train()
     began, first = time.monotonic(), run.step
+    saving = Saving(run)
     report = None
+    if run.is_over():
+        last = run.step
     own = training_batches(data, recipe, run.step, last, examples, team)
     for part in team.deal(own, run.step, last):
         loss = run.learn(part)
         is_last = run.step == recipe.optim.steps
         if run.step % recipe.optim.dev_every == 0 or is_last:
             report = run.measure_together()
+            saving.save()
+        saving.save_if_due()
         if progress is not None:
             per_step_s = (time.monotonic() - began) / (run.step - first)
-            progress(Progress(run.step, recipe.optim.steps, loss, per_step_s * (recipe.optim.steps - run.step), report))
-        if recipe.optim.patience and run.since_best >= recipe.optim.patience:
+            left_s = per_step_s * (recipe.optim.steps - run.step)
+            progress(Progress(run.step, recipe.optim.steps, loss, left_s, report, run.saved_step))
+        if run.is_over():
             break
     return report or run.measure_together()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from framecls.config import (
     DecisionConfig,
@@ -16,6 +17,7 @@ from framecls.config import (
     PretrainedConfig,
     WindowConfig,
     from_dict,
+    to_dict,
 )
 from framecls.errors import ConfigError
 
@@ -30,6 +32,9 @@ RUNGS: dict[str, dict[str, str]] = {
 }
 
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
+
+# What a recording may have been through on its way: G.711 and GSM at 8 kHz, the others at the recording's own rate.
+CODECS = ("mulaw", "gsm", "mp3", "opus", "vorbis")
 
 # The bounds of a number that is drawn, the smaller first.
 Range = tuple[float, float]
@@ -79,6 +84,8 @@ class AugmentConfig:
     noise_snr_db: Range = (0.0, 30.0)
     gain_db: Range = (-20.0, 6.0)
     clip_chance: float = 0.05
+    codec_chance: float = 0.0
+    codecs: tuple[str, ...] = CODECS  # one of them is drawn
     frequency_masks: int = 2  # SpecAugment (Park et al. 2019)
     frequency_mask_width: int = 12
     time_masks: int = 2
@@ -90,22 +97,31 @@ class AugmentConfig:
         for name in self.__dataclass_fields__:
             if name.endswith("_chance"):
                 _require(0 <= getattr(self, name) <= 1, f"{name} is not in 0..1")
+        for name in self.codecs:
+            _require(name in CODECS, f"codecs: {name!r} is none of {', '.join(CODECS)}")
+        _require(bool(self.codecs) or not self.codec_chance, "codec_chance wants at least one of codecs")
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Which examples a pooled task learns from."""
+    """Which examples a task learns from: all but the last two fields are for a pooled task."""
 
     length_s: Range = (3.0, 10.0)
     join_gap_s: Range = (0.05, 0.4)  # pause between clips of one voice that are joined
     label_power: float = 0.0  # 0: every label as often; 1: as often as it has audio
     source_weight: dict[str, float] = field(default_factory=dict)  # of a source within a label; 1 where not given
     whole_chance: float = 0.5  # chance of a batch of whole clips, on which the CTC head learns
+    # Frame task without mixing: chance that a window is cut around a label that was drawn, all labels as likely.
+    balance_chance: float = 0.0
+    # Frame task without mixing: batches of recordings of about one length, cut no longer than they are, and what is
+    # still padded counts for nothing. Otherwise a recording shorter than the window is followed by silence.
+    bucketed: bool = False
 
     def __post_init__(self) -> None:
         _require_range("length_s", self.length_s)
         _require_range("join_gap_s", self.join_gap_s)
         _require(self.length_s[0] > 0, "length_s must be positive")
+        _require(0 <= self.balance_chance <= 1, "balance_chance is not in 0..1")
 
 
 @dataclass(frozen=True)
@@ -251,6 +267,42 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: this recipe cannot be read: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Return a recipe with settings changed.
+
+    Args:
+        recipe: what is changed.
+        changes: such as "optim.patience=3"; a value is one of TOML, or text without its quotes.
+
+    Raises:
+        ConfigError: a change has another form, or is of a setting that does not exist or is out of range.
+    """
+    data = to_dict(recipe)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *tables, key = name.strip().split(".")
+        if not equals or not key:
+            raise ConfigError(f"{change}: NAME=VALUE is expected, such as optim.patience=3")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        _find_table(data, tables, change)[key] = value
+    return from_dict(Recipe, data)
+
+
+def _find_table(data: dict[str, Any], tables: Sequence[str], change: str) -> dict[str, Any]:
+    """Return the table that a dotted name leads to."""
+    table: Any = data
+    for part in tables:
+        if not isinstance(table, dict) or part not in table:
+            raise ConfigError(f"{change}: there is no such setting")
+        table = table[part]
+    if not isinstance(table, dict):
+        raise ConfigError(f"{change}: there is no such setting")
+    return table
 
 
 def find_recipe(name: str) -> Path:

@@ -186,6 +186,7 @@ def count(batch: Batch) -> Counts:
     """Return over how many items the mean of each loss of a batch is."""
     timed = batch.phone_frames.ne(IGNORED)
     strings = batch.phones.ne(0).any(dim=1) & ~timed.any(dim=1)
-    # Targets between 0 and 1 all count; indices do unless they are marked.
-    labels = batch.targets.numel() if batch.targets.is_floating_point() else int(batch.targets.ne(IGNORED).sum())
+    # Targets between 0 and 1 all count, those below are padding; indices count unless they are marked.
+    real = batch.targets.ge(0) if batch.targets.is_floating_point() else batch.targets.ne(IGNORED)
+    labels = int(real.sum())
     return Counts(labels, int(timed.sum()), int(strings.sum()))

@@ -127,6 +127,7 @@ class VoiceExamples(BatchMaker):
         clips = voices[label, own]
         speeds = self._speeds(clips[0])
         speed = speeds[rng.integers(len(speeds))]
+        self.begin_note()
         parts: list[Samples] = []
         taught = torch.zeros(self.config.embedding)
         n_samples = 0
@@ -135,6 +136,7 @@ class VoiceExamples(BatchMaker):
             # Read no more than is wanted, from anywhere in the clip.
             needed = int((wanted - n_samples) * speed) + 1
             start = int(rng.integers(0, max(0, self.store.n_samples(clip.file) - needed) + 1))
+            self.note_clip(clip, start, speed)
             samples = play_at(self.store.read(clip.file, start, start + needed), speed)[: wanted - n_samples]
             if self.teacher is not None and speed in self.teacher.rows[clip.file]:
                 taught += len(samples) * self.teacher.vectors[self.teacher.rows[clip.file][speed]]
@@ -192,14 +194,22 @@ class VoiceExamples(BatchMaker):
             teacher=teacher,
         )
 
+    def check(self) -> None:
+        """Refuse recordings that there is nothing to learn from.
+
+        Raises:
+            ManifestError: what is missing.
+        """
+        if not self._tree or (self.teacher is None and self.n_voices < 2):
+            raise ManifestError("no voices to tell apart: name at least two, or give --teacher vectors of these clips")
+
     def make_loss(self) -> VoiceLoss:
         """Return the loss of these voices; with a teacher their vectors begin where it has them.
 
         Raises:
             ManifestError: there is nothing to learn from, or the teacher's vectors are of another size.
         """
-        if not self._tree or (self.teacher is None and self.n_voices < 2):
-            raise ManifestError("no voices to tell apart: name at least two, or give --teacher vectors of these clips")
+        self.check()
         size = self.config.embedding
         if self.teacher is None:
             return VoiceLoss(torch.randn(self.n_voices, size) / size**0.5, None, self.recipe.voices)

@@ -1,0 +1,78 @@
+"""Examples as a run would learn from them, to be listened to: what augmentation and mixing really do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from torch import Tensor
+
+from framecls.config import ModelConfig
+from framecls.errors import ConfigError
+from framecls.timeline import find_runs
+from framecls.training.examples import Batch
+from framecls.training.loop import Data, make_examples
+from framecls.training.recipe import Recipe
+from framecls.training.voices import VoiceExamples
+
+LIST_NAME = "preview.jsonl"
+
+
+def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
+    """Write the first examples that a run learns from as wav files, and a JSON line for each of what was done to it.
+
+    Args:
+        data: what `loop.prepare` gave.
+        recipe: of the run.
+        folder: where to; it is made, and an earlier preview in it replaced.
+        count: how many examples.
+
+    Raises:
+        ConfigError: there is no sound to listen to, or the folder holds something else.
+    """
+    if data.config.features.kind == "given":
+        raise ConfigError("features computed elsewhere cannot be listened to: there is no preview of them")
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LIST_NAME).exists())):
+        raise ConfigError(f"{folder}: there is something else here: name a new folder for the preview")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LIST_NAME).open("w", encoding="utf-8") as lines:
+        for number, (samples, note) in zip(range(1, count + 1), _examples(data, recipe), strict=False):
+            name = f"{number:04d}.wav"
+            soundfile.write(folder / name, samples.numpy(), data.config.features.sample_rate, subtype="PCM_16")
+            lines.write(json.dumps({"file": name, **note}) + "\n")
+
+
+def _examples(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    examples = make_examples(data, recipe, dev=False)
+    if isinstance(examples, VoiceExamples):
+        examples.check()
+    margin, hop = data.config.features.margin_samples, data.config.hop_samples
+    for number in range(recipe.optim.steps):
+        notes: list[dict[str, Any]] = []
+        examples.notes = notes
+        batch = examples.make_batch(number)
+        for index, note in enumerate(notes):
+            n_samples = int(batch.n_frames[index]) * hop
+            duration_s = round(n_samples / data.config.features.sample_rate, 3)
+            said = {"step": number + 1, "duration": duration_s, **_describe_targets(batch, index, data.config, note)}
+            yield batch.waveform[index, margin : margin + n_samples], said | note
+
+
+def _describe_targets(batch: Batch, index: int, config: ModelConfig, note: dict[str, Any]) -> dict[str, Any]:
+    """Return what the example is to be called: a label, or labels with their times."""
+    if config.embedding:  # all clips are of one voice, and that is their label
+        return {"label": note["clips"][0]["label"]}
+    if config.task == "pooled":
+        return {"label": config.labels[int(batch.targets[index])]}
+    targets = batch.targets[index, : int(batch.n_frames[index])]
+    segments = []
+    for column, label in enumerate(config.labels):
+        holds = targets[:, column] > 0.5 if config.overlapping else targets == column
+        for first, last in find_runs(holds.numpy()):
+            segments.append(
+                {"start": round(first * config.hop_s, 3), "end": round(last * config.hop_s, 3), "label": label}
+            )
+    return {"segments": sorted(segments, key=lambda segment: (segment["start"], segment["label"]))}
