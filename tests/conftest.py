@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -87,3 +88,9 @@ def write_audio(tmp_path: Path) -> WriteAudio:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """Shells make their background jobs deaf to Ctrl-C, and so would be the programs that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
