@@ -26,8 +26,9 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-# What the source of a speech encoder that torchaudio has begins with.
+# What the source of a speech encoder begins with that torchaudio has, or that is the lower part of a framecls model.
 BUNDLE_PREFIX = "torchaudio:"
+MODEL_PREFIX = "framecls:"
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,22 @@ class PretrainedConfig:
     A recipe gives the first three; what they stand for is looked up when training begins.
     """
 
-    source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", or the path of a checkpoint
+    source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", "framecls:language", or the path of a checkpoint
     layer: int = 0  # whose vectors, counted from 1; 0: a learnt mix of all
     tuned: bool = False  # its self-attention learns too
-    family: Literal["Wav2Vec2", "WavLM"] = "Wav2Vec2"
-    architecture: dict[str, Any] = field(default_factory=dict)  # arguments of torchaudio's factory; none: not known yet
+    family: Literal["Wav2Vec2", "WavLM", "framecls"] = "Wav2Vec2"
+    # Arguments of torchaudio's factory; of a framecls model the tables "features" and "encoder", and the "digest" of
+    # the weights. None: not known yet.
+    architecture: dict[str, Any] = field(default_factory=dict)
     normalize_waveform: bool = False  # it wants to hear every window at the same loudness
 
     def __post_init__(self) -> None:
         _require(self.layer >= 0, "layer must be 0 or more")
-        if self.architecture:
+        if self.architecture and self.family == "framecls":
+            spectra = self.own_features.kind in ("logmel", "mfcc")
+            _require(spectra, "pretrained.architecture: its features are no spectra")
+            _require(self.own_encoder.n_layers >= 1, "pretrained.architecture: it has no layers")
+        elif self.architecture:
             numbers = [self.architecture.get(f"encoder_{name}") for name in ("embed_dim", "num_layers")]
             good = all(type(number) is int and 1 <= number <= 65536 for number in numbers)
             _require(good, "pretrained.architecture lacks encoder_embed_dim or encoder_num_layers")
@@ -60,28 +67,51 @@ class PretrainedConfig:
         return self.source.removeprefix(BUNDLE_PREFIX) if self.source.startswith(BUNDLE_PREFIX) else ""
 
     @property
+    def model(self) -> str:
+        """The framecls model, by name or path, whose lower part the encoder is; empty where it is none."""
+        return self.source.removeprefix(MODEL_PREFIX) if self.source.startswith(MODEL_PREFIX) else ""
+
+    @property
     def named(self) -> bool:
         """Whether a model file only names it; else it carries its weights."""
-        return bool(self.bundle) and not self.tuned
+        return bool(self.bundle or self.model) and not self.tuned
+
+    @property
+    def own_features(self) -> FeatureConfig:
+        """How the encoder of a framecls model hears."""
+        return from_dict(FeatureConfig, self.architecture.get("features"), "pretrained.architecture.features.")
+
+    @property
+    def own_encoder(self) -> EncoderConfig:
+        """The layers of a framecls model that are run."""
+        return from_dict(EncoderConfig, self.architecture.get("encoder"), "pretrained.architecture.encoder.")
 
     @property
     def dim(self) -> int:
         """Numbers in one of its vectors."""
+        if self.family == "framecls":
+            return self.own_encoder.dim if self.architecture else 0
         return int(self.architecture.get("encoder_embed_dim", 0))
 
     @property
     def n_layers(self) -> int:
         """Layers of self-attention that are run."""
+        if self.family == "framecls":
+            return self.own_encoder.n_layers if self.architecture else 0
         return int(self.architecture.get("encoder_num_layers", 0))
 
     @property
     def hop_samples(self) -> int:
         """Samples from one vector to the next: the steps of all convolutions together."""
+        if self.family == "framecls":
+            return self.own_features.hop_samples * self.own_encoder.subsampling
         return math.prod(step for _, _, step in self.architecture["extractor_conv_layer_config"])
 
     @property
     def kernel_samples(self) -> int:
-        """Samples that the convolutions read for one vector."""
+        """Samples that a vector has to itself, its spectra or convolutions included."""
+        if self.family == "framecls":
+            return self.own_features.n_fft - self.own_features.hop_samples + self.hop_samples
         width = 1
         for _, kernel, step in reversed(self.architecture["extractor_conv_layer_config"]):
             width = (width - 1) * step + kernel

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import FeatureConfig
-from framecls.speech_encoder import SpeechEncoder
+from framecls.speech_encoder import PretrainedEncoder, SpeechEncoder
 
 # A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
 # this brings the network's input near zero mean and unit variance without a statistic to store.
@@ -26,12 +26,17 @@ class FeatureExtractor(nn.Module):
 
     That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it. Vectors that
     were computed elsewhere pass through.
+
+    Args:
+        config: what the vectors are.
+        encoder: the pre-trained one; None: one of torchaudio, if the settings want any.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, encoder: PretrainedEncoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = SpeechEncoder(config.pretrained) if config.kind == "pretrained" else None
+        named = config.kind == "pretrained" and encoder is None
+        self.encoder = SpeechEncoder(config.pretrained) if named else encoder
         if config.kind in ("pretrained", "given"):
             return
         # These tables are made from the settings, not loaded: they are real also where the weights are only shapes yet.

@@ -6,13 +6,15 @@ in place of log-mel energies, at the same times. Where the weights are:
 
 - an encoder of torchaudio that stays as it is, is only named in a model file: torch fetches its weights once, and reads
   them from its cache from then on;
-- one that was tuned, or came from a checkpoint of the user's own, is carried in the model file.
+- so is that of a framecls model which ships in the package (`nn.listener` runs it): its file is there already;
+- one that was tuned, or came from a file of the user's own, is carried in the model file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,37 +25,94 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.config import BUNDLE_PREFIX, FeatureConfig, PretrainedConfig
+from framecls import pretrained
+from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
 from framecls.errors import ConfigError, ModelError
+from framecls.modelfile import read_config, read_stored, widen
 
 _FACTORIES = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
 State = dict[str, Tensor]
 
 
-class SpeechEncoder(nn.Module):
-    """Waveform in, vectors of a pre-trained encoder out. What is not tuned neither learns nor drops anything out."""
+class PretrainedEncoder(nn.Module):
+    """Waveform in, vectors of an encoder that learnt elsewhere out.
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    What is not tuned neither learns nor drops anything out.
+
+    Args:
+        config: which layers of which encoder.
+        named: the encoder where a model file only names it: shared, and never changed.
+        carried: the encoder where it is a part of the model.
+    """
+
+    def __init__(self, config: PretrainedConfig, named: Any = None, carried: Any = None) -> None:
         super().__init__()
         self.config = config
         self.mix = nn.Parameter(torch.zeros(config.n_layers)) if not config.layer else None
         # A list hides an encoder that is only named: it is no part of this model's weights, nor of its file.
-        # It has weights of its own also where those of the rest are only shapes yet.
-        with torch.device("cpu"):
-            bundle = config.source.removeprefix(BUNDLE_PREFIX)
-            self._named = [_open_bundle(bundle, config.n_layers)] if config.named else []
-        self.carried = None if config.named else _build(config)
-        if self.carried is not None:
-            self.carried.requires_grad_(config.tuned)
-            # The convolutions stay as they are also when the rest is tuned, as is usual with these encoders.
-            self.carried.feature_extractor.requires_grad_(False)
+        self._named = [named]
+        self.carried = carried
+        if carried is not None:
+            carried.requires_grad_(config.tuned)
 
-    def train(self, mode: bool = True) -> SpeechEncoder:
+    def train(self, mode: bool = True) -> PretrainedEncoder:
         """Switch dropout on or off; in an encoder that is not tuned it stays off."""
         super().train(mode)
         if self.carried is not None and not self.config.tuned:
             self.carried.eval()
         return self
+
+    def take(self, source: str) -> None:
+        """Fill an encoder that its model carries with the weights that a source has; else there is nothing to do.
+
+        Raises:
+            ModelError: they cannot be read or fetched, or do not fit.
+        """
+        if self.carried is not None:
+            take_weights(self.carried, self.source_weights(source), source)
+
+    def source_weights(self, source: str) -> State:
+        """Return the weights that a source has, by the names that the carried encoder has for them."""
+        raise NotImplementedError
+
+    def inner(self, device: torch.device) -> Any:
+        """Return the encoder, on a device."""
+        return self.carried if self.carried is not None else self._named[0].to(device)
+
+    def join(self, layers: Sequence[Tensor]) -> Tensor:
+        """Make one (batch, vector, feature) of those of all layers that are run: the last, or a learnt mix.
+
+        Each vector has mean 0 and variance 1.
+        """
+        if self.mix is None:
+            last: Tensor = functional.layer_norm(layers[-1], layers[-1].shape[-1:])
+            return last
+        even = [functional.layer_norm(layer, layer.shape[-1:]) for layer in layers]
+        mixed = torch.stack(even, dim=-1) @ self.mix.softmax(dim=0)
+        whole: Tensor = functional.layer_norm(mixed, mixed.shape[-1:])
+        return whole
+
+
+class SpeechEncoder(PretrainedEncoder):
+    """An encoder of torchaudio's classes."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        # It has weights of its own also where those of the rest are only shapes yet.
+        with torch.device("cpu"):
+            named = _open_bundle(config.bundle, config.n_layers) if config.named else None
+        super().__init__(config, named, None if config.named else _build(config))
+        if self.carried is not None:
+            # The convolutions stay as they are also when the rest is tuned, as is usual with these encoders.
+            self.carried.feature_extractor.requires_grad_(False)
+
+    def source_weights(self, source: str) -> State:
+        """See `PretrainedEncoder`."""
+        if bundle := PretrainedConfig(source=source).bundle:
+            state: State = _open_bundle(bundle, self.config.n_layers).state_dict()
+            return state
+        found = _find(source)
+        assert found.state is not None
+        return found.state
 
     def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """Return the vectors of a batch.
@@ -82,16 +141,9 @@ class SpeechEncoder(nn.Module):
     def _hear(self, waveform: Tensor) -> Tensor:
         if self.config.normalize_waveform:
             waveform = functional.layer_norm(waveform, waveform.shape[1:])
-        model = self.carried if self.carried is not None else self._named[0].to(waveform.device)
         with torch.set_grad_enabled(self.config.tuned and torch.is_grad_enabled()):
-            layers, _ = model.extract_features(waveform)
-        layers = [functional.layer_norm(layer, layer.shape[-1:]) for layer in layers]
-        if self.mix is None:
-            last: Tensor = layers[-1]
-            return last
-        mixed = torch.stack(layers, dim=-1) @ self.mix.softmax(dim=0)
-        whole: Tensor = functional.layer_norm(mixed, mixed.shape[-1:])
-        return whole
+            layers, _ = self.inner(waveform.device).extract_features(waveform)
+        return self.join(layers)
 
 
 @dataclass(frozen=True)
@@ -116,6 +168,8 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
     if config.kind != "pretrained" or config.pretrained.architecture:
         return config
     asked = config.pretrained
+    if asked.model:
+        return _look_up_model(config)
     found = _find(asked.source)
     n_layers = found.architecture["encoder_num_layers"]
     if not 0 <= asked.layer <= n_layers:
@@ -141,29 +195,84 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
     return replace(config, sample_rate=16000, window_samples=width, hop_samples=hop, n_fft=width, pretrained=pretrained)
 
 
-def take_pretrained(encoder: SpeechEncoder, source: str) -> None:
-    """Fill an encoder that its model carries with the weights that a source has.
+def _look_up_model(config: FeatureConfig) -> FeatureConfig:
+    """See `look_up`: the encoder of a framecls model, with a vector every 20 ms if it hears as Whisper does."""
+    asked = config.pretrained
+    path = pretrained.locate(asked.model)
+    model = read_config(path)
+    if model.features.kind not in ("logmel", "mfcc"):
+        raise ConfigError(f"{asked.source}: it hears through another encoder itself: name that")
+    n_layers = model.encoder.n_layers
+    if not 0 <= asked.layer <= n_layers or not n_layers:
+        raise ConfigError(f"{asked.source}: it has layers 1 to {n_layers}, and there is no {asked.layer}: 0 mixes all")
+    # Two convolutions halve the rate; the mean that may follow is for speed.
+    subsampling = 2 if model.encoder.stem == "convolution" else model.encoder.subsampling
+    encoder = replace(model.encoder, n_layers=asked.layer or n_layers, subsampling=subsampling)
+    features = {key: value for key, value in to_dict(model.features).items() if key != "pretrained"}
+    shipped = asked.model in pretrained.names()
+    chosen = replace(
+        asked,
+        source=asked.source if shipped else path.name,
+        family="framecls",
+        architecture={
+            "features": features,
+            "encoder": to_dict(encoder),
+            "digest": digest(_lower_part(read_stored(path), encoder.n_layers)),
+        },
+    )
+    width, hop = chosen.kernel_samples, chosen.hop_samples
+    return replace(
+        config,
+        sample_rate=model.features.sample_rate,
+        window_samples=width,
+        hop_samples=hop,
+        n_fft=width,
+        f_max_hz=model.features.f_max_hz,
+        pretrained=chosen,
+    )
+
+
+def read_lower_part(config: PretrainedConfig, source: str) -> State:
+    """Return the weights of the lower part of a framecls model.
 
     Raises:
-        ModelError: they cannot be read or fetched, or do not fit.
+        ModelError: they cannot be read, or are not those that the settings were made for.
     """
-    if encoder.carried is None:
-        return
-    bundle = PretrainedConfig(source=source).bundle
-    if bundle:
-        state = _open_bundle(bundle, encoder.config.n_layers).state_dict()
-    else:
-        found = _find(source)
-        assert found.state is not None
-        state = found.state
-    wanted = encoder.carried.state_dict()
+    stored = _lower_part(read_stored(pretrained.locate(source.removeprefix(MODEL_PREFIX))), config.n_layers)
+    if digest(stored) != config.architecture.get("digest"):
+        raise ModelError(f"it was trained on another version of {source} than the one that is here: train it again")
+    return widen(stored)
+
+
+def _lower_part(stored: State, n_layers: int) -> State:
+    """Keep what is before and in the first layers of an encoder."""
+    kept = ("encoder.input.", *(f"encoder.layers.{number}." for number in range(n_layers)))
+    return {key: tensor for key, tensor in stored.items() if key.startswith(kept)}
+
+
+def digest(stored: Mapping[str, Tensor]) -> str:
+    """Return what tells stored weights from others."""
+    found = hashlib.sha256()
+    for key, tensor in sorted(stored.items()):
+        found.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
+
+
+def take_weights(carried: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill an encoder with weights.
+
+    Raises:
+        ModelError: some are missing or have other shapes.
+    """
+    wanted = dict(carried.named_parameters())
     if missing := sorted(wanted.keys() - state.keys()):
         raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
     for key, tensor in wanted.items():
         if state[key].shape != tensor.shape:
             shapes = f"{list(state[key].shape)}, not {list(tensor.shape)}"
             raise ModelError(f"{source}: its weights do not fit its settings: {key} has shape {shapes}")
-    encoder.carried.load_state_dict({key: state[key] for key in wanted})
+    carried.load_state_dict({key: state[key] for key in wanted}, strict=False)  # tables of features are no weights
 
 
 def _build(config: PretrainedConfig) -> Any:
@@ -199,7 +308,8 @@ def _find(source: str) -> _Found:
     path = Path(source)
     if not path.exists():
         raise ConfigError(
-            f"{source}: no such file; a speech encoder is {BUNDLE_PREFIX}NAME or the path of a checkpoint"
+            f"{source}: no such file; a speech encoder is {BUNDLE_PREFIX}NAME, {MODEL_PREFIX}NAME "
+            "or the path of a checkpoint"
         )
     return _of_folder(path) if path.is_dir() else _of_checkpoint(path)
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from models import save_tiny_model, tiny_config
 
-from framecls.checkpoint import FORMAT_VERSION, load_network, narrow, read_config, save_model, widen
+from framecls.checkpoint import load_network, save_model
 from framecls.config import ModelConfig, Precision
 from framecls.errors import ModelError
+from framecls.modelfile import FORMAT_VERSION, narrow, read_config, widen
 from framecls.nn.model import Network
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from models import save_tiny_model, tone
 
 from framecls.audio import open_audio, readers
-from framecls.checkpoint import load_network, read_config
+from framecls.checkpoint import load_network
 from framecls.engine import Engine
 from framecls.errors import AudioError, ManifestError, ModelError
+from framecls.modelfile import read_config
 from framecls.runtime import Model
 from framecls.training.manifest import read_manifest
 

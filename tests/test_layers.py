@@ -18,9 +18,10 @@ ROOT = Path(framecls.__file__).parent
 # From the bottom up: a module sees its own layer and the ones under it. A new module must be given a place here.
 LAYERS: list[set[str]] = [
     {"_version", "errors", "config", "results", "timeline"},
+    {"modelfile", "pretrained"},
     {"audio", "features", "gallery", "speech_encoder"},
     {"nn"},
-    {"checkpoint", "pretrained"},
+    {"checkpoint"},
     {"batching", "engine"},
     {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"},
     {""},  # framecls/__init__.py, the public API

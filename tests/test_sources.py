@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import POOLED_RECIPE, SMALL
 
-from framecls.checkpoint import read_config
 from framecls.config import FeatureConfig
 from framecls.engine import load_engine
 from framecls.errors import ConfigError, ManifestError, UsageError
+from framecls.modelfile import read_config
 from framecls.output.writers import AudacityWriter, RttmWriter, TextGridWriter
 from framecls.results import Segment, TagResult
 from framecls.training.clips import open_clips

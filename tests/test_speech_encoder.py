@@ -19,13 +19,14 @@ from torch.nn.functional import layer_norm
 from torchaudio.pipelines import Wav2Vec2Bundle
 
 from framecls import speech_encoder
-from framecls.checkpoint import load_network, read_config
+from framecls.checkpoint import load_network
 from framecls.cli.boundary import run
 from framecls.config import EncoderConfig, FeatureConfig, PretrainedConfig, WindowConfig
 from framecls.errors import ConfigError, ModelError
 from framecls.features import FeatureExtractor
+from framecls.modelfile import read_config
 from framecls.runtime import load
-from framecls.speech_encoder import SpeechEncoder, from_hugging_face, look_up, take_pretrained
+from framecls.speech_encoder import SpeechEncoder, from_hugging_face, look_up
 from framecls.training.loop import Job, prepare, train
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe, SampleConfig, with_encoder
 
@@ -229,7 +230,7 @@ def test_a_checkpoint_of_ones_own(tiny: Path, tmp_path: Path, family: str) -> No
         assert config.pretrained.source == source.name
         assert not config.pretrained.named
         encoder = SpeechEncoder(config.pretrained).eval()
-        take_pretrained(encoder, str(source))
+        encoder.take(str(source))
         waveform = noise(20 * 320 + 80)[None]
         with torch.inference_mode():
             torch.testing.assert_close(encoder(waveform), FeatureExtractor(features()).eval()(waveform))
@@ -268,7 +269,7 @@ def test_a_checkpoint_in_the_form_of_hugging_face(tiny: Path, tmp_path: Path, fa
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
     encoder = SpeechEncoder(features(folder).pretrained).eval()
-    take_pretrained(encoder, str(folder))
+    encoder.take(str(folder))
     waveform = noise(20 * 320 + 80)[None]
     with torch.inference_mode():
         torch.testing.assert_close(encoder(waveform), FeatureExtractor(features()).eval()(waveform))
@@ -319,7 +320,7 @@ def test_what_is_no_speech_encoder_is_refused(tiny: Path, tmp_path: Path) -> Non
         features(other)
     (tmp_path / "other.json").write_text(json.dumps(ARCHITECTURE))
     with pytest.raises(ModelError, match="weights are missing"):
-        take_pretrained(SpeechEncoder(features(other).pretrained), str(other))
+        SpeechEncoder(features(other).pretrained).take(str(other))
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ModelError, match="does not describe"):
         features(other)

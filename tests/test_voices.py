@@ -12,10 +12,11 @@ import pytest
 import soundfile
 import torch
 
-from framecls.checkpoint import load_network, read_config
+from framecls.checkpoint import load_network
 from framecls.config import UNKNOWN, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
 from framecls.engine import load_engine
 from framecls.errors import ConfigError, ManifestError
+from framecls.modelfile import read_config
 from framecls.recipes.embed_corpus import ENOUGH_S, group_clips
 from framecls.recipes.prepare_speaker import MOST_OF_VOICE_S, SPLIT_SOURCES, choose
 from framecls.training.evaluate import Test as Measurement

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from framecls import checkpoint, pretrained
+from framecls import modelfile, pretrained
 from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import StepBar
@@ -27,7 +27,7 @@ def export_model(options: ExportOptions) -> int:
         ModelError: the model cannot be used, or the file not be written.
     """
     set_up_logging(options.verbose, options.debug)
-    checkpoint.read_config(pretrained.locate(options.model))
+    modelfile.read_config(pretrained.locate(options.model))
 
     from framecls.export import export_onnx
 
@@ -47,7 +47,7 @@ def run_bench(options: BenchOptions) -> int:
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     check_machine(options)
-    checkpoint.read_config(pretrained.locate(options.model))
+    modelfile.read_config(pretrained.locate(options.model))
 
     from framecls import bench
 

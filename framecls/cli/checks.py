@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from framecls import checkpoint, pretrained
+from framecls import modelfile, pretrained
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
 
@@ -84,7 +84,7 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
         ModelError: the file is missing or no model.
     """
     path = pretrained.locate(name)
-    config = checkpoint.read_config(path)
+    config = modelfile.read_config(path)
     if config.task != task:
         command = _COMMANDS.get(config.task, config.task)
         raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
@@ -108,7 +108,7 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
         ModelError: the file is missing or no model.
     """
     path = pretrained.locate(name)
-    config = checkpoint.read_config(path)
+    config = modelfile.read_config(path)
     if not config.phones:
         raise UsageError(f"-m {name}: --string wants a model that hears phones: train one with hear_phones = true")
     _refuse_given(name, config)
@@ -122,7 +122,7 @@ def find_voice_model(name: str) -> ModelConfig:
         UsageError: no model has that name, or it does something else.
         ModelError: the file is missing or no model.
     """
-    config = checkpoint.read_config(pretrained.locate(name))
+    config = modelfile.read_config(pretrained.locate(name))
     if not config.embedding:
         raise UsageError(f"-m {name}: this model does not tell voices: train one with --recipe speaker")
     return config

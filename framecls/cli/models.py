@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from framecls import checkpoint, pretrained
+from framecls import modelfile, pretrained
 from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import make_console, show_figure
@@ -37,7 +37,7 @@ def list_models(options: ModelsOptions) -> int:
     for name in pretrained.names():
         path = pretrained.locate(name)
         try:
-            config = checkpoint.read_config(path)
+            config = modelfile.read_config(path)
         except ModelError as error:
             messages.failure(name, error)
             continue
@@ -60,7 +60,7 @@ def show_model(options: ModelsOptions) -> int:
     set_up_logging(options.verbose, options.debug)
     assert options.model is not None
     path = pretrained.locate(options.model)
-    config = checkpoint.read_config(path)
+    config = modelfile.read_config(path)
     make_console(sys.stdout).print(
         Group(Text(escape(config.name), style="bold"), Padding(_card(path, config), (0, 0, 0, 2), expand=False))
     )

@@ -347,7 +347,7 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         typer.Option(
             "--encoder",
             metavar="SOURCE",
-            help="Hear through a pre-trained speech encoder: torchaudio:WAVLM_BASE_PLUS, or the path of a checkpoint.",
+            help="Hear through a pre-trained encoder: framecls:language, torchaudio:WAVLM_BASE_PLUS, or a path.",
         ),
     ] = None
     encoder_layer: Annotated[

@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         make_layer = AttentionLayer if config.kind == "attention" else PlainLayer
         self.layers = nn.ModuleList(make_layer(config) for _ in range(config.n_layers))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm: nn.Module = nn.LayerNorm(config.dim)
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Encode a batch.
@@ -154,7 +154,8 @@ class Encoder(nn.Module):
         """Run the layers `[first, last)` on (batch, frame, channel); after the last of all comes the final norm."""
         for layer in self.layers[first:last]:
             x, _ = layer(x, mask)
-        return self.norm(x) if last == len(self.layers) else x
+        normed: Tensor = self.norm(x) if last == len(self.layers) else x
+        return normed
 
     def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
         """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.config import ModelConfig
+from framecls.config import FeatureConfig, ModelConfig
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
+from framecls.nn.listener import Listener
 from framecls.nn.pooling import POOLINGS
 
 _MIN_ROWS = 4
@@ -31,7 +32,7 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = FeatureExtractor(config.features)
+        self.features = FeatureExtractor(config.features, _open_encoder(config.features))
         self.encoder = Encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
@@ -106,6 +107,12 @@ class Network(nn.Module):
         index = torch.arange(vectors.shape[1], device=vectors.device)
         mask = index < n_frames.unsqueeze(1) * self.config.encoder.subsampling
         return normalize(vectors, mask, self.config.features.normalize)
+
+
+def _open_encoder(config: FeatureConfig) -> Listener | None:
+    """Return the encoder of a framecls model, where features are its vectors."""
+    own = config.kind == "pretrained" and config.pretrained.family == "framecls"
+    return Listener(config.pretrained) if own else None
 
 
 class PhoneHead(nn.Module):

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.checkpoint import fill, read_config, save_model, widen
+from framecls.checkpoint import fill, save_model
 from framecls.config import FeatureConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.modelfile import read_config, read_weights
 from framecls.nn.model import Network, Output
-from framecls.speech_encoder import look_up, take_pretrained
+from framecls.speech_encoder import look_up
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
@@ -350,7 +351,7 @@ class Run:
         torch.manual_seed(job.recipe.optim.seed)
         self.network = Network(data.config).to(job.device)
         if self.network.features.encoder is not None:
-            take_pretrained(self.network.features.encoder, job.recipe.features.pretrained.source)
+            self.network.features.encoder.take(job.recipe.features.pretrained.source)
         brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
@@ -624,9 +625,7 @@ def make_optimizer(
 
 def take_weights(network: Network, path: Path) -> set[str]:
     """Copy from a model file the weights whose name and shape agree; return their names."""
-    from safetensors.torch import load_file
-
-    state = widen(load_file(path))
+    state = read_weights(path)
     taken = set()
     with torch.no_grad():
         for key, parameter in network.named_parameters():
