@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from framecls.audio import open_audio
 
@@ -31,7 +31,7 @@ ARPABET: tuple[str, ...] = (
 )  # fmt: skip
 SILENCE = "sil"
 _FRAME_S = 0.01  # of pocketsphinx
-_LONGEST_PHONE_S, _LONGEST_PAUSE_S = 0.5, 1.0  # longer, and something was said that is not in the text
+_LONGEST_PHONE_S, _LONGEST_PAUSE_S = 0.5, 2.0  # longer, and something was said that is not in the text
 _MOST_PHONES_PER_S = 18.0  # more, and some of the text was not said
 _LEAST_SCORE = -0.6  # mean logarithm of the recogniser's probabilities, below which its text is not trusted
 _VOICES = ("awb", "kal16", "rms", "slt")
@@ -42,6 +42,12 @@ DEV_SHARE = 10  # of the voices, one in so many
 DEV_SOURCES = {"fleurs"}
 
 Phones = list[tuple[str, float]]  # each with the second at which it ends
+
+
+def read_samples(file: Path) -> NDArray[np.float32]:
+    """Return (sample,) all of a recording."""
+    with open_audio(file, SAMPLE_RATE) as stream:
+        return np.concatenate([*stream.blocks(30.0), np.zeros(0, np.float32)])
 
 
 def to_words(text: str) -> list[str]:
@@ -75,7 +81,7 @@ class Aligner:
         wide = {"beam": 1e-80, "pbeam": 1e-80, "wbeam": 1e-60}
         self._decoder = Decoder(samprate=SAMPLE_RATE, lm=None, loglevel="FATAL", bestpath=False, **wide)
 
-    def __call__(self, samples: np.ndarray[Any, np.dtype[np.float32]], words: list[str]) -> Phones | None:
+    def __call__(self, samples: NDArray[np.float32], words: list[str]) -> Phones | None:
         """Return the phones of (sample,) audio, None where the words do not fit it."""
         for word in words:
             if self._decoder.lookup_word(word) is None:
@@ -133,7 +139,8 @@ def speak(sentences: Iterable[str], folder: Path, seed: int) -> Iterator[tuple[P
         voice, stretch = draw.choice(_VOICES), draw.uniform(*_STRETCH)
         file = folder / f"{number:04d}.wav"
         said = _run_flite(sentence, "-voice", voice, "--setf", f"duration_stretch={stretch:.2f}", "-o", str(file))
-        yield file, voice, read_flite(said)
+        length_s = len(read_samples(file)) / SAMPLE_RATE  # the last pause is cut short
+        yield file, voice, [(phone, min(end_s, length_s)) for phone, end_s in read_flite(said)]
 
 
 def rows(file: Path, phones: Phones, **rest: str) -> Iterator[str]:
@@ -163,9 +170,7 @@ def main() -> None:
             words = to_words(row["text"])
             number = voices.setdefault(row["speaker"], len(voices))
             held_out = row["source"] in DEV_SOURCES or number % DEV_SHARE == 0
-            with open_audio(Path(row["file"]), SAMPLE_RATE) as stream:
-                samples = np.concatenate([*stream.blocks(30.0), np.zeros(0, np.float32)])
-            phones = align(samples, words) if words and row["score"] >= _LEAST_SCORE else None
+            phones = align(read_samples(Path(row["file"])), words) if words and row["score"] >= _LEAST_SCORE else None
             if phones is None:
                 left_out += 1
                 continue

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from framecls.audio import open_audio
 from framecls.recipes.prepare_language import read_rows
+from framecls.recipes.prepare_phones import SAMPLE_RATE, read_samples
 
-SAMPLE_RATE = 16000
 _SHORTEST_S, _LONGEST_S = 1.0, 30.0
 _PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 
@@ -41,7 +41,7 @@ class Writer:
         self._prompt = [self._tokenizer.token_to_id(token) for token in _PROMPT]
         self._array: Any = ctranslate2.StorageView.from_array
 
-    def __call__(self, samples: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[str, float]:
+    def __call__(self, samples: NDArray[np.float32]) -> tuple[str, float]:
         """Return what is said in (sample,) audio, and the mean logarithm of its tokens' probabilities."""
         # With silence up to 30 s, as it was trained: without, it writes a text over and over again.
         padded = np.pad(samples, (0, max(0, round(_LONGEST_S * SAMPLE_RATE) - len(samples))))
@@ -76,9 +76,7 @@ def main() -> None:
     rows = [row for row in rows if row["path"] not in done]
     with options.out.open("a", encoding="utf-8") as out:
         for number, row in enumerate(rows, start=1):
-            with open_audio(Path(row["path"]), SAMPLE_RATE) as stream:
-                samples = np.concatenate([*stream.blocks(30.0), np.zeros(0, np.float32)])
-            text, score = write(samples)
+            text, score = write(read_samples(Path(row["path"])))
             known = {"speaker": row.get("speaker") or row["file"], "source": row["source"]}
             line = {"file": row["path"], "text": text, "score": round(score, 3), **known}
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
