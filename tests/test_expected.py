@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import framecls
+from framecls import pretrained
+from framecls.ctc import count_edits
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text(encoding="utf-8"))
@@ -76,3 +78,30 @@ def test_speech_is_found_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(name for name in TRUTH if not TRUTH[name]["language"]))
 def test_no_speech_is_found_where_nobody_talks(name: str) -> None:
     assert said(tagged(name), "speech").mean() < 0.05
+
+
+# "I left my umbrella on the train again this morning. Luckily, a kind stranger ran after me ..."
+SAID = (
+    "ay l eh f t m ay ah m b r eh l ah aa n dh ah t r ey n ah g eh n dh ih s m ao r n ih ng "
+    "l ah k ah l iy ah k ay n d s t r ey n jh er r ae n ae f t er m iy"
+)
+
+
+def test_phones_are_those_of_the_dictionary() -> None:
+    truth = SAID.split()
+    heard = model("phones").tag_string(SAMPLES / "speech_en.ogg").phones
+    edits = count_edits(truth, heard[: len(truth)])
+    assert edits.total / len(truth) < 0.3
+    tagged_phones = model("phones").tag(SAMPLES / "speech_en.ogg")
+    assert tagged_phones.segments[0].label == "sil"
+    assert tagged_phones.segments[-1].end == pytest.approx(tagged_phones.duration)
+
+
+@pytest.mark.parametrize("name", ["music_only.ogg", "noise_only.ogg", "quiet.flac"])
+def test_where_nobody_speaks_there_are_no_phones(name: str) -> None:
+    segments = model("phones").tag(SAMPLES / name).segments
+    assert sum(s.end - s.start for s in segments if s.label == "sil") > 0.95 * segments[-1].end
+
+
+def test_shipped_weights_are_small() -> None:
+    assert sum(pretrained.locate(name).stat().st_size for name in pretrained.names()) < 25e6
