@@ -648,6 +648,12 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
     assert figures["confusion"].keys() == figures["labels"].keys() == {"low", "high"}
     assert {"eer", "calibration_error", "balanced_accuracy"} <= figures.keys()
     assert {"precision", "recall", "f1", "roc_auc", "eer"} <= figures["labels"]["low"].keys()
+    coded = cli(
+        "evaluate", "pitch.safetensors", "manifest.jsonl", "-f", "json", "--device", "cpu", "--split", "all",
+        "--codec", "mulaw",
+    )  # fmt: skip
+    assert coded.status == 0
+    assert json.loads(coded.out)["calibration_error"] != figures["calibration_error"]
     table = cli("evaluate", "pitch.safetensors", "manifest.jsonl", "--device", "cpu", "--split", "all", "-o", "f.json")
     assert json.loads(Path("f.json").read_text(encoding="utf-8")) == figures
     assert f"{figures['accuracy']:.4f}" in table.out
@@ -676,6 +682,7 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
         (["evaluate", "gone.safetensors", "manifest.jsonl"], 1, "gone.safetensors"),
         (["evaluate", "nope", "manifest.jsonl", "--split", "test"], 2, "train, dev, all"),
         (["evaluate", "nope", "manifest.jsonl", "-f", "csv"], 2, "table or json"),
+        (["evaluate", "nope", "manifest.jsonl", "--codec", "aac"], 2, "mulaw"),
     ],
 )
 def test_wrong_usage_of_training(arguments: list[str], status: int, said: str, cli: Cli, corpus: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.training.recipe import RUNGS
+from framecls.training.recipe import CODECS, RUNGS
 
 T = TypeVar("T")
 
@@ -393,6 +393,12 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
     length: Annotated[
         float | None,
         typer.Option("--length", metavar="S", help="identify: join and cut what each voice says to this length."),
+    ] = None
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec", metavar="NAME", help=f"Measure what is left of the recordings after one: {', '.join(CODECS)}."
+        ),
     ] = None
     only_candidates: Annotated[
         bool,

@@ -17,7 +17,7 @@ from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, FrameclsError, ManifestError, UsageError
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
+from framecls.training.recipe import CODECS, Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.loop import Data, Job, Progress
@@ -303,6 +303,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
         raise UsageError(f"-f {options.format}: choose table or json")
     checks.check_seconds("--length", options.length)
     check_machine(options)
+    if options.codec is not None and options.codec not in CODECS:
+        raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
 
     from framecls.engine import load_engine
@@ -318,6 +320,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             split=cast(Literal["train", "dev", "all"], options.split),
             recipe=recipe,
             length_s=options.length,
+            codec=options.codec,
             only_candidates=options.only_candidates,
             tier=options.tier,
             split_by=choose_split_by(options.split_by),

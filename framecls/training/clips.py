@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from framecls.audio import open_audio
 from framecls.config import ModelConfig
 from framecls.errors import AudioError, ManifestError
+from framecls.training.codecs import pass_codec
 from framecls.training.manifest import Recording, Section
 from framecls.training.sources.arrays import load_vectors
 from framecls.training.sources.rows import ARRAY_SUFFIXES
@@ -52,6 +53,19 @@ class ClipStore:
         stop = last if stop is None else min(first + stop, last)
         samples = self._samples[first + start : stop].astype(np.float32)
         return samples / np.float32(32768) if self._samples.ndim == 1 else samples
+
+
+class CodedStore(ClipStore):
+    """The same recordings, as a codec leaves them."""
+
+    def __init__(self, store: ClipStore, codec: str) -> None:
+        super().__init__(store._samples, store._offsets, store.sample_rate)
+        self._codec = codec
+
+    def read(self, file: Path, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """See `ClipStore.read`; what is read goes through the codec by itself."""
+        samples = super().read(file, start, stop)
+        return pass_codec(samples, self.sample_rate, self._codec) if len(samples) else samples
 
 
 def open_clips(

@@ -12,9 +12,9 @@ import numpy as np
 
 from framecls.config import UNKNOWN
 from framecls.engine import Engine
-from framecls.errors import ManifestError
+from framecls.errors import ConfigError, ManifestError
 from framecls.identification import pool_windows
-from framecls.training.clips import ClipStore, check_features, open_clips
+from framecls.training.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
 from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
@@ -36,6 +36,7 @@ class Test:
     length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
     tier: str | None = None  # of TextGrids that have several
     split_by: SplitBy | None = None  # as in training; None: what the manifest allows
+    codec: str | None = None  # measure what one of `recipe.CODECS` leaves of the recordings; None: as they are
     only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
 
 
@@ -49,14 +50,24 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
 
     Raises:
         ManifestError: the manifest cannot be used, or has a label that the model does not have.
+        ConfigError: a codec is asked for where there are no recordings.
     """
     recordings = _choose(engine, test)
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
+    if test.codec is not None:
+        store = _through(store, engine, test)
     report = _measure(engine, test, recordings, store, progress)
     figures = describe(report, engine.config) if report.answers is not None else report.figures
     if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
         figures |= phone_figures(engine, recordings, store, progress)
     return replace(report, decision=engine.config.decision, figures=figures, answers=None)
+
+
+def _through(store: ClipStore, engine: Engine, test: Test) -> ClipStore:
+    if engine.config.features.kind == "given" or (test.recipe and test.recipe.mix.enabled):
+        raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
+    assert test.codec is not None
+    return CodedStore(store, test.codec)
 
 
 def _measure(
