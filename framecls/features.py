@@ -72,12 +72,21 @@ class FeatureExtractor(nn.Module):
 
     def describe(self, mel: Tensor) -> Tensor:
         """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
-        log_mel = (torch.log(mel + self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
+        log_mel = (log_above(mel, self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
         cepstra = log_mel @ self.get_buffer("dct")
         first = differences(cepstra)
         return torch.cat([cepstra, first, differences(first)], dim=2)
+
+
+def log_above(energy: Tensor, floor: float) -> Tensor:
+    """Return the logarithm of energy plus a floor, of any shape."""
+    if torch.compiler.is_exporting():
+        # The same in numbers of a usual size: what optimizes graphs takes so small a summand for none, and then silence
+        # has no logarithm.
+        return torch.log(energy / floor + 1) + math.log(floor)
+    return torch.log(energy + floor)
 
 
 def differences(vectors: Tensor) -> Tensor:
@@ -142,6 +151,8 @@ def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
         mean = (vectors * real).sum(dim=1, keepdim=True) / count
         vectors = vectors - mean
         if how == "mean_variance":
+            # Once more: of silence only rounding is left, and the deviation would make a hundred times as much of it.
+            vectors = vectors - (vectors * real).sum(dim=1, keepdim=True) / count
             variance = (vectors.square() * real).sum(dim=1, keepdim=True) / count
             vectors = vectors / (variance + 1e-4).sqrt()
     return vectors * real

@@ -18,7 +18,7 @@ from framecls.checkpoint import load_network
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.errors import ModelError, UsageError
-from framecls.features import ConvolutionFeatures, FeatureExtractor
+from framecls.features import ConvolutionFeatures, FeatureExtractor, log_above
 from framecls.nn.model import Network
 from framecls.pretrained import locate
 from framecls.runtime import Model
@@ -36,6 +36,15 @@ def test_features_by_convolution_are_the_same(config: FeatureConfig) -> None:
     torch.testing.assert_close(ConvolutionFeatures(extractor)(waveform), extractor(waveform), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("floor", [1e-10, 1e-8, 1.0])
+def test_the_floor_of_a_graph_is_the_same(floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = torch.cat([torch.zeros(1), torch.logspace(-14, 6, 500)])
+    wanted = log_above(energy, floor)
+    torch.testing.assert_close(wanted, torch.log(energy.double() + floor).float())
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(log_above(energy, floor), wanted, atol=5e-6, rtol=0)
+
+
 def run_onnx(path: Path, first: torch.Tensor, n_frames: torch.Tensor) -> Any:
     import onnxruntime
 
@@ -51,7 +60,8 @@ def check_same(network: Network, path: Path, *, features: bool) -> None:
         generator = torch.Generator().manual_seed(number)
         n_samples = length * config.hop_samples + 2 * config.features.margin_samples
         waveform = torch.randn(batch, n_samples, generator=generator) * 0.1
-        waveform[:, n_samples // 2 :] *= number % 2  # digital silence, too
+        waveform[:, n_samples // 2 :] *= number % 2  # digital silence after sound
+        waveform[1:2] = 0  # and nothing else
         n_frames = torch.full((batch,), length)
         n_frames[0] = (length + 1) // 2
         with torch.inference_mode():
@@ -59,16 +69,18 @@ def check_same(network: Network, path: Path, *, features: bool) -> None:
             wanted = network(waveform, n_frames).logits.numpy()
         got = run_onnx(path, first, n_frames)
         assert got.shape == wanted.shape
+        assert np.isfinite(wanted).all()
         real = np.arange(length) < n_frames.numpy()[:, None] if wanted.ndim == 3 else slice(None)
         assert np.abs(got - wanted)[real].max() < 1e-4
 
 
 @needs_onnx
+@pytest.mark.parametrize("features", [True, False])
 @pytest.mark.parametrize("name", ["sound", "language"])
-def test_shipped_models_say_the_same(name: str, tmp_path: Path) -> None:
+def test_shipped_models_say_the_same(name: str, features: bool, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    export.export_onnx(name, path)
-    check_same(load_network(locate(name)), path, features=True)
+    export.export_onnx(name, path, features=features)
+    check_same(load_network(locate(name)), path, features=features)
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -93,7 +105,12 @@ KINDS = {
         replace(SMALL, stem="convolution", activation="gelu"),
         features=FeatureConfig(mel_scale="slaney", normalize="peak", floor=1e-10),
     ),
-    "window": small(replace(SMALL, kind="window", context=3)),
+    "window, mean and variance": small(
+        replace(SMALL, kind="window", context=3),
+        features=FeatureConfig(normalize="mean_variance"),
+        pooling="multihead",
+    ),
+    "embedding": small(SMALL, features=FeatureConfig(normalize="mean"), labels=(), embedding=8),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }
 
