@@ -344,7 +344,7 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import figure_table, make_console, summarise_confusion
+    from framecls.cli.tables import FigureTable, make_console, summarise_confusion
 
     figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
-    make_console(sys.stdout).print(figure_table(figures))
+    make_console(sys.stdout).print(FigureTable(figures))
