@@ -14,8 +14,9 @@ import torch
 from models import save_tiny_model, tiny_config, tone
 
 from framecls import export
-from framecls.checkpoint import load_network
-from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
+from framecls.checkpoint import load_network, save_model
+from framecls.cli.boundary import run
+from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.engine import Engine
 from framecls.errors import ModelError, UsageError
 from framecls.features import ConvolutionFeatures, FeatureExtractor, log_above
@@ -164,3 +165,28 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="cannot be written"):
         export.export_onnx(save_tiny_model(tmp_path, "frame"), tmp_path / "file" / "m.onnx")
+
+
+@needs_onnx
+def test_what_hears_through_a_speech_encoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
+    sizes = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "ff_interm_features": 16}
+    sizes |= {"pos_conv_kernel": 8, "pos_conv_groups": 2}
+    chances = dict.fromkeys(
+        ("projection_dropout", "attention_dropout", "ff_interm_dropout", "dropout", "layer_drop"), 0.0
+    )
+    architecture: dict[str, Any] = {f"encoder_{name}": value for name, value in {**sizes, **chances}.items()}
+    architecture |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": layers, "aux_num_out": None}
+    architecture |= {"extractor_conv_bias": False, "encoder_layer_norm_first": False}
+    heard = PretrainedConfig(str(tmp_path / "own.pt"), tuned=True, architecture=architecture)
+    width = heard.kernel_samples
+    features = FeatureConfig(
+        "pretrained", hop_samples=heard.hop_samples, window_samples=width, n_fft=width, pretrained=heard
+    )
+    save_model(Network(small(SMALL, features=features)), tmp_path / "m.safetensors")
+    assert run(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.onnx")]) == 2
+    assert capsys.readouterr().err == (
+        "framecls: error: the model tiny-language hears through a pre-trained encoder, which is not exported: "
+        "--no-features writes what is above it\n"
+    )
+    assert not (tmp_path / "m.onnx").exists()
