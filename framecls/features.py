@@ -68,7 +68,23 @@ class FeatureExtractor(nn.Module):
         if self.encoder is not None:
             vectors: Tensor = self.encoder(waveform, n_vectors)
             return vectors
-        return self.describe(self.mel(waveform).transpose(1, 2))
+        return self.describe(self._energies(waveform))
+
+    def _energies(self, waveform: Tensor) -> Tensor:
+        """Return (batch, vector, band) the mel energies of (batch, sample) waveforms, as `self.mel` has them."""
+        config, mel = self.config, self.mel
+        spectrum = torch.stft(
+            waveform,
+            config.n_fft,
+            config.hop_samples,
+            config.window_samples,
+            mel.spectrogram.window,
+            center=False,
+            return_complex=True,
+        ).transpose(1, 2)
+        # The magnitude, of which torchaudio takes the square, has a root in it that costs more than all the rest.
+        real, imaginary = spectrum.real, spectrum.imag
+        return real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
 
     def describe(self, mel: Tensor) -> Tensor:
         """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
