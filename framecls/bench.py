@@ -71,9 +71,9 @@ class Job:
 
     Attributes:
         model: a shipped model's name, or a model file.
-        file: a recording; None: one that is made up, `length_s` long.
+        file: a recording; None: one that is made up, `length_s` long, which is nothing for a model of voices.
         against: names out of PEERS.
-        processes: also measure the command in processes of its own: its start and its memory.
+        processes: also measure the command in processes of its own: its start and its memory. Not of a model of voices.
     """
 
     model: str | Path = "sound"
@@ -192,7 +192,8 @@ def run(job: Job, progress: Callable[[str, int, int], None] | None = None) -> Re
         timings = {name: Timing(tuple(seconds[name] for seconds in rounds)) for name in rounds[0]}
         report.peers = {name: timings.pop(name) for name in peers}
         report.stages = timings
-        if job.processes and job.runtime == "torch":
+        # A command that names voices wants some that are enrolled.
+        if job.processes and job.runtime == "torch" and not engine.config.embedding:
             tell("measuring the command", job.repeats, job.repeats)
             report.peak_bytes = measure_memory(_command(job, engine.config, file))
             command = _command(job, engine.config, write_audio(folder / "clip.wav", _CLIP_S))
@@ -205,8 +206,8 @@ def _load(job: Job, folder: Path) -> Engine:
         require("onnx", "onnxscript", "onnxruntime")
     device = "cpu" if job.runtime == "onnx" else job.device
     engine = load_engine(job.model, device=device, threads=job.threads, batch_size=job.batch_size)
-    if engine.config.embedding:
-        raise UsageError(f"the model {engine.config.name} needs voices, not made-up sound: take one that gives labels")
+    if engine.config.embedding and job.file is None:
+        raise UsageError(f"the model {engine.config.name} wants to hear somebody talk: name a recording")
     if job.runtime == "onnx":
         path = folder / "model.onnx"
         save_onnx(engine.network, path)
@@ -249,11 +250,16 @@ def _round(engine: Engine, file: Path, samples: Samples, peers: dict[str, Peer])
     seconds = {"decode": _time(lambda: _decode(file, engine.config.features.sample_rate))}
     if isinstance(engine.network, torch.nn.Module):
         seconds["features"], seconds["model"] = _time_network(engine, file)
-    model = Model(engine)
-    seconds["whole"] = _time(lambda: model.tag(file) if model.config.task == "frame" else model.identify(file))
+    seconds["whole"] = _time(lambda: _answer(Model(engine), file))
     for name, peer in peers.items():
         seconds[name] = _time(lambda peer=peer: peer(samples))  # type: ignore[misc]
     return seconds
+
+
+def _answer(model: Model, file: Path) -> Any:
+    if model.config.embedding:
+        return model.embed(file)
+    return model.tag(file) if model.config.task == "frame" else model.identify(file)
 
 
 def _time(call: Callable[[], Any]) -> float:
@@ -321,13 +327,15 @@ Peer = Callable[[Samples], Any]  # reads (sample,) at 16 kHz
 def _load_peers(job: Job, report: Report) -> dict[str, Peer]:
     found: dict[str, Peer] = {}
     for name in job.against:
-        package, load = PEERS[name]
-        if importlib.util.find_spec(package.replace("-", "_")) is None:
+        module, package, load = PEERS[name]
+        if importlib.util.find_spec(module) is None:
             report.missing[name] = f"pip install {package}"
             continue
         threads = torch.get_num_threads()
         found[name] = load()
         torch.set_num_threads(threads)  # silero-vad sets it to 1 when it is imported
+        # Whoever it was installed from: webrtcvad comes in more than one package.
+        [package, *_] = importlib.metadata.packages_distributions().get(module, [package])
         report.versions[name] = importlib.metadata.version(package)
     return found
 
@@ -360,10 +368,11 @@ def _load_webrtc() -> Peer:
     return run_webrtc
 
 
-# name -> the package that has it, and how to make it ready
-PEERS: dict[str, tuple[str, Callable[[], Peer]]] = {
-    "silero": ("silero-vad", _load_silero),
-    "webrtc": ("webrtcvad", _load_webrtc),
+# name -> the module, a package that has it, and how to make it ready. The package webrtcvad imports what setuptools
+# no longer brings.
+PEERS: dict[str, tuple[str, str, Callable[[], Peer]]] = {
+    "silero": ("silero_vad", "silero-vad", _load_silero),
+    "webrtc": ("webrtcvad", "webrtcvad-wheels", _load_webrtc),
 }
 
 

@@ -273,7 +273,6 @@ class ModelConfig:
     overlapping: bool = False  # several labels, or none, may hold at once (frame task)
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
-    phone_bottleneck: bool = False  # the layers above the CTC head read phones only: nothing of voice or microphone
     pooling: Literal["mean", "attentive", "multihead"] = "attentive"
     # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
     # with one of its labels.

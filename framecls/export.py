@@ -93,7 +93,6 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
             output_names=["logits"],
             dynamic_shapes=_free_shapes(network.config, features),
             dynamo=True,
-            optimize=False,  # the optimizer takes the floor under the logarithm for zero; runtimes have their own
             verbose=False,
         )
     program.model.metadata_props.update(describe(network.config, features=features))

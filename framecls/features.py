@@ -73,16 +73,42 @@ class FeatureExtractor(nn.Module):
         if self.encoder is not None:
             vectors: Tensor = self.encoder(waveform, n_vectors)
             return vectors
-        return self.describe(self.mel(waveform).transpose(1, 2))
+        return self.describe(self._energies(waveform))
+
+    def _energies(self, waveform: Tensor) -> Tensor:
+        """Return (batch, vector, band) the mel energies of (batch, sample) waveforms, as `self.mel` has them."""
+        config, mel = self.config, self.mel
+        spectrum = torch.stft(
+            waveform,
+            config.n_fft,
+            config.hop_samples,
+            config.window_samples,
+            mel.spectrogram.window,
+            center=False,
+            return_complex=True,
+        ).transpose(1, 2)
+        # The magnitude, of which torchaudio takes the square, has a root in it that costs more than all the rest.
+        real, imaginary = spectrum.real, spectrum.imag
+        energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
+        return energies
 
     def describe(self, mel: Tensor) -> Tensor:
         """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
-        log_mel = (torch.log(mel + self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
+        log_mel = (log_above(mel, self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
         cepstra = log_mel @ self.get_buffer("dct")
         first = differences(cepstra)
         return torch.cat([cepstra, first, differences(first)], dim=2)
+
+
+def log_above(energy: Tensor, floor: float) -> Tensor:
+    """Return the logarithm of energy plus a floor, of any shape."""
+    if torch.compiler.is_exporting():
+        # The same in numbers of a usual size: what optimizes graphs takes so small a summand for none, and then silence
+        # has no logarithm.
+        return torch.log(energy / floor + 1) + math.log(floor)
+    return torch.log(energy + floor)
 
 
 def differences(vectors: Tensor) -> Tensor:
@@ -147,6 +173,8 @@ def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
         mean = (vectors * real).sum(dim=1, keepdim=True) / count
         vectors = vectors - mean
         if how == "mean_variance":
+            # Once more: of silence only rounding is left, and the deviation would make a hundred times as much of it.
+            vectors = vectors - (vectors * real).sum(dim=1, keepdim=True) / count
             variance = (vectors.square() * real).sum(dim=1, keepdim=True) / count
             vectors = vectors / (variance + 1e-4).sqrt()
     return vectors * real

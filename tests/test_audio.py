@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 import wave
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import framecls
-from framecls.audio import Input, InputFailure, find_inputs, open_audio, prefetch
+from framecls.audio import Input, InputFailure, find_inputs, open_audio
 from framecls.audio.readers import FfmpegReader
 from framecls.audio.stream import _rechunk
 from framecls.errors import AudioError
@@ -399,7 +398,7 @@ def test_a_silent_named_pipe_can_be_left(tmp_path):
     thread = threading.Thread(target=write)
     thread.start()
     with open_audio(tmp_path / "fifo") as stream:
-        blocks = prefetch(stream.blocks(0.25))
+        blocks = stream.blocks(0.25)
         assert len(next(blocks)) == 4000
         assert ready.wait(5)
         blocks.close()
@@ -409,10 +408,10 @@ def test_a_silent_named_pipe_can_be_left(tmp_path):
 
 
 LIVE = """
-from framecls.audio import find_inputs, open_audio, prefetch
+from framecls.audio import find_inputs, open_audio
 (item,) = find_inputs(["-"])
 with open_audio(item.source) as stream:
-    blocks = prefetch(stream.blocks(0.25))
+    blocks = stream.blocks(0.25)
     print(len(next(blocks)), len(next(blocks)), flush=True)
     blocks.close()
 """
@@ -681,81 +680,6 @@ def test_memory_does_not_grow_with_the_length(tmp_path, pipe):
 def test_memory_does_not_grow_with_channels_and_rate(write_audio, noise):
     path = write_audio("a.wav", noise(0.25, 384000, 64), 384000, subtype="PCM_16")
     assert peak_bytes(path) < 12 * 2**20  # decoded at once it is 23 MiB of float32
-
-
-# Reading ahead
-
-
-def test_prefetch_gives_what_the_iterator_gives():
-    assert list(prefetch(iter([1, None, "x"]))) == [1, None, "x"]
-    assert list(prefetch([])) == []
-    assert list(prefetch(range(100), depth=1)) == list(range(100))
-
-
-def test_prefetch_passes_an_exception_on_after_the_items_before_it():
-    def fail() -> Iterator[int]:
-        yield 1
-        raise AudioError("broke")
-
-    items = prefetch(fail())
-    assert next(items) == 1
-    with pytest.raises(AudioError, match="broke"):
-        next(items)
-
-
-def test_prefetch_runs_ahead_but_not_far():
-    made: list[int] = []
-    ahead = threading.Event()
-
-    def count() -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            if number == 3:
-                ahead.set()
-            yield number
-
-    items = prefetch(count(), depth=2)
-    assert next(items) == 0
-    assert ahead.wait(5)  # item 0 taken, 1 and 2 waiting, 3 in the hands of the thread
-    time.sleep(0.05)
-    assert made == [0, 1, 2, 3]
-    items.close()
-
-
-@pytest.mark.parametrize("depth", [1, 2, 5])
-@pytest.mark.parametrize("n_taken", [1, 2, 10])
-def test_prefetch_stops_when_it_is_closed(depth, n_taken):
-    closed_by: list[str] = []
-
-    def endless() -> Iterator[int]:
-        try:
-            while True:
-                yield 0
-        finally:
-            closed_by.append(threading.current_thread().name)
-
-    items = prefetch(endless(), depth)
-    for _ in range(n_taken):
-        next(items)
-    items.close()
-    assert closed_by == ["framecls-prefetch"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "framecls-prefetch"]
-
-
-def test_prefetch_of_a_stream(write_audio, noise):
-    path = write_audio("a.flac", noise(5, 44100), 44100)
-    with open_audio(path) as stream:
-        samples = np.concatenate(list(prefetch(stream.blocks(0.2))))
-    np.testing.assert_array_equal(samples, read(path))
-
-
-def test_a_stream_may_be_closed_under_its_prefetch(write_audio, noise):
-    stream = open_audio(write_audio("a.wav", noise(5)))
-    blocks = prefetch(stream.blocks(0.1), depth=1)
-    next(blocks)
-    stream.close()
-    with pytest.raises(AudioError, match="closed"):
-        list(blocks)
 
 
 # Which recordings

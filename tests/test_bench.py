@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import wave
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, tiny_config, write_wav
+from models import save_tiny_model, save_tiny_voice_model, tiny_config, write_wav
 
 from framecls import bench
 from framecls.cli.boundary import run
@@ -73,8 +74,8 @@ def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeyp
 def test_peers_run_on_the_same_audio(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
     peers = {
-        "present": ("numpy", lambda: lambda samples: heard.append(len(samples))),
-        "absent": ("no-such-package", lambda: None),
+        "present": ("numpy", "numpy", lambda: lambda samples: heard.append(len(samples))),
+        "absent": ("no_such_module", "no-such-package", lambda: None),
     }
     monkeypatch.setattr(bench, "PEERS", peers)
     report = bench.run(quick(model=models["frame"], against=("present", "absent")))
@@ -96,6 +97,26 @@ def test_silero_keeps_its_hands_off_the_threads(models: dict[str, Path]) -> None
 def test_webrtc_judges_every_frame() -> None:
     found = bench._load_webrtc()(np.zeros(16000, np.float32))
     assert found == [False] * 33
+
+
+def test_a_peer_is_told_by_its_module(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module soundfile, say, is of the package soundfile, whatever we would have told people to install."""
+    monkeypatch.setattr(bench, "PEERS", {"other": ("soundfile", "soundfile-wheels", lambda: len)})
+    report = bench.run(quick(model=models["frame"], against=("other",), repeats=1))
+    assert report.versions["other"] == importlib.metadata.version("soundfile")
+
+
+def test_a_model_of_voices_hears_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny_voice_model(tmp_path)
+    command = ["bench", "-m", str(model), "--device", "cpu", "--repeats", "1", "-q"]
+    assert run(command) == 2
+    assert capsys.readouterr().err == (
+        "framecls: error: the model tiny-speaker wants to hear somebody talk: name a recording\n"
+    )
+    assert run([*command, str(write_wav(tmp_path / "a.wav", 5.0)), "-f", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
+    assert (said["start_up"], said["peak_memory_bytes"]) == ({}, None)
 
 
 def test_the_start_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import torch
 from models import save_tiny_model, tiny_config, tone
 
 from framecls import export
-from framecls.checkpoint import load_network
-from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
+from framecls.checkpoint import load_network, save_model
+from framecls.cli.boundary import run
+from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.engine import Engine
 from framecls.errors import ModelError, UsageError
-from framecls.features import ConvolutionFeatures, FeatureExtractor
+from framecls.features import ConvolutionFeatures, FeatureExtractor, log_above
 from framecls.nn.model import Network
 from framecls.pretrained import locate
 from framecls.runtime import Model
@@ -36,6 +37,15 @@ def test_features_by_convolution_are_the_same(config: FeatureConfig) -> None:
     torch.testing.assert_close(ConvolutionFeatures(extractor)(waveform), extractor(waveform), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("floor", [1e-10, 1e-8, 1.0])
+def test_the_floor_of_a_graph_is_the_same(floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = torch.cat([torch.zeros(1), torch.logspace(-14, 6, 500)])
+    wanted = log_above(energy, floor)
+    torch.testing.assert_close(wanted, torch.log(energy.double() + floor).float())
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(log_above(energy, floor), wanted, atol=5e-6, rtol=0)
+
+
 def run_onnx(path: Path, first: torch.Tensor, n_frames: torch.Tensor) -> Any:
     import onnxruntime
 
@@ -51,7 +61,8 @@ def check_same(network: Network, path: Path, *, features: bool) -> None:
         generator = torch.Generator().manual_seed(number)
         n_samples = length * config.hop_samples + 2 * config.features.margin_samples
         waveform = torch.randn(batch, n_samples, generator=generator) * 0.1
-        waveform[:, n_samples // 2 :] *= number % 2  # digital silence, too
+        waveform[:, n_samples // 2 :] *= number % 2  # digital silence after sound
+        waveform[1:2] = 0  # and nothing else
         n_frames = torch.full((batch,), length)
         n_frames[0] = (length + 1) // 2
         with torch.inference_mode():
@@ -59,16 +70,18 @@ def check_same(network: Network, path: Path, *, features: bool) -> None:
             wanted = network(waveform, n_frames).logits.numpy()
         got = run_onnx(path, first, n_frames)
         assert got.shape == wanted.shape
+        assert np.isfinite(wanted).all()
         real = np.arange(length) < n_frames.numpy()[:, None] if wanted.ndim == 3 else slice(None)
         assert np.abs(got - wanted)[real].max() < 1e-4
 
 
 @needs_onnx
+@pytest.mark.parametrize("features", [True, False])
 @pytest.mark.parametrize("name", ["sound", "language"])
-def test_shipped_models_say_the_same(name: str, tmp_path: Path) -> None:
+def test_shipped_models_say_the_same(name: str, features: bool, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    export.export_onnx(name, path)
-    check_same(load_network(locate(name)), path, features=True)
+    export.export_onnx(name, path, features=features)
+    check_same(load_network(locate(name)), path, features=features)
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -93,7 +106,12 @@ KINDS = {
         replace(SMALL, stem="convolution", activation="gelu"),
         features=FeatureConfig(mel_scale="slaney", normalize="peak", floor=1e-10),
     ),
-    "window": small(replace(SMALL, kind="window", context=3)),
+    "window, mean and variance": small(
+        replace(SMALL, kind="window", context=3),
+        features=FeatureConfig(normalize="mean_variance"),
+        pooling="multihead",
+    ),
+    "embedding": small(SMALL, features=FeatureConfig(normalize="mean"), labels=(), embedding=8),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }
 
@@ -147,3 +165,28 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="cannot be written"):
         export.export_onnx(save_tiny_model(tmp_path, "frame"), tmp_path / "file" / "m.onnx")
+
+
+@needs_onnx
+def test_what_hears_through_a_speech_encoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
+    sizes = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "ff_interm_features": 16}
+    sizes |= {"pos_conv_kernel": 8, "pos_conv_groups": 2}
+    chances = dict.fromkeys(
+        ("projection_dropout", "attention_dropout", "ff_interm_dropout", "dropout", "layer_drop"), 0.0
+    )
+    architecture: dict[str, Any] = {f"encoder_{name}": value for name, value in {**sizes, **chances}.items()}
+    architecture |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": layers, "aux_num_out": None}
+    architecture |= {"extractor_conv_bias": False, "encoder_layer_norm_first": False}
+    heard = PretrainedConfig(str(tmp_path / "own.pt"), tuned=True, architecture=architecture)
+    width = heard.kernel_samples
+    features = FeatureConfig(
+        "pretrained", hop_samples=heard.hop_samples, window_samples=width, n_fft=width, pretrained=heard
+    )
+    save_model(Network(small(SMALL, features=features)), tmp_path / "m.safetensors")
+    assert run(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.onnx")]) == 2
+    assert capsys.readouterr().err == (
+        "framecls: error: the model tiny-language hears through a pre-trained encoder, which is not exported: "
+        "--no-features writes what is above it\n"
+    )
+    assert not (tmp_path / "m.onnx").exists()

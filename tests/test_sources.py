@@ -33,6 +33,7 @@ from framecls.training.sources.arrays import frame_label_rows, load_array
 from framecls.training.sources.labelfiles import parse_audacity, parse_phn, parse_rttm
 from framecls.training.sources.rows import Row
 from framecls.training.sources.textgrid import parse_textgrid
+from framecls.training.sources.walk import list_files
 from framecls.training.survey import survey
 
 RATE = 16000
@@ -544,3 +545,38 @@ def test_a_survey_counts_everything_and_lists_every_problem(tmp_path: Path) -> N
 def test_a_textgrid_with_an_absurd_count_is_refused() -> None:
     with pytest.raises(ManifestError, match="no time and no count"):
         parse_textgrid('File type = "ooTextFile"\nObject class = "TextGrid"\n0 1 <exists> 1e999')
+
+
+# --- which files a folder holds
+
+
+def test_the_whole_disk_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framecls.training.sources.walk.os.walk", lambda *_: pytest.fail("walked"))
+    with pytest.raises(ManifestError, match=r"^/: this is the whole disk: give the folder"):
+        read_manifest(Path("/"))
+
+
+def test_a_folder_of_other_things_is_left_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framecls.training.sources.walk._MOST_OTHERS", 20)
+    for folder in range(10):
+        (tmp_path / f"{folder}").mkdir()
+        for number in range(10):
+            (tmp_path / f"{folder}" / f"{number}.txt").touch()
+    with pytest.raises(
+        ManifestError, match="none of the first 30 files in this folder is a recording: give the folder"
+    ):
+        read_manifest(tmp_path)
+    (tmp_path / "0" / "a.wav").touch()  # so many more are looked at
+    assert len(list_files(tmp_path, {".wav"})) == 101
+
+
+def test_hidden_files_and_folders_are_not_listed(tmp_path: Path) -> None:
+    for name in ("b/2.wav", "b/10.txt", ".git/1.wav", "b/.x.wav", "a.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dead.wav").symlink_to("nowhere")
+    assert [str(path.relative_to(tmp_path)) for path in list_files(tmp_path, {".wav"})] == [
+        "a.wav",
+        "b/10.txt",
+        "b/2.wav",
+    ]

@@ -242,6 +242,29 @@ def test_enroll_and_identify(cli: Callable[..., Any], meeting: None) -> None:
     assert [c["label"] for c in json.loads(cli(*arguments, "--among", "Bob")[1])["top"]] == ["Bob"]
 
 
+def test_resume_looks_at_who_is_enrolled(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+    """Somebody new may be whom a recording is of that was done before: it is done again, and only then."""
+    again = ("identify", "-m", "MODEL", "--gallery", "g.sqlite", "meeting/", "-o", "who.jsonl", "--resume")
+
+    def run_again() -> tuple[str, str]:
+        status, _, err = cli(*again)
+        assert status == 0
+        rows = map(json.loads, (tmp_path / "who.jsonl").read_text().splitlines())
+        return {Path(row["file"]).stem: row["label"] for row in rows}["Bob"], err.splitlines()[-1]
+
+    cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL", "--gallery", "g.sqlite")
+    assert run_again()[0] == UNKNOWN
+    assert run_again() == (UNKNOWN, "framecls: 0 done, 4 skipped")
+    cli("enroll", "Bob", "Bob1.wav", "-m", "MODEL", "--gallery", "g.sqlite")
+    label, summary = run_again()
+    assert label == "Bob"
+    assert "4 done" in summary
+    assert "skipped" not in summary
+    assert run_again() == ("Bob", "framecls: 0 done, 4 skipped")
+    cli("speakers", "rename", "Bob", "Robert", "--gallery", "g.sqlite")
+    assert run_again()[0] == "Robert"
+
+
 def test_a_clip_that_fails_does_not_stop_the_others(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
     write_wav(tmp_path / "short.wav", 0.6)
     status, _, err = cli("enroll", "Ada", "short.wav", "gone.wav", "Ada1.wav", "-m", "MODEL")

@@ -12,6 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from framecls.cli.tables import FigureTable
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import BLOCKS, block_levels, tick_line, tier_lines
 from framecls.output.tables import (
@@ -317,3 +318,49 @@ def test_svg_is_a_picture_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(word in text for word in ("framecls tag interview.mp3", "44.1 kHz stereo", "█", "0:25.90", "speech"))
     assert PALETTE[0] in svg
     assert "url(http" not in svg
+
+
+FIGURES = {
+    "model": "a",
+    "balanced_accuracy": 0.25,
+    "sources": {
+        name: {"candidate_items": 12, "candidate_accuracy": 0.5, "items": 3, "accuracy": None, "balanced_accuracy": 1.0}
+        for name in ("librivox-far-field-recordings-of-a-long-name", "asterisk-prompt-it", "short")
+    },
+    "confusion": {f"label_{row}": {f"label_{column}": row * 10 + column for column in range(10)} for row in range(10)},
+    "given": {"threshold": 0.5, "nested": {"a": {"x": 1.0}}},
+}
+
+
+def show_figures(width: int) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False).print(FigureTable(FIGURES))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_no_name_and_no_figure_is_cut(width: int) -> None:
+    text = show_figures(width)
+    assert "…" not in text
+    assert max(map(cell_len, text.splitlines())) <= width
+    joined = re.sub(r"\s", "", text)
+    assert "short" in joined
+    for number in range(10):
+        assert f"label_{number}" in joined
+    # Every row has every column, in the order of the columns, over however many blocks.
+    first = [line.split()[1:] for line in text.splitlines() if line.split()[:1] == ["short"]]
+    assert [cell for cells in first for cell in cells] == ["12", "0.5000", "3", "–", "1.0000"]
+    rows = [line.split("label_7", 1)[1].split() for line in text.splitlines() if re.search(r"label_7 +7\d", line)]
+    assert [int(cell) for row in rows for cell in row] == list(range(70, 80))
+
+
+def test_long_names_are_broken_and_whole() -> None:
+    lines = show_figures(80).splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.strip().startswith("librivox"))
+    assert lines[begin].split()[0] + lines[begin + 1].split()[0] == "librivox-far-field-recordings-of-a-long-name"
+
+
+def test_what_fits_stands_beside_its_name() -> None:
+    lines = show_figures(200).splitlines()
+    assert any(line.startswith("sources") and "balanced_" in line for line in lines)
+    assert any(line.split()[:3] == ["given", "threshold", "0.5000"] for line in lines)

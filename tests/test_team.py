@@ -19,7 +19,7 @@ from framecls.checkpoint import load_network
 from framecls.errors import UsageError
 from framecls.training.examples import IGNORED, Batch
 from framecls.training.loop import Job, prepare, train
-from framecls.training.recipe import Recipe, read_recipe
+from framecls.training.recipe import read_recipe
 from framecls.training.team import ALONE, Counts, Team, cut, join_team
 
 RATE = 16000
@@ -113,10 +113,6 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     halved = replace(other, recipe=replace(recipe, optim=replace(recipe.optim, batch_s=2.0)))
     train(halved, prepare(halved))
     assert distance(weights(alone.output), weights(halved.output)) > 5e-3
-
-
-def with_batches(recipe: Recipe, batch_s: float) -> Recipe:
-    return replace(recipe, optim=replace(recipe.optim, batch_s=batch_s))
 
 
 def make_batch(n_rows: int) -> Batch:

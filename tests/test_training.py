@@ -14,7 +14,7 @@ import torch
 from framecls.checkpoint import load_network
 from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
 from framecls.engine import load_engine
-from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.errors import ManifestError, ModelError
 from framecls.training.augment import (
     augment_batch,
     change_speed,
@@ -307,34 +307,6 @@ def test_phones_are_learnt_beside_labels(corpus: Path, tmp_path: Path) -> None:
     train(job, prepare(job), lambda progress: losses.append(progress.loss))
     assert load_network(job.output).config.phones == ("l", "o", "u")
     assert all(np.isfinite(losses))
-
-
-def test_labels_are_learnt_from_phones_that_were_heard(tmp_path: Path) -> None:
-    """First hear which of two sounds is there, then learn labels from that alone; what hears stays as it is."""
-    manifest = write_corpus(tmp_path)
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    for row in rows:
-        row["alignment"] = [["l" if row["label"] == "low" else "h", 1.3]]
-        row["phones"] = "l" if row["label"] == "low" else "h"
-    manifest.write_text("\n".join(map(json.dumps, rows)))
-    encoder = replace(POOLED_RECIPE.encoder, n_layers=2)
-    first = replace(POOLED_RECIPE, encoder=encoder, hear_phones=True, phone_layer=1)
-    hearing = Job(manifest, tmp_path / "a.safetensors", replace(first, optim=replace(first.optim, steps=40)))
-    train(hearing, prepare(hearing))
-    second = replace(first, phone_bottleneck=True, heard_copies=2)
-    job = Job(manifest, tmp_path / "b.safetensors", second, init=hearing.output)
-    report = train(job, prepare(job))
-    assert report.score > 0.9
-    before, after = weights(hearing.output), weights(job.output)
-    assert torch.equal(before["phones.to_logits.weight"], after["phones.to_logits.weight"])
-    assert torch.equal(before["encoder.input.weight"], after["encoder.input.weight"])
-    assert not torch.equal(before["head.weight"], after["head.weight"])
-
-
-def test_hearing_needs_somebody_who_hears(corpus: Path, tmp_path: Path) -> None:
-    job = Job(corpus, tmp_path / "a.safetensors", replace(POOLED_RECIPE, heard_copies=2))
-    with pytest.raises(ConfigError, match="a model that hears phones"):
-        prepare(job)
 
 
 def test_a_teachers_word_can_outweigh_the_label(tmp_path: Path) -> None:

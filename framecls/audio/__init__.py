@@ -6,7 +6,6 @@ No torch here, and no whole file in memory: an hour and a minute cost the same.
 from __future__ import annotations
 
 from framecls.audio.inputs import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
-from framecls.audio.prefetch import prefetch
 from framecls.audio.stream import AudioStream, Source, open_audio
 from framecls.audio.vectors import open_vectors
 
@@ -19,5 +18,4 @@ __all__ = [
     "find_inputs",
     "open_audio",
     "open_vectors",
-    "prefetch",
 ]

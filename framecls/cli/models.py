@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -98,7 +98,7 @@ def _network(config: ModelConfig) -> str:
     return f"{kind}, {layers}, on {features.dim} {heard.get(features.kind, f'{features.kind} features')}"
 
 
-def _show(value: Any) -> Text | Table:
+def _show(value: Any) -> RenderableType:
     """Return a value of a card: lists a line an item, dicts as tables."""
     if isinstance(value, list):
         return Text("\n".join(escape(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in value))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import rich.console
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 _WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
 _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
+_GAP = 2  # columns between two of a table
+_NARROWEST_NAME = 16  # columns of a name that is broken
 
 
 class TableWriter:
@@ -98,30 +104,114 @@ def frame_table(result: TagResult, encoding: str) -> Table:
     return table
 
 
-def figure_table(figures: dict[str, Any]) -> Table:
-    """Return figures by name; a dict of rows with the same keys becomes a table with a column a key."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for key, value in figures.items():
-        table.add_row(Text(escape(key), style="dim"), show_figure(value))
-    return table
+class FigureTable:
+    """Figures by name; a dict of rows with the same keys is a table, beside its name where it fits and below if not."""
+
+    def __init__(self, figures: dict[str, Any]) -> None:
+        self._figures = [(Text(escape(key), style="dim"), show_figure(value)) for key, value in figures.items()]
+        self._key_width = max((cell_len(key.plain) for key, _ in self._figures), default=0)
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        left = options.max_width - self._key_width - _GAP
+        grid = self._make_grid()
+        for key, value in self._figures:
+            if isinstance(value, Text) or Measurement.get(console, options, value).minimum <= left:
+                grid.add_row(key, value)
+                continue
+            yield from (grid, key, Padding(value, (0, 0, 0, _GAP)))
+            grid = self._make_grid()
+        yield grid
+
+    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
+        sizes = [Measurement.get(console, options, value) for _, value in self._figures]
+        left = self._key_width + _GAP
+        least, most = max((s.minimum for s in sizes), default=0), max((s.maximum for s in sizes), default=0)
+        return Measurement(left + least, left + most)
+
+    def _make_grid(self) -> Table:
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        grid.add_column(min_width=self._key_width)
+        grid.add_column(overflow="fold")
+        return grid
 
 
-def show_figure(value: Any) -> Text | Table:
+class RowTable:
+    """Rows by name with the same columns: as many columns beside each other as the width has room for, then the next.
+
+    No name and no figure is cut; names may break.
+    """
+
+    def __init__(self, rows: dict[str, dict[str, Any]]) -> None:
+        self._names = [Text(escape(name), overflow="fold") for name in rows]
+        columns = dict.fromkeys(key for row in rows.values() for key in row)
+        self._columns: list[_Column] = []
+        for column in columns:
+            cells = [show_figure(row.get(column, "")) for row in rows.values()]
+            self._columns.append(_Column(escape(column), cells))
+        self._name_width = max(cell_len(name.plain) for name in self._names)
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        for broken in (False, True):  # no title is broken for nothing
+            waiting = [(column, column.width(console, options, broken=broken)) for column in self._columns]
+            spare = options.max_width - _GAP - sum(width + _GAP for _, width in waiting)
+            if spare >= self._name_width:
+                break
+        wanted = spare if spare >= _NARROWEST_NAME else max(_NARROWEST_NAME, options.max_width // 3)
+        name_width = min(self._name_width, wanted)
+        while waiting:
+            table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim")
+            table.add_column("", width=name_width)
+            left, shown = options.max_width - name_width - _GAP, list[_Column]()
+            while waiting and (not shown or waiting[0][1] + _GAP <= left):
+                column, width = waiting.pop(0)
+                left -= width + _GAP
+                shown.append(column)
+                table.add_column(column.break_title(width), justify="right", min_width=width)
+            for index, name in enumerate(self._names):
+                table.add_row(name, *(column.cells[index] for column in shown))
+            yield table
+
+    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
+        least, most = (
+            self._name_width + _GAP + sum(c.width(console, options, broken=broken) + _GAP for c in self._columns)
+            for broken in (True, False)
+        )
+        return Measurement(least, most)
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cells: Sequence[RenderableType]
+
+    def width(self, console: rich.console.Console, options: ConsoleOptions, *, broken: bool = True) -> int:
+        """Return the columns of the terminal that it takes: its title may be broken after a _, its cells may not."""
+        widths = [Measurement.get(console, options, cell).maximum for cell in self.cells]
+        return max([*widths, *(cell_len(word) for word in (self._words() if broken else [self.title]))])
+
+    def break_title(self, width: int) -> str:
+        """Return the title in lines of at most `width`."""
+        lines = [""]
+        for word in self._words():
+            if lines[-1] and cell_len(lines[-1] + word) > width:
+                lines.append("")
+            lines[-1] += word
+        return "\n".join(lines)
+
+    def _words(self) -> list[str]:
+        *first, last = self.title.split("_")
+        return [*(f"{word}_" for word in first), last]
+
+
+def show_figure(value: Any) -> RenderableType:
     """Return one figure, or a table of them."""
     if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
-        columns = list(dict.fromkeys(key for row in value.values() for key in row))
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("")
-        for column in columns:
-            table.add_column(escape(column), justify="right", no_wrap=True)
-        for name, row in value.items():
-            table.add_row(Text(escape(name)), *(show_figure(row.get(column, "")) for column in columns))
-        return table
+        return RowTable(value)
     if isinstance(value, dict):
-        return figure_table(value)
+        return FigureTable(value)
     if value is None:
         return Text("–")
-    return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+    return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)), overflow="fold")
 
 
 def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
@@ -135,7 +225,7 @@ def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
     return {f"{true} as {said}": count for count, true, said in most}
 
 
-def survey_table(figures: dict[str, Any]) -> Table:
+def survey_table(figures: dict[str, Any]) -> FigureTable:
     """Return what a manifest holds, lengths of time as people write them."""
 
     def shown(key: str, value: Any) -> Any:
@@ -145,7 +235,7 @@ def survey_table(figures: dict[str, Any]) -> Table:
             return "\n".join(map(str, value))
         return length(value) if key.endswith("seconds") else value
 
-    return figure_table(shown("", figures))
+    return FigureTable(shown("", figures))
 
 
 def ladder_table(ladder: Ladder) -> Group:

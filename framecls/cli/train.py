@@ -72,7 +72,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         tell_split(console, data)
-        last = loop.train(job, data, report.step, report.listened)
+        last = loop.train(job, data, report.step)
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -187,10 +187,6 @@ class TrainReport:
     def decoded(self, done: int, total: int) -> None:
         """Show how many recordings are decoded."""
         self.bar.show("decoding", done, total)
-
-    def listened(self, done: int, total: int) -> None:
-        """Show how many recordings are heard."""
-        self.bar.show("listening", done, total)
 
     def step(self, progress: Progress) -> None:
         """Show a step; a new dev measurement stays on the screen."""
@@ -351,7 +347,7 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import figure_table, make_console, summarise_confusion
+    from framecls.cli.tables import FigureTable, make_console, summarise_confusion
 
     figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
-    make_console(sys.stdout).print(figure_table(figures))
+    make_console(sys.stdout).print(FigureTable(figures))

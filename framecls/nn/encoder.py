@@ -56,9 +56,19 @@ class ConvolutionPosition(nn.Module):
         gated = functional.glu(self.gate(self.norm(x)), dim=2)
         # Padding must look like the nothing beyond the end of a clip.
         gated = gated * mask.unsqueeze(2)
-        local = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
-        y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(local))))
+        y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(self._convolve(gated)))))
         return y
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return (batch, frame, channel) what the convolution over the frames makes of x.
+
+        As one of pictures with a single row: torch takes channels last as they are only there, and is ten times faster
+        on a CPU.
+        """
+        line, kernel = x.transpose(1, 2).unsqueeze(2), self.depthwise.weight.unsqueeze(2)
+        width = kernel.shape[3]
+        local = functional.conv2d(line, kernel, self.depthwise.bias, padding=(0, width // 2), groups=len(kernel))
+        return local.squeeze(2).transpose(1, 2)
 
 
 class AttentionLayer(nn.Module):

@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
         answer_size = config.embedding or len(config.labels)
         self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, answer_size)
-        self.phones = PhoneHead(size, len(config.phones), config.phone_bottleneck) if config.phones else None
+        self.phones = PhoneHead(size, len(config.phones)) if config.phones else None
         self.phone_layer = config.phone_layer or config.encoder.n_layers
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Output:
@@ -64,16 +64,6 @@ class Network(nn.Module):
         phone_logits = self.phones(x)
         return Output(self._decide(self.phones.tell(phone_logits.softmax(dim=2), x), mask), phone_logits)
 
-    def classify_phones(self, phones: Tensor, n_frames: Tensor) -> Output:
-        """Classify phones that were heard before: (batch, frame, 1 + phone) probabilities.
-
-        Raises:
-            ValueError: the layers above the phones read more than phones.
-        """
-        if self.phones is None or not self.config.phone_bottleneck:
-            raise ValueError("this network has no phone bottleneck")
-        return Output(self._decide(self.phones.tell(phones, None), self._frame_mask(phones.shape[1], n_frames)))
-
     def listen(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return (batch, frame, channel) what the layers up to the phones make of it, and the (batch, frame) mask."""
         mask = self._frame_mask(vectors.shape[1] // self.config.encoder.subsampling, n_frames)
@@ -84,7 +74,7 @@ class Network(nn.Module):
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
         rows: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
-        logits = rows[: len(x)]
+        logits = rows[: x.shape[0]]  # not len: a graph that is exported would be for one number of rows
         # In full precision: a direction that is rounded to 8 bits is another voice.
         return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 
@@ -119,12 +109,11 @@ class PhoneHead(nn.Module):
     """CTC logits from the middle of an encoder, told back to the layers above.
 
     Those then read phones as well as sound (Nozaki and Komatsu 2021, "Relaxing the Conditional Independence Assumption
-    of CTC-based ASR by Conditioning on Intermediate Predictions"), or with a bottleneck phones only.
+    of CTC-based ASR by Conditioning on Intermediate Predictions").
     """
 
-    def __init__(self, size: int, n_phones: int, bottleneck: bool) -> None:
+    def __init__(self, size: int, n_phones: int) -> None:
         super().__init__()
-        self.bottleneck = bottleneck
         self.norm = nn.LayerNorm(size)
         self.to_logits = nn.Linear(size, 1 + n_phones)
         self.tell_back = nn.Linear(1 + n_phones, size)
@@ -134,7 +123,7 @@ class PhoneHead(nn.Module):
         logits: Tensor = self.to_logits(self.norm(x))
         return logits
 
-    def tell(self, phones: Tensor, x: Tensor | None) -> Tensor:
-        """Return what the layers above read: (batch, frame, 1 + phone) probabilities, and x unless they may not."""
+    def tell(self, phones: Tensor, x: Tensor) -> Tensor:
+        """Return what the layers above read: x, and in its channels (batch, frame, 1 + phone) probabilities."""
         told: Tensor = self.tell_back(phones)
-        return told if self.bottleneck or x is None else x + told
+        return x + told

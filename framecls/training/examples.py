@@ -39,8 +39,7 @@ _N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
 class Batch:
     """What one step learns from."""
 
-    # (batch, sample) with the margins that the features want; (batch, frame, 1 + phone) where phones were heard before
-    waveform: Tensor
+    waveform: Tensor  # (batch, sample) with the margins that the features want
     n_frames: Tensor  # (batch,)
     targets: Tensor  # (batch, frame, label) 0..1, (batch, frame) label index, or (batch,) label index
     phones: Tensor  # (batch, phone) indices from 1, 0 where there are no more; all 0 where they are not known

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,13 +23,12 @@ from framecls.checkpoint import fill, save_model
 from framecls.config import FeatureConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
-from framecls.modelfile import read_config, read_weights
+from framecls.modelfile import read_weights
 from framecls.nn.model import Network, Output
 from framecls.speech_encoder import look_up
 from framecls.training.augment import mask_features
 from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.examples import IGNORED, Batch, FrameExamples, PooledExamples
-from framecls.training.heard import HeardExamples, listen
 from framecls.training.manifest import (
     Recording,
     SplitBy,
@@ -115,9 +113,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     if job.recipe.hear_phones and job.recipe.task == "frame":
         recordings = spell_all(recordings, set(find_labels(recordings)) - set(job.recipe.silent))
     noise = read_manifest(job.noise) if job.noise else []
-    # Whoever learns from phones that another network heard must count them as that one does.
-    heard = read_config(job.init).phones if job.recipe.heard_copies and job.init else find_phones(recordings)
-    config = job.recipe.model_config(find_labels(recordings), heard)
+    config = job.recipe.model_config(find_labels(recordings), find_phones(recordings))
     features = given_features(job.recipe, array_size(recordings))
     config = replace(config, features=job.team.in_turn(lambda: look_up(features)))
     teacher = read_teacher(job.teacher) if job.teacher else None
@@ -125,10 +121,6 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     parts = split_recordings(recordings, job.recipe.optim.seed, split_by(job))
     if fault := parts.find_fault():
         raise ManifestError(f"{job.manifest}: {fault}")
-    if job.recipe.heard_copies and not (job.init and config.phones and config.phone_bottleneck):
-        raise ConfigError(
-            f"{job.recipe.name}: heard_copies wants --init (a model that hears phones) and phone_bottleneck"
-        )
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
     return Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
@@ -172,11 +164,11 @@ def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:
     if not n_given:
         return recipe.features
     rate = vectors_per_s(recipe.features)
-    needs_sound = recipe.mix.enabled or recipe.gate or recipe.heard_copies or recipe.embedding
+    needs_sound = recipe.mix.enabled or recipe.gate or recipe.embedding
     if needs_sound or recipe.features.kind == "pretrained" or rate != round(rate):
         raise ConfigError(
-            f"{recipe.name}: features computed elsewhere go with no mix, gate, heard_copies, embedding or speech "
-            "encoder, and with a whole number of vectors a second (features.sample_rate / features.hop_samples)"
+            f"{recipe.name}: features computed elsewhere go with no mix, gate, embedding or speech encoder, "
+            "and with a whole number of vectors a second (features.sample_rate / features.hop_samples)"
         )
     how = recipe.features.normalize
     return FeatureConfig("given", round(rate), window_samples=1, hop_samples=1, normalize=how, n_given=n_given)
@@ -261,7 +253,7 @@ def loss_of(output: Output, part: Part, config: ModelConfig, recipe: Recipe) -> 
         else:
             loss = functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
     loss = loss * part.weigh("labels")
-    if output.phone_logits is None or recipe.heard_copies:
+    if output.phone_logits is None:
         return loss
     return loss + recipe.optim.phone_weight * phone_loss(output.phone_logits.float(), part)
 
@@ -330,16 +322,14 @@ def _one_thread(_: int) -> None:
 
 
 class _Classifier(nn.Module):
-    """The network from feature vectors on, or from heard phones, as the one call that all processes share."""
+    """The network from feature vectors on, as the one call that all processes share."""
 
-    def __init__(self, network: Network, from_phones: bool) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self._from_phones = from_phones
 
-    def forward(self, inputs: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        classify = self.network.classify_phones if self._from_phones else self.network.classify
-        output = classify(inputs, n_frames)
+    def forward(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        output = self.network.classify(vectors, n_frames)
         return output.logits, output.phone_logits
 
 
@@ -355,15 +345,13 @@ class Run:
         brought = take_weights(self.network, job.init) if job.init else set()
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
-        if job.recipe.heard_copies:
-            self.trained = {k: v for k, v in self.trained.items() if is_above_phones(k, data.config)}
         examples = make_examples(data, job.recipe, dev=False) if data.config.embedding else None
         self.voices = examples.make_loss().to(job.device) if isinstance(examples, VoiceExamples) else None
         if self.voices is not None:
             # They are not a part of the model: only a run has them, and its state.
             self.trained |= {f"voices.{key}": value for key, value in self.voices.named_parameters()}
         self.optimizer = make_optimizer(self.trained, job.recipe, brought)
-        self.classifier = job.team.wrap(_Classifier(self.network, job.recipe.heard_copies > 0))
+        self.classifier = job.team.wrap(_Classifier(self.network))
         self.step = 0
         self.best = -math.inf
         self.since_best = 0
@@ -421,8 +409,6 @@ class Run:
 
     def _classify(self, part: Part) -> Output:
         batch, device, n_frames = part.batch, self.job.device, part.batch.n_frames.to(self.job.device)
-        if self.recipe.heard_copies:
-            return Output(*self.classifier(batch.waveform.to(device), n_frames))
         features = self.data.config.features
         # Spectra have nothing to learn and want all their digits; a speech encoder is a network like the rest.
         learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
@@ -588,14 +574,6 @@ def settings_made(config: Any) -> dict[str, Any]:
     return made
 
 
-def is_above_phones(key: str, config: ModelConfig) -> bool:
-    """Return whether the parameter of that name reads what the phone head tells, and not sound."""
-    layer = re.match(r"encoder\.layers\.(\d+)\.", key)
-    if layer:
-        return int(layer[1]) >= config.phone_layer > 0
-    return key.startswith(("head.", "pooling.", "phones.tell_back.", "encoder.norm."))
-
-
 def make_optimizer(
     parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
 ) -> torch.optim.AdamW:
@@ -641,7 +619,6 @@ def train(
     job: Job,
     data: Data,
     progress: Callable[[Progress], None] | None = None,
-    listening: Callable[[int, int], None] | None = None,
 ) -> DevReport:
     """Train a model and write it to `job.output`; the state of the run is kept beside it.
 
@@ -649,7 +626,6 @@ def train(
         job: manifest, recipe, output.
         data: what `prepare` gave for this job.
         progress: told after each step.
-        listening: told, where phones are heard first, how many recordings are done, and of all.
 
     Returns:
         the last dev report; the file holds the weights of the best one.
@@ -661,11 +637,6 @@ def train(
             raise ModelError(f"{job.folder}: not all machines see the same state there: share its disk to --resume")
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
     examples: Examples = make_examples(data, recipe, dev=False)
-    if recipe.heard_copies and isinstance(examples, PooledExamples):
-        network = run.network.eval()
-        heard = listen(network, examples, data.train, recipe.heard_copies, listening)
-        examples = HeardExamples(examples, heard)
-        network.train()
     began, first = time.monotonic(), run.step
     saving = Saving(run)
     report = None

@@ -196,10 +196,6 @@ class Recipe:
     hear_phones: bool = False
     silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
-    phone_bottleneck: bool = False
-    # Learn from phones that an earlier model (--init) heard, each recording heard so many times in other conditions;
-    # everything below the phones stays as it is. 0: learn everything from sound.
-    heard_copies: int = 0
     pooling: Literal["mean", "attentive", "multihead"] = "attentive"
     embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
     gate: str = ""
@@ -224,7 +220,6 @@ class Recipe:
             overlapping=self.overlapping,
             phones=phones if self.hear_phones else (),
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
-            phone_bottleneck=self.phone_bottleneck,
             pooling=self.pooling,
             embedding=self.embedding,
             gate=self.gate,

@@ -12,6 +12,7 @@ from framecls.training.sources.kaldi import WAV_SCP, find_directories, read_kald
 from framecls.training.sources.labelfiles import FORMATS, RTTM_SUFFIX, find_label_files, read_label_files
 from framecls.training.sources.listing import read_listing
 from framecls.training.sources.rows import ARRAY_SUFFIXES, Found, Reading, Row, Split
+from framecls.training.sources.walk import list_files
 
 __all__ = ["ARRAY_SUFFIXES", "Found", "Reading", "Row", "Split", "read_rows"]
 
@@ -19,6 +20,8 @@ _KINDS = (
     "a manifest (JSON lines or CSV), a Kaldi data directory, recordings with label files beside them (TextGrid, RTTM, "
     "Audacity, .phn), a folder for each label, or feature arrays (.npy, .pt)"
 )
+
+_WANTED = AUDIO_SUFFIXES | ARRAY_SUFFIXES
 
 
 def read_rows(path: Path, reading: Reading) -> Found:
@@ -33,7 +36,7 @@ def read_rows(path: Path, reading: Reading) -> Found:
         return _read_file(path, reading)
     if find_directories(path):
         return read_kaldi(path)
-    files = _list_files(path)
+    files = list_files(path, _WANTED)
     if any(file.suffix.lower() in AUDIO_SUFFIXES for file in files):
         suffix = find_label_files(files)
         if suffix is not None:
@@ -52,17 +55,8 @@ def _read_file(path: Path, reading: Reading) -> Found:
         raise ManifestError(f"one recording is nothing to learn from: give {_KINDS}")
     if suffix == RTTM_SUFFIX or suffix in FORMATS:
         # A label file by itself is about recordings beside it.
-        near = [file for file in _list_files(path.parent) if file.suffix.lower() in AUDIO_SUFFIXES]
+        near = [file for file in list_files(path.parent, _WANTED) if file.suffix.lower() in AUDIO_SUFFIXES]
         found = read_label_files(path.parent, [path, *near], suffix, reading)
         found.notes.clear()  # which other recordings are there is no matter
         return found
     return read_listing(path, reading)
-
-
-def _list_files(root: Path) -> list[Path]:
-    """Return the files under a folder, sorted, hidden ones left out."""
-    try:
-        found = [path for path in root.rglob("*") if path.is_file()]
-    except OSError as error:
-        raise ManifestError(f"cannot be read: {error.strerror}") from error
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
