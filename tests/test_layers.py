@@ -22,7 +22,8 @@ LAYERS: list[set[str]] = [
     {"nn"},
     {"checkpoint", "pretrained"},
     {"batching", "engine"},
-    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"},
+    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"}
+    | {"cluster"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},
     {"__main__"},
@@ -122,13 +123,14 @@ def test_no_print(module: str) -> None:
 
 
 TORCH_FREE = {
-    "", "_version", "errors", "config", "results", "timeline", "gallery", "checkpoint", "pretrained", "output", "cli"
+    "", "_version", "errors", "config", "results", "timeline", "gallery", "checkpoint", "pretrained", "output", "cli",
+    "cluster",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if unit(m) in TORCH_FREE])
 def test_torch_is_imported_only_when_it_is_needed(module: str) -> None:
-    heavy = {"torch", "torchaudio", "librosa", "scipy"}
+    heavy = {"torch", "torchaudio", "librosa", "scipy", "ray"}
     assert not heavy & packages(module, lazy=False)
 
 
@@ -149,7 +151,7 @@ def test_no_import_cycles() -> None:
 
 @pytest.mark.parametrize("statement", ["import framecls", "import framecls.cli.app"])
 def test_importing_is_cheap(statement: str) -> None:
-    heavy = ("torch", "torchaudio", "librosa", "scipy", "soundfile", "numba")
+    heavy = ("torch", "torchaudio", "librosa", "scipy", "soundfile", "numba", "ray")
     code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
