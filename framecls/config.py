@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -301,6 +302,32 @@ class ModelConfig:
             _require(label in self.labels, f"a candidate {label!r}, which is no label of this model")
         _require(self.window_frames >= 1, "the window is shorter than one frame")
         _require(self.window_frames <= _MAX_WINDOW_FRAMES, f"the window has more than {_MAX_WINDOW_FRAMES} frames")
+
+    def with_decision(
+        self,
+        *,
+        thresholds: Mapping[str, float] | None = None,
+        min_duration_s: float | None = None,
+        min_gap_s: float | None = None,
+    ) -> ModelConfig:
+        """Return the same settings with other rules from probabilities to labels.
+
+        Args:
+            thresholds: label to probability, 0..1, over the model's own; "unknown" for `identify`.
+            min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
+            min_gap_s: segments of one label closer than this are joined.
+
+        Raises:
+            ConfigError: a label that the model does not have, or a number out of range.
+        """
+        old = self.decision
+        decision = dataclasses.replace(
+            old,
+            thresholds={**old.thresholds, **(thresholds or {})},
+            min_duration_s=old.min_duration_s if min_duration_s is None else min_duration_s,
+            min_gap_s=old.min_gap_s if min_gap_s is None else min_gap_s,
+        )
+        return dataclasses.replace(self, decision=decision)
 
     @property
     def hop_samples(self) -> int:

@@ -28,6 +28,10 @@ class ModelError(FrameclsError):
     """A model file that cannot be found, or that is not what it claims to be."""
 
 
+class ClusterError(FrameclsError):
+    """Other machines, or processes on this one, that do not do what was asked of them."""
+
+
 class ConfigError(FrameclsError, ValueError):
     """A setting outside its range, or a name that no setting has."""
 

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
 from framecls.identification import choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, Segment, StringResult, TagResult
-from framecls.speakers import Enrolled, decide_voice, enroll, hear, know_voice, load_enrolled
+from framecls.speakers import Enrolled, decide_voice, enroll, hear, identity, know_voice, load_enrolled
 from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
@@ -60,6 +60,16 @@ class Model:
         """Where the network runs."""
         return str(self._engine.device)
 
+    @property
+    def batch_size(self) -> int:
+        """Windows of one forward pass."""
+        return self._engine.batch_size
+
+    @property
+    def identity(self) -> str:
+        """What tells this model's vectors from those of any other: its name, and a digest of its weights."""
+        return identity(self._engine)
+
     def with_decision(
         self,
         *,
@@ -67,24 +77,13 @@ class Model:
         min_duration_s: float | None = None,
         min_gap_s: float | None = None,
     ) -> Model:
-        """Return the same model with other rules from probabilities to labels; the weights are shared.
-
-        Args:
-            thresholds: label to probability, 0..1, over the model's own; "unknown" for `identify`.
-            min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
-            min_gap_s: segments of one label closer than this are joined.
+        """Return the same model with other rules, as `ModelConfig.with_decision` takes them; the weights are shared.
 
         Raises:
             ConfigError: a label that the model does not have, or a number out of range.
         """
-        old = self.config.decision
-        decision = replace(
-            old,
-            thresholds={**old.thresholds, **(thresholds or {})},
-            min_duration_s=old.min_duration_s if min_duration_s is None else min_duration_s,
-            min_gap_s=old.min_gap_s if min_gap_s is None else min_gap_s,
-        )
-        return Model(self._engine, replace(self.config, decision=decision))
+        config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
+        return Model(self._engine, config)
 
     def tag(
         self,

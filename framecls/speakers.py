@@ -161,22 +161,28 @@ def decide_voice(top: Sequence[Candidate], config: ModelConfig) -> str:
 
 
 def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
+    """Read who is enrolled, for a model that is here; see `read_enrolled`."""
+    return read_enrolled(identity(engine), engine.config, gallery)
+
+
+def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None) -> Enrolled:
     """Read who is enrolled.
 
     Args:
-        engine: the model that is to recognise them.
+        model: what `identity` says of the model that is to recognise them.
+        config: its settings.
         gallery: the file; None: the user's own.
 
     Raises:
         GalleryError: there is nobody, the file cannot be used, or its vectors are another model's.
     """
-    path, model = gallery or default_path(), identity(engine)
+    path = gallery or default_path()
     with open_gallery(path) as opened:
         clips = opened.clips()
         check_model(opened, clips, model)
     if not clips:
         raise GalleryError(f"{path}: nobody is enrolled yet: framecls enroll NAME CLIP...")
-    if clips[0].vector.size != engine.config.embedding:
+    if clips[0].vector.size != config.embedding:
         raise GalleryError(f"{path}: this gallery is damaged: import an export of it into a new file")
     return Enrolled(clips)
 

@@ -23,7 +23,8 @@ LAYERS: list[set[str]] = [
     {"nn"},
     {"checkpoint"},
     {"batching", "engine"},
-    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"},
+    {"ctc", "tagging", "strings", "identification", "speakers", "runtime", "export", "bench", "training", "recipes"}
+    | {"cluster"},
     {""},  # framecls/__init__.py, the public API
     {"cli"},
     {"__main__"},
@@ -123,13 +124,14 @@ def test_no_print(module: str) -> None:
 
 
 TORCH_FREE = {
-    "", "_version", "errors", "config", "results", "timeline", "gallery", "checkpoint", "pretrained", "output", "cli"
+    "", "_version", "errors", "config", "results", "timeline", "gallery", "checkpoint", "pretrained", "output", "cli",
+    "cluster",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if unit(m) in TORCH_FREE])
 def test_torch_is_imported_only_when_it_is_needed(module: str) -> None:
-    heavy = {"torch", "torchaudio", "librosa", "scipy"}
+    heavy = {"torch", "torchaudio", "librosa", "scipy", "ray"}
     assert not heavy & packages(module, lazy=False)
 
 
@@ -150,7 +152,7 @@ def test_no_import_cycles() -> None:
 
 @pytest.mark.parametrize("statement", ["import framecls", "import framecls.cli.app"])
 def test_importing_is_cheap(statement: str) -> None:
-    heavy = ("torch", "torchaudio", "librosa", "scipy", "soundfile", "numba")
+    heavy = ("torch", "torchaudio", "librosa", "scipy", "soundfile", "numba", "ray")
     code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from framecls import modelfile, pretrained
+from framecls.cli.options import ENGINES, LOCAL, RAY
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from framecls.audio import Input
+    from framecls.cli.options import RunOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
@@ -30,6 +32,30 @@ def check_count(option: str, value: int | None) -> None:
     """Refuse a number of things below one."""
     if value is not None and value < 1:
         raise UsageError(f"{option} {value}: at least 1")
+
+
+def check_engine(options: RunOptions) -> None:
+    """Refuse what does not go with where the run computes.
+
+    Raises:
+        UsageError: there is no such engine, it is not installed, or it cannot do that.
+    """
+    if options.engine not in ENGINES:
+        raise UsageError(f"--engine {options.engine}: there is no such engine, choose {' or '.join(ENGINES)}")
+    if options.engine == LOCAL:
+        for option, value in (("--address", options.address), ("--workers", options.workers)):
+            if value is not None:
+                raise UsageError(f"{option} goes with --engine {RAY}: add that, or leave it out")
+        return
+    from framecls.cluster import CLUSTER_DEVICES, require_ray  # it takes time to import
+
+    check_count("--workers", options.workers)
+    if options.device not in CLUSTER_DEVICES:
+        choices = ", ".join(CLUSTER_DEVICES)
+        raise UsageError(f"--device {options.device}: with --engine {RAY} choose {choices}; Ray picks the GPU")
+    if "-" in options.inputs:
+        raise UsageError(f"- is what is piped in here, which --engine {RAY} does not pass on: leave that out")
+    require_ray()
 
 
 def check_seconds(option: str, value: float | None) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
@@ -16,20 +16,22 @@ from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, PROGRAM, Console, escape, set_up_logging
 from framecls.cli.formats import TEXT, choose_format, needs_frames
 from framecls.cli.interrupts import Interrupts
-from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
+from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.cli.streaming import check_stream, stream_inputs
 from framecls.config import ModelConfig
-from framecls.errors import OutputError, UsageError
+from framecls.errors import ClusterError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from framecls.audio import Input, InputFailure, Source
     from framecls.cli.destination import Destination, Form, Plan
+    from framecls.cluster import ClusterModel
     from framecls.results import Identification, TagResult
     from framecls.runtime import Model
     from framecls.speakers import Enrolled
 
+    AnyModel: TypeAlias = Model | ClusterModel
     Results: TypeAlias = (
         Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
     )
@@ -79,12 +81,12 @@ class Job(ABC):
         decision = dataclasses.replace(config.decision, thresholds=config.decision.thresholds | self.thresholds)
         checks.check_decision(config, decision)
 
-    def prepare(self, model: Model) -> Model:
+    def prepare(self, model: AnyModel) -> AnyModel:
         """Return the model with the decisions of this run."""
         return model.with_decision(thresholds=self.thresholds)
 
     @abstractmethod
-    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         """Classify recordings, in order; for one that fails comes the error. `progress` is told of the present one."""
 
 
@@ -103,7 +105,7 @@ class TagJob(Job):
         self._min_duration_s = options.min_duration
         self._min_gap_s = options.min_gap
 
-    def prepare(self, model: Model) -> Model:
+    def prepare(self, model: AnyModel) -> AnyModel:
         return model.with_decision(
             thresholds=self.thresholds, min_duration_s=self._min_duration_s, min_gap_s=self._min_gap_s
         )
@@ -113,7 +115,7 @@ class TagJob(Job):
         if self._options.stream:
             check_stream(self._options, format)
 
-    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_many(sources, raw=self.raw, keep_scores=self._keep_scores, progress=progress)
 
 
@@ -146,7 +148,7 @@ class StringJob(Job):
     def find(self, name: str) -> tuple[Path, ModelConfig]:
         return checks.find_string_model(name)
 
-    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_string_many(sources, raw=self.raw, beam=self._beam, progress=progress)
 
 
@@ -171,14 +173,14 @@ class IdentifyJob(Job):
                 raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")
             self._among = checks.parse_among(self._among_text, config.labels)
 
-    def prepare(self, model: Model) -> Model:
+    def prepare(self, model: AnyModel) -> AnyModel:
         model = super().prepare(model)
         if model.config.embedding:
             self._enrolled = model.enrolled(self._gallery)
             self._among = checks.parse_names(self._among_text, self._enrolled.names)
         return model
 
-    def run(self, model: Model, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.identify_many(
             sources,
             raw=self.raw,
@@ -202,6 +204,7 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
+    checks.check_engine(options)
     model_path, config = job.find(options.model)
     job.check(config)
 
@@ -244,9 +247,10 @@ def _classify_inputs(
     batch = Batch(run, plan, console, wants_progress=not (options.quiet or options.no_progress))
     try:
         _report(found, console)
-        with plan.open(run) as destination:
+        with plan.open(run) as destination, contextlib.ExitStack() as stack:
             batch.begin(destination)
-            model = job.prepare(_load(options)) if batch.inputs else None
+            n_inputs = len(batch.inputs)
+            model = job.prepare(stack.enter_context(_open_model(options, n_inputs))) if n_inputs else None
             batch.run(model, job, destination)
         batch.report_failures()
     except KeyboardInterrupt:
@@ -254,9 +258,9 @@ def _classify_inputs(
         batch.report_failures()
         console.error(batch.describe_interruption())
         return INTERRUPTED
-    except OutputError as error:
+    except (OutputError, ClusterError) as error:
         batch.bar.hide()
-        raise OutputError(f"{error}{batch.describe_rest()}") from error
+        raise type(error)(f"{error}{batch.describe_rest()}") from error
     finally:
         batch.bar.hide()
     if len(found) > 1 or options.resume:
@@ -275,8 +279,39 @@ def _report(found: Sequence[Input | InputFailure], console: Console) -> None:
 
 def _stream(options: RunOptions, job: Job, form: Form, console: Console, inputs: Sequence[Input]) -> int:
     if inputs:
-        stream_inputs(inputs, job.prepare(_load(options)), form.format, job.raw, console)
+        from framecls.runtime import Model
+
+        model = job.prepare(_load(options))
+        assert isinstance(model, Model)
+        stream_inputs(inputs, model, form.format, job.raw, console)
     return FAILED if console.failed else DONE
+
+
+@contextlib.contextmanager
+def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
+    """Yield the model, in this process or on a cluster.
+
+    Args:
+        options: which, and where.
+        n_inputs: how many recordings it will get.
+    """
+    if options.engine != RAY:
+        yield _load(options)
+        return
+    from framecls.cluster import connect
+
+    start = time.monotonic()
+    with connect(
+        options.model,
+        address=options.address,
+        workers=options.workers,
+        device=options.device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        n_inputs=n_inputs,
+    ) as model:
+        _log.info("model %s on %s, the first ready in %.1f s", model.name, model.device, time.monotonic() - start)
+        yield model
 
 
 def _load(options: RunOptions) -> Model:
@@ -313,7 +348,7 @@ class Batch:
         self.inputs = destination.pending
         self.n_skipped = len(self._run.inputs) - len(self.inputs)
 
-    def run(self, model: Model | None, job: Job, destination: Destination) -> None:
+    def run(self, model: AnyModel | None, job: Job, destination: Destination) -> None:
         """Classify every input and write its result; one that fails is reported and does not stop the others.
 
         Raises:

@@ -26,6 +26,8 @@ _MACHINE = "Machine"
 _MESSAGES = "Messages"
 _PANELS = (None, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
 
+LOCAL, RAY = ENGINES = ("local", "ray")
+
 InputsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -94,7 +96,41 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MessageOptions, MachineOptions):
+class ClusterOptions:
+    """Where a run computes: in this process, or in others on this machine and on more."""
+
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="local, or ray: processes that share the recordings out, on this machine or a cluster.",
+            autocompletion=lambda: list(ENGINES),
+            rich_help_panel=_MACHINE,
+        ),
+    ] = LOCAL
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="--engine ray: the cluster, auto for one on this machine; by default Ray is started here.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="--engine ray: processes, each with a model; by default as many as there is room for.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(MessageOptions, MachineOptions, ClusterOptions):
     """What `tag` and `identify` share."""
 
     inputs: InputsArgument

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from framecls import pretrained
 from framecls._version import __version__
-from framecls.cli.options import MachineOptions, MessageOptions, RunOptions
+from framecls.cli.options import ClusterOptions, MachineOptions, MessageOptions, RunOptions
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Options that change nothing in what is written of an input, or that the fingerprint holds in another form. An option
 # that is not named here counts: a new one makes a run do too much again, never too little.
-_BESIDE = {f.name for options in (MessageOptions, MachineOptions) for f in dataclasses.fields(options)} | {
+_BESIDE = {f.name for o in (MessageOptions, MachineOptions, ClusterOptions) for f in dataclasses.fields(o)} | {
     "inputs",
     "model",
     "format",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from framecls.cli.console import Console
 from framecls.cli.formats import STREAMED
-from framecls.cli.options import TagOptions
+from framecls.cli.options import LOCAL, TagOptions
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def check_stream(options: TagOptions, format: str) -> None:
         raise UsageError("--stream gives segments: leave --frames out")
     if options.output is not None:
         raise UsageError("--stream prints to stdout: leave -o out and redirect it, as in > FILE")
+    if options.engine != LOCAL:
+        raise UsageError(f"--stream is about what comes in here: leave --engine {options.engine} out")
     if options.resume:
         raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
 

@@ -1,0 +1,16 @@
+"""One job on many machines: processes of Ray that each hold a model, and answers in order as from a single one.
+
+    from framecls.cluster import connect
+
+    with connect("sound", address="auto") as model:
+        for result in model.tag_many(paths): ...
+
+Importing this imports neither ray nor torch.
+"""
+
+from __future__ import annotations
+
+from framecls.cluster.model import CLUSTER_DEVICES, ClusterModel, connect
+from framecls.cluster.session import require_ray
+
+__all__ = ["CLUSTER_DEVICES", "ClusterModel", "connect", "require_ray"]

@@ -1,0 +1,191 @@
+"""A model that runs on a cluster, and is used like one that runs here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framecls import pretrained
+from framecls._version import __version__
+from framecls.cluster.crew import Crew
+from framecls.cluster.plan import Machine, Staff, plan_staff
+from framecls.cluster.session import open_session
+from framecls.cluster.worker import Setup, Work, digest_model
+from framecls.config import ModelConfig, RawAudio
+from framecls.errors import UsageError
+from framecls.modelfile import read_config
+
+if TYPE_CHECKING:
+    from framecls.results import Identification, StringResult, TagResult
+    from framecls.speakers import Enrolled
+
+CLUSTER_DEVICES = ("auto", "cpu", "cuda")
+
+
+class ClusterModel:
+    """One model in many processes, on one machine or many. Make it with `connect`.
+
+    What it says of a recording is what `framecls.Model` says of it. Its sources are paths, by which all machines of the
+    cluster find the same files; it does one thing at a time.
+    """
+
+    def __init__(self, crew: Crew, config: ModelConfig) -> None:
+        self._crew = crew
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        """The model's name, as results carry it."""
+        return self.config.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that the model knows, in the order of score columns."""
+        return self.config.labels
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Data, licences, figures and date, as the model file states them."""
+        return self.config.card
+
+    @property
+    def staff(self) -> Staff:
+        """How many workers there are, and what each of them has."""
+        return self._crew.staff
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        return f"{self.staff.n_workers} Ray workers ({self.staff.device})"
+
+    def with_decision(
+        self,
+        *,
+        thresholds: Mapping[str, float] | None = None,
+        min_duration_s: float | None = None,
+        min_gap_s: float | None = None,
+    ) -> ClusterModel:
+        """Return the same model with other rules from probabilities to labels, as `Model.with_decision` does."""
+        config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
+        return ClusterModel(self._crew, config)
+
+    def tag_many(
+        self,
+        sources: Iterable[object],
+        *,
+        raw: RawAudio | None = None,
+        keep_scores: bool = True,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[TagResult | Exception, None, None]:
+        """Say what is heard when in many recordings; see `Model.tag_many`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error; AudioError too where a machine does
+            not see the file, and ClusterError where it cost two workers their lives.
+
+        Raises:
+            UsageError: when the first result is asked for: this model gives one label a recording, not one a frame.
+            ClusterError: the workers or the cluster are gone.
+        """
+        return self._run("tag_many", sources, progress, raw=raw, keep_scores=keep_scores)
+
+    def tag_string_many(
+        self,
+        sources: Iterable[object],
+        *,
+        raw: RawAudio | None = None,
+        beam: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[StringResult | Exception, None, None]:
+        """Say which phones are heard in many recordings; see `Model.tag_string_many`, and `tag_many` for errors."""
+        return self._run("tag_string_many", sources, progress, raw=raw, beam=beam)
+
+    def identify_many(
+        self,
+        sources: Iterable[object],
+        *,
+        raw: RawAudio | None = None,
+        top_k: int | None = None,
+        among: Sequence[str] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[Identification | Exception, None, None]:
+        """Give each of many recordings one label; see `Model.identify_many`, and `tag_many` for errors.
+
+        Whom a model of voices can name is read from a gallery on this machine.
+        """
+        if self.config.embedding and (enrolled is None or isinstance(enrolled, str | Path)):
+            enrolled = self.enrolled(enrolled)
+        return self._run("identify_many", sources, progress, raw=raw, top_k=top_k, among=among, enrolled=enrolled)
+
+    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+        """Read whom this model can name from a gallery, as `Model.enrolled` does."""
+        from framecls.speakers import read_enrolled
+
+        return read_enrolled(self._crew.identify_model(), self.config, Path(gallery) if gallery is not None else None)
+
+    def _run(
+        self,
+        method: str,
+        sources: Iterable[object],
+        progress: Callable[[float], None] | None,
+        **options: Any,
+    ) -> Generator[Any, None, None]:
+        # What is not given is for the worker to choose, as it would without a cluster.
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._crew.run(Work(method, self.config.decision, given), sources, progress)
+
+
+@contextmanager
+def connect(
+    model: str | Path = "sound",
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    n_inputs: int | None = None,
+) -> Iterator[ClusterModel]:
+    """Yield a model on a cluster of Ray; its processes end with the block.
+
+    Args:
+        model: a shipped model's name, or a model file, which all machines find by this path.
+        address: HOST:PORT of the cluster, or "auto" for the one on this machine; None: the one that this process is
+            connected to or RAY_ADDRESS names, or else a Ray of this machine alone, which ends with the block.
+        workers: processes, each with a model of its own; None: as many as there is room for.
+        device: "cpu", "cuda" (a GPU for each worker), or "auto": cuda where any machine has a GPU.
+        threads: CPUs of each worker; None: up to 4.
+        batch_size: windows of one forward pass, as for `framecls.load`.
+        n_inputs: recordings that there will be: there are not more workers than that.
+
+    Raises:
+        UsageError: ray is not installed, the address is none, or no model has that name.
+        ModelError: the model cannot be used.
+        ClusterError: no cluster answers, or no worker starts.
+    """
+    if device not in CLUSTER_DEVICES:
+        raise UsageError(f"device {device!r}: on a cluster choose {', '.join(CLUSTER_DEVICES)}; Ray picks the GPU")
+    path = pretrained.locate(model)
+    name = str(model) if str(model) in pretrained.names() else os.path.join(os.getcwd(), path)
+    config, digest = read_config(path), digest_model(name)
+    own_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with open_session(address, max(own_cpus, (workers or 1) * (threads or 1))) as ray:
+        machines = [_read_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        staff = plan_staff(machines, device, workers, threads)
+        if n_inputs is not None:
+            staff = dataclasses.replace(staff, n_workers=max(1, min(staff.n_workers, n_inputs)))
+        crew = Crew(ray, staff, Setup(__version__, name, digest, staff.device, staff.n_cpus, batch_size))
+        try:
+            crew.open()
+            yield ClusterModel(crew, config)
+        finally:
+            crew.dismiss(crew.members)
+
+
+def _read_machine(resources: Mapping[str, float]) -> Machine:
+    return Machine(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))

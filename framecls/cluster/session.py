@@ -1,0 +1,106 @@
+"""Ray itself: whether it is there, and a connection to it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from framecls.errors import ClusterError, UsageError
+
+AUTO = "auto"  # the cluster that runs on this machine
+_KNOCK_S = 10.0
+# Of a Ray that is started here: results of a few inputs wait in it, and a disk takes what does not fit.
+_STORE_BYTES = 256 << 20
+
+
+def require_ray() -> None:
+    """Raise a UsageError if ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("a cluster needs ray, not installed: pip install 'framecls[ray]'")
+
+
+@contextmanager
+def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
+    """Yield the module ray, connected; where this process was connected before, it stays so afterwards.
+
+    Args:
+        address: HOST:PORT of a cluster, or "auto" for the one on this machine; None: what RAY_ADDRESS names, or else a
+            Ray of this machine alone, which ends with the block.
+        n_cpus: how many CPUs a Ray of this machine alone may count on.
+
+    Raises:
+        UsageError: ray is not installed, or the address is none.
+        ClusterError: no cluster answers there, or it is of another kind.
+    """
+    require_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    ray: Any = importlib.import_module("ray")
+    is_shared = address is None and ray.is_initialized()
+    talks = _set_talking(ray, False)
+    try:
+        if not is_shared:
+            _connect(ray, address or os.environ.get("RAY_ADDRESS"), n_cpus)
+        yield ray
+    finally:
+        if not is_shared:
+            ray.shutdown()
+        _set_talking(ray, talks)
+
+
+def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address is not None:
+        _knock(address)
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=n_cpus,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except (Exception, SystemExit) as error:  # it leaves by SystemExit when a cluster stops answering meanwhile
+        where = f"the Ray cluster at {address} cannot be used" if address else "Ray does not start"
+        raise ClusterError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _knock(address: str) -> None:
+    """See that somebody is there: ray itself tries for minutes.
+
+    Raises:
+        UsageError: that is no address.
+        ClusterError: nobody answers.
+    """
+    if address == AUTO:
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{address!r} is no address of a Ray cluster: HOST:PORT, or auto for one on this machine")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({reason}): ray start --head starts one and says its address"
+        ) from error
+
+
+def _set_talking(ray: Any, wanted: bool) -> bool:
+    """Let Ray print what its processes report, or not, and return how it was.
+
+    It prints to stdout, which is for data, also where it was told to keep logs to itself; there is no public switch.
+    """
+    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    before = bool(getattr(worker, "_worker_logs_enabled", True))
+    if worker is not None:
+        worker._worker_logs_enabled = wanted
+    return before
