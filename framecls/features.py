@@ -84,7 +84,8 @@ class FeatureExtractor(nn.Module):
         ).transpose(1, 2)
         # The magnitude, of which torchaudio takes the square, has a root in it that costs more than all the rest.
         real, imaginary = spectrum.real, spectrum.imag
-        return real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
+        energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
+        return energies
 
     def describe(self, mel: Tensor) -> Tensor:
         """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
