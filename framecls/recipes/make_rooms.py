@@ -81,7 +81,7 @@ def main() -> None:
     arguments.add_argument("--sources", nargs="+", required=True, help="of speech, in rooms and not in a studio")
     arguments.add_argument("--out", type=Path, required=True)
     options = arguments.parse_args()
-    rows: list[dict[str, str | float]] = []
+    rows: list[dict[str, object]] = []
     for (source, file), spans in sorted(read_speech(options.manifest, options.sources).items()):
         room = room_of(read_all(Path(file)), sorted(spans))
         if room is None:
