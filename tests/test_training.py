@@ -172,6 +172,28 @@ def test_mixtures_say_where_each_label_is(corpus: Path, tmp_path: Path) -> None:
     assert seen == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
+def test_sources_are_drawn_by_how_much_there_is_of_them(tmp_path: Path) -> None:
+    """Training draws the source of nine clips more often than that of one, as the recipe says; dev draws alike."""
+    rows = [{"file": f"{n}.wav", "label": "low", "source": "much" if n else "little"} for n in range(10)]
+    for row in rows:
+        soundfile.write(tmp_path / row["file"], np.full(RATE, 0.1), RATE)
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    recordings = read_manifest(manifest)
+    store = open_clips(recordings, RATE, tmp_path / "cache")
+
+    def share(power: float, number_from: int = 0) -> float:
+        recipe = replace(FRAME_RECIPE, mix=replace(FRAME_RECIPE.mix, source_power=power))
+        examples = FrameExamples(recordings, recipe.model_config(("low",), ()), recipe, store, (), number_from)
+        rng = np.random.default_rng(1)
+        return sum(examples._draw_clip(rng, "low").source == "much" for _ in range(2000)) / 2000
+
+    assert share(0.0) == pytest.approx(0.5, abs=0.05)
+    assert share(0.5) == pytest.approx(0.75, abs=0.05)
+    assert share(1.0) == pytest.approx(0.9, abs=0.05)
+    assert share(1.0, number_from=10**9) == share(0.0)
+
+
 def test_batches_are_the_same_whenever_they_are_made(corpus: Path, tmp_path: Path) -> None:
     recordings = read_manifest(corpus)
     store = open_clips(recordings, RATE, tmp_path)

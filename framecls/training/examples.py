@@ -323,6 +323,9 @@ class FrameExamples(BatchMaker):
         self._material: dict[str, dict[str, list[Recording]]] = {label: {} for label in config.labels}
         for recording in recordings:
             self._material[recording.label].setdefault(recording.source, []).append(recording)
+        # Dev examples (those numbered from elsewhere) are the same for every recipe that mixes alike.
+        power = 0.0 if number_from else recipe.mix.source_power
+        self._shares = {label: self._source_shares(label, power) for label in config.labels} if power else {}
         self._labelled: dict[str, list[tuple[Recording, Span]]] = {}  # all that has a label, for drawing rare ones
         for recording in recordings:
             for span in recording.spans:
@@ -380,15 +383,26 @@ class FrameExamples(BatchMaker):
             row += torch.from_numpy(rng.standard_normal(n_samples).astype(np.float32)) * 10 ** (floor_db / 20)
         return mixed.clamp(-1, 1), torch.from_numpy(targets)
 
+    def _source_shares(self, label: str, power: float) -> NDArray[np.float64]:
+        """Return (source,) how often each source of a label is drawn: by a power of the sound there is of it."""
+        sources = self._material[label].values()
+        weights = np.array([sum(self.store.n_samples(r.file) for r in source) for source in sources]) ** power
+        return np.asarray(weights / weights.sum())
+
+    def _draw_clip(self, rng: np.random.Generator, label: str) -> Recording:
+        """Draw a clip of a label: its source first."""
+        sources = list(self._material[label].values())
+        number = rng.choice(len(sources), p=self._shares[label]) if self._shares else rng.integers(len(sources))
+        source = sources[number]
+        return source[rng.integers(len(source))]
+
     def _fill_track(self, rng: np.random.Generator, label: str, track: Samples) -> NDArray[np.bool_]:
         """Lay pieces of clips of one label into (sample,) a silent track; return (sample,) where the label holds."""
         mix, rate = self.recipe.mix, self.sample_rate
         active = np.zeros(len(track), bool)
         at = int(rng.uniform(-0.4, 0.5) * len(track))
-        sources = list(self._material[label].values())
         while at < len(track):
-            source = sources[rng.integers(len(sources))]
-            piece, holds = self._draw_piece(rng, source[rng.integers(len(source))], label)
+            piece, holds = self._draw_piece(rng, self._draw_clip(rng, label), label)
             skip = max(0, -at)
             n = min(len(piece) - skip, len(track) - max(at, 0))
             if n > 0:

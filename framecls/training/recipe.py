@@ -60,8 +60,12 @@ class MixConfig:
     floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
+    # In training a source is drawn as often as this power of what there is of it: 0: every one as often, 1: every
+    # second of sound as often. What a model is measured on stays the same whatever is chosen: every source as often.
+    source_power: float = 0.0
 
     def __post_init__(self) -> None:
+        _require(0 <= self.source_power <= 1, "source_power must be in 0..1")
         for name in ("floor_db", "gap_s", "piece_s"):
             _require_range(name, getattr(self, name))
         for label, chance in self.presence.items():
