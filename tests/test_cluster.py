@@ -60,7 +60,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start a Ray that all tests share: commands in this process use it."""
     import ray
 
@@ -70,6 +70,7 @@ def ray_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
         ray.init(address="local", log_to_driver=False, logging_level="ERROR", **settings)
     yield
     ray.shutdown()

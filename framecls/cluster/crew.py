@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 # How long no worker at all may be there: a cluster may have to start machines first, or finish other work.
 _START_S = 300.0
+_QUIET_S = 30.0  # after which that is said
 _GLANCE_S = 1.0  # how often the recording that all wait for is looked at
 # Workers that die one after another, without an answer between, are not the fault of a recording: each of them costs
 # two at most.
@@ -88,6 +89,7 @@ class Crew:
         self._setup = setup
         self._n_deaths = 0  # since the last answer
         self._alone_since = time.monotonic()  # no worker is ready
+        self._has_said = False  # that nobody is there
         # Those that die are replaced here: only here is it known what they had.
         needs = {"num_cpus": staff.n_cpus, "num_gpus": staff.n_gpus, "max_restarts": 0, "max_concurrency": 2000}
         self._actor_class = ray.remote(Worker).options(**needs)
@@ -163,10 +165,18 @@ class Crew:
         for ref in ready:
             if ref in starting:
                 self._welcome(starting[ref])
-        if not self.ready and time.monotonic() - self._alone_since > _START_S:
-            needs = f"{self.staff.n_cpus} CPUs" + (f" and {self.staff.n_gpus} GPU" if self.staff.n_gpus else "")
-            raise ClusterError(f"no worker has started in {_START_S:.0f} s: is {needs} free anywhere? Ask ray status")
+        if not self.ready:
+            self._look_at_clock(time.monotonic() - self._alone_since)
         return [ref for ref in ready if ref not in starting]
+
+    def _look_at_clock(self, alone_s: float) -> None:
+        needs = f"{self.staff.n_cpus} CPU{'s' if self.staff.n_cpus > 1 else ''}"
+        needs += f" and {self.staff.n_gpus} GPU" if self.staff.n_gpus else ""
+        if alone_s > _START_S:
+            raise ClusterError(f"no worker has started in {_START_S:.0f} s; each needs {needs} free: see ray status")
+        if alone_s > _QUIET_S and not self._has_said:
+            self._has_said = True
+            _log.warning("still waiting for Ray to start a worker, which needs %s", needs)
 
     def _welcome(self, member: _Member) -> None:
         try:

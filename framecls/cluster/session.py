@@ -69,8 +69,11 @@ def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
         else:
             ray.init(address=address, **quiet)
     except (Exception, SystemExit) as error:  # it leaves by SystemExit when a cluster stops answering meanwhile
-        where = f"the Ray cluster at {address} cannot be used" if address else "Ray does not start"
-        raise ClusterError(f"{where}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        if address is None:
+            raise ClusterError(f"Ray does not start: {reason}") from error
+        hint = "; if it wants a token, set RAY_AUTH_MODE=token" if isinstance(error, ConnectionError) else ""
+        raise ClusterError(f"the Ray cluster at {address} cannot be used: {reason}{hint}") from error
 
 
 def _knock(address: str) -> None:
