@@ -94,6 +94,15 @@ KINDS = {
         features=FeatureConfig(mel_scale="slaney", normalize="peak", floor=1e-10),
     ),
     "window": small(replace(SMALL, kind="window", context=3)),
+    "lstm, mel": small(
+        EncoderConfig(kind="lstm", dim=16, n_layers=2, n_heads=2),
+        pooling="last",
+        labels=(),
+        embedding=8,
+        embedding_activation="relu",
+        features=FeatureConfig(kind="mel", n_fft=400, mel_scale="slaney", raise_to_dbfs=-10.0),
+    ),
+    "lstm both ways": small(replace(SMALL, kind="lstm", bidirectional=True), task="frame"),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }
 

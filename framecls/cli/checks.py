@@ -124,7 +124,7 @@ def find_voice_model(name: str) -> ModelConfig:
     """
     config = checkpoint.read_config(pretrained.locate(name))
     if not config.embedding:
-        raise UsageError(f"-m {name}: this model does not tell voices: train one with --recipe speaker")
+        raise UsageError(f"-m {name}: this model does not tell voices: use -m speaker, or train one")
     return config
 
 
