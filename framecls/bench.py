@@ -278,7 +278,7 @@ def _time_network(engine: Engine, file: Path) -> tuple[float, float]:
             middle = _now(engine.device)
             engine.network.classify(vectors, n_frames)
             if engine.gate is not None:
-                engine.gate.weigh(waveform, n_frames)
+                engine.gate.weigh(waveform, n_frames, torch.zeros_like(n_frames))
             model_s += _now(engine.device) - middle
             features_s += middle - start
     return features_s, model_s

@@ -132,7 +132,8 @@ class FeatureConfig:
 
     # "given": vectors of `n_given` numbers, computed elsewhere, take the place of samples; sample_rate is how many of
     # them there are a second, and hop and window are one.
-    kind: Literal["logmel", "mfcc", "pretrained", "given"] = "logmel"
+    # "mel" is the energy of each band, "logmel" its logarithm.
+    kind: Literal["logmel", "mel", "mfcc", "pretrained", "given"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -148,11 +149,16 @@ class FeatureConfig:
     # "mean" takes each band's mean over the window away, and with it the microphone's and the line's colour.
     # "peak" measures every band from the loudest of the window, down to 80 dB below it.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
+    # A window whose level (its RMS relative to full scale) is below this is amplified to it first; none: it never is.
+    raise_to_dbfs: float | None = None
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     n_given: int = 0
 
     def __post_init__(self) -> None:
         _require((self.kind == "given") == (self.n_given > 0), 'n_given goes with kind = "given"')
+        if self.raise_to_dbfs is not None:
+            _require(self.kind not in ("given", "pretrained"), "raise_to_dbfs is for features of mel bands")
+            _require(-100 <= self.raise_to_dbfs <= 0, f"raise_to_dbfs {self.raise_to_dbfs} is not in -100..0 dB")
         if self.kind == "given":
             _require(self.n_given <= 4096, "n_given must be in 1..4096")
             _require(
@@ -182,7 +188,7 @@ class FeatureConfig:
     @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
-        dims = {"logmel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}
+        dims = {"logmel": self.n_mels, "mel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}
         return self.pretrained.dim if self.kind == "pretrained" else dims[self.kind]
 
     @property
@@ -198,15 +204,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """One rung of the ladder: `fc`, `window` or `attention`."""
+    """One rung of the ladder: `fc`, `window` or `attention`; or `lstm`, what self-attention came to replace."""
 
-    kind: Literal["fc", "window", "attention"] = "attention"
+    kind: Literal["fc", "window", "lstm", "attention"] = "attention"
     score: Literal["dot", "additive"] = "dot"
     dim: int = 96
     n_layers: int = 4
     n_heads: int = 4
     ff_dim: int = 384
     context: int = 5  # neighbours on each side that the `window` rung sees
+    bidirectional: bool = False  # half of the `lstm` reads from the end to the beginning
     subsampling: int = 1  # consecutive feature vectors joined into one frame: 1, 2, 4 or 8
     position: Literal["none", "sinusoidal", "convolution"] = "convolution"
     kernel: int = 15  # width in frames of the position convolution
@@ -227,6 +234,9 @@ class EncoderConfig:
         _require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
         _require(self.stem == "linear" or self.subsampling > 1, "a convolution stem wants a subsampling of at least 2")
         _require(self.stem == "linear" or self.kind != "window", "a convolution stem does not fit the window rung")
+        _require(self.kind != "lstm" or self.n_layers >= 1, "an lstm has at least one layer")
+        halved = self.kind == "lstm" and self.bidirectional
+        _require(not halved or self.dim % 2 == 0, "the dim of a bidirectional lstm must be even")
 
 
 @dataclass(frozen=True)
@@ -274,10 +284,11 @@ class ModelConfig:
     overlapping: bool = False  # several labels, or none, may hold at once (frame task)
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
-    pooling: Literal["mean", "attentive", "multihead"] = "attentive"
+    pooling: Literal["mean", "last", "attentive", "multihead"] = "attentive"
     # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
     # with one of its labels.
     embedding: int = 0
+    embedding_activation: Literal["none", "relu"] = "none"  # of these numbers, before they are brought to unit length
     # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
     # it is "unknown". Empty: every window counts for its length. (pooled task)
     gate: str = ""

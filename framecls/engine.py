@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from framecls.audio import AudioStream, Source, open_audio, open_vectors
 from framecls.batching import Block, Item, Load, Opener, Pump, Recording
@@ -41,6 +42,7 @@ class WindowOutput:
     window: Window
     logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task, or (number,) an embedding
     weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
+    again_s: float = 0.0  # those of them that the window before counted, too
 
 
 class Engine:
@@ -123,9 +125,12 @@ class Engine:
             waveform = torch.from_numpy(batch).to(self.device)
             output: Output = self.network(waveform, n_frames)
             logits = output.logits.float().cpu().numpy()
-            weights_s = self.gate.weigh(waveform, n_frames) if self.gate else n_frames * self.config.hop_s
-        for (window, _), row, weight_s in zip(windows, logits, weights_s.tolist(), strict=True):
-            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s)
+            n_shared = torch.tensor([self.config.overlap_frames if window.first else 0 for window, _ in windows])
+            counted = self.gate.weigh(waveform, n_frames, n_shared) if self.gate else (n_frames, n_shared)
+        hop_s = self.gate.hop_s if self.gate else self.config.hop_s
+        counts = [(counted[0] * hop_s).tolist(), (counted[1] * hop_s).tolist()]
+        for (window, _), row, weight_s, again_s in zip(windows, logits, *counts, strict=True):
+            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, again_s)
 
 
 class Gate:
@@ -133,29 +138,51 @@ class Gate:
 
     def __init__(self, network: Network, listener: ModelConfig) -> None:
         own = network.config
+        # A spectrum window that is shorter than the transform has zeros around it, and reads no further than itself.
+        reach_samples = (own.features.window_samples - own.features.hop_samples) // 2
         fits = (
             own.features.sample_rate == listener.features.sample_rate
-            and own.features.margin_samples == listener.features.margin_samples
-            and listener.hop_samples % own.hop_samples == 0
+            and reach_samples <= listener.features.margin_samples
+            and 0 in (listener.hop_samples % own.hop_samples, own.hop_samples % listener.hop_samples)
         )
         if not fits or listener.gate not in own.labels:
             raise ModelError(f"{listener.name}: the model {own.name} cannot tell it where {listener.gate!r} is heard")
         self._network = network
         self._label = own.labels.index(listener.gate)
-        self._ratio = listener.hop_samples // own.hop_samples
+        self._hops = (listener.hop_samples, own.hop_samples)
+        self._margins = (listener.features.margin_samples, own.features.margin_samples)
+        self.hop_s = own.hop_s
 
-    def weigh(self, waveform: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
-        """Return (batch,) the seconds of each window in which the label is likelier than not.
+    def weigh(
+        self, waveform: torch.Tensor, n_frames: torch.Tensor, n_shared: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count the gate's frames, of `hop_s` seconds, in which the label is likelier than not.
 
         Args:
             waveform: (batch, sample) as the listener's network takes it.
             n_frames: (batch,) real frames, counted in the listener's.
+            n_shared: (batch,) those of them, the first ones, that the window before has too.
+
+        Returns:
+            (batch,) how many there are, and (batch,) how many among the shared.
         """
-        own_frames = n_frames * self._ratio
-        logits = self._network(waveform, own_frames).logits[:, :, self._label]
-        real = torch.arange(logits.shape[1], device=logits.device) < own_frames.unsqueeze(1)
-        n_heard: torch.Tensor = ((logits > 0) & real).sum(dim=1)
-        return n_heard * self._network.config.hop_s
+        logits = self._network(self._widen(waveform), self._count(n_frames)).logits[:, :, self._label]
+        index = torch.arange(logits.shape[1], device=logits.device)
+        heard = (logits > 0) & (index < self._count(n_frames).unsqueeze(1))
+        shared = index < self._count(n_shared.to(logits.device)).unsqueeze(1)
+        return heard.sum(dim=1), (heard & shared).sum(dim=1)
+
+    def _count(self, n_frames: torch.Tensor) -> torch.Tensor:
+        """Return how many of the gate's frames so many of the listener's last, the last one perhaps in part."""
+        theirs, own = self._hops
+        return (n_frames * theirs + own - 1) // own
+
+    def _widen(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return (batch, sample) a whole number of the gate's frames, with its margins in place of the listener's."""
+        (_, own), (margin, own_margin) = self._hops, self._margins
+        n_samples = waveform.shape[1] - 2 * margin
+        behind = -n_samples % own + own_margin - margin
+        return functional.pad(waveform, (own_margin - margin, behind))
 
 
 class RunningWindows:

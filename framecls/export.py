@@ -35,7 +35,8 @@ class _FromWaveform(nn.Module):
         self.features = ConvolutionFeatures(network.features)
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
-        return self.network.classify(self.features(waveform), n_frames).logits
+        vectors = self.features(waveform, n_frames * self.network.config.encoder.subsampling)
+        return self.network.classify(vectors, n_frames).logits
 
 
 class _FromVectors(nn.Module):

@@ -19,13 +19,15 @@ _LOG_SPREAD = 4.0
 # Features that are measured from the loudest of a window run from -1, 80 dB below it, to 1. But for the level, which
 # is lost, that is the scale of Whisper's features.
 _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
+# Mean square of samples that are as good as silence: what is softer is raised no further.
+_SILENCE = 1e-12
 
 
 class FeatureExtractor(nn.Module):
     """Slide windows over a waveform and describe each by a vector.
 
-    That is log-mel energies, MFCCs with two differences, or what a pre-trained speech encoder makes of it. Vectors that
-    were computed elsewhere pass through.
+    That is mel energies, their logarithms, MFCCs with two differences, or what a pre-trained speech encoder makes of
+    it. Vectors that were computed elsewhere pass through.
 
     Args:
         config: what the vectors are.
@@ -63,17 +65,19 @@ class FeatureExtractor(nn.Module):
         Args:
             waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
                 `config.margin_samples` before and after them. Given vectors, (batch, vector, feature), are left alone.
-            n_vectors: (batch,) how many of the vectors are not of padding; None: all. A spectrum does not depend on it.
+            n_vectors: (batch,) how many of the vectors are not of padding; None: all. Of a spectrum only the level does
+                depend on it.
 
         Returns:
-            (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance.
+            (batch, vector, feature), a vector for each `config.hop_samples` described samples; but for plain mel
+            energies near unit variance.
         """
         if self.config.kind == "given":
             return waveform
         if self.encoder is not None:
             vectors: Tensor = self.encoder(waveform, n_vectors)
             return vectors
-        return self.describe(self._energies(waveform))
+        return self.describe(self._energies(waveform), waveform, n_vectors)
 
     def _energies(self, waveform: Tensor) -> Tensor:
         """Return (batch, vector, band) the mel energies of (batch, sample) waveforms, as `self.mel` has them."""
@@ -92,14 +96,30 @@ class FeatureExtractor(nn.Module):
         energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
         return energies
 
-    def describe(self, mel: Tensor) -> Tensor:
-        """Return (batch, vector, feature) what (batch, vector, band) mel energies become."""
+    def describe(self, mel: Tensor, waveform: Tensor, n_vectors: Tensor | None) -> Tensor:
+        """Return (batch, vector, feature) what (batch, vector, band) mel energies of waveforms become."""
+        if self.config.raise_to_dbfs is not None:
+            mel = mel * self._gain(waveform, n_vectors, self.config.raise_to_dbfs).square().view(-1, 1, 1)
+        if self.config.kind == "mel":
+            return mel
         log_mel = (log_above(mel, self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
         cepstra = log_mel @ self.get_buffer("dct")
         first = differences(cepstra)
         return torch.cat([cepstra, first, differences(first)], dim=2)
+
+    def _gain(self, waveform: Tensor, n_vectors: Tensor | None, level_dbfs: float) -> Tensor:
+        """Return (batch,) the factor, 1 or more, that brings the level of what is described up to a wanted one."""
+        margin, hop = self.config.margin_samples, self.config.hop_samples
+        described = waveform[:, margin : waveform.shape[1] - margin]
+        if n_vectors is None:
+            power = described.square().mean(dim=1)
+        else:
+            n_samples = (n_vectors * hop).unsqueeze(1)
+            real = torch.arange(described.shape[1], device=waveform.device) < n_samples
+            power = (described.square() * real).sum(dim=1) / n_samples.squeeze(1).clamp(min=1)
+        return (10 ** (level_dbfs / 20) / power.clamp(min=_SILENCE).sqrt()).clamp(min=1)
 
 
 def log_above(energy: Tensor, floor: float) -> Tensor:
@@ -140,14 +160,14 @@ class ConvolutionFeatures(nn.Module):
         waves = torch.cat([angle.cos(), angle.sin()]) * window
         self.register_buffer("waves", waves.unsqueeze(1).float(), persistent=False)  # (2 * bin, 1, sample)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """See `FeatureExtractor.forward`."""
         parts = functional.conv1d(
             waveform.unsqueeze(1), self.get_buffer("waves"), stride=self._features.config.hop_samples
         )
         cosine, sine = parts.chunk(2, dim=1)  # each (batch, bin, vector)
         power = (cosine.square() + sine.square()).transpose(1, 2)
-        return self._features.describe(power @ self._features.mel.mel_scale.fb)
+        return self._features.describe(power @ self._features.mel.mel_scale.fb, waveform, n_vectors)
 
 
 def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:

@@ -16,10 +16,12 @@ from framecls.results import Candidate
 MIN_HEARD_S = 0.3
 
 
-def pool_windows(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) -> tuple[NDArray[np.float32], float]:
     """Return (label,) the mean logits of a recording's windows, and the seconds that counted.
 
-    A window counts for its `weight_s`; if none counts for anything, all count alike.
+    A window counts for its `weight_s`; if none counts for anything, all count alike. With `least_s` those with as many
+    seconds count for their length, whatever else is in them, and the others not at all. Of the seconds, those that two
+    windows share are counted once.
 
     Raises:
         AudioError: there is no window.
@@ -28,9 +30,12 @@ def pool_windows(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], 
     if not kept:
         raise AudioError("there is no audio in it")
     weights_s = np.array([output.weight_s for output in kept])
-    heard_s = float(weights_s.sum())
+    heard_s = float(sum(output.weight_s - output.again_s for output in kept))
+    if least_s is not None:
+        lengths = np.array([output.window.n_frames for output in kept], float)
+        weights_s = np.where(weights_s >= least_s, lengths, 0.0)
     logits = np.stack([output.logits for output in kept])
-    return np.average(logits, axis=0, weights=weights_s if heard_s > 0 else None).astype(np.float32), heard_s
+    return np.average(logits, axis=0, weights=weights_s if weights_s.any() else None).astype(np.float32), heard_s
 
 
 def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[int]:

@@ -23,6 +23,7 @@ FORMAT_VERSION = 2
 _MAX_HEADER_BYTES = 16 * 2**20
 # Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
 _SCALE = ".scale"
+_MIN_NARROWED = 2**16  # weights of the smallest matrix that is stored as 8-bit integers
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -93,13 +94,14 @@ def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tenso
     """Return weights as a file holds them.
 
     As "int8", each row of a matrix (each filter of a convolution) is stored in steps of a 127th of its greatest
-    weight; biases and norms stay 16-bit floats.
+    weight. Biases, norms and small matrices stay 16-bit floats: they save little, and a small matrix is often the first
+    one, whose columns differ by as much as what they read.
     """
     import torch
 
     stored = {}
     for key, tensor in state.items():
-        if precision != "int8" or tensor.ndim < 2:
+        if precision != "int8" or tensor.ndim < 2 or tensor.numel() < _MIN_NARROWED:
             stored[key] = tensor.to(torch.float32 if precision == "float32" else torch.float16)
             continue
         rows = tensor.flatten(1)

@@ -9,13 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import Source
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio, to_dict
-from framecls.engine import Engine, RunningWindows
+from framecls.engine import Engine, RunningWindows, WindowOutput
 from framecls.errors import AudioError, GalleryError, UsageError
 from framecls.gallery import Clip, Gallery, default_path, open_gallery
 from framecls.identification import pool_windows
@@ -25,6 +26,10 @@ from framecls.results import AudioInfo, Candidate
 # about half of the frames: the rest is pauses.
 MIN_VOICE_S = 1.0
 MIN_HEARD_S = 0.5
+# A window with less of it says more of what else is heard than of the voice.
+LEAST_OF_WINDOW_S = 0.2
+# Settings of a model that decide, with its weights, what it makes of a voice.
+_HEARD_WITH = ("embedding", "embedding_activation", "pooling", "features", "encoder", "window")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +45,22 @@ class Voice:
 def identity(engine: Engine) -> str:
     """Return what tells a model's vectors from those of any other: its name, and a digest of its weights."""
     config = engine.config
-    settings = {key: to_dict(config)[key] for key in ("embedding", "pooling", "features", "encoder", "window")}
+    settings = _differences(to_dict(config), to_dict(ModelConfig("usual", "pooled", (), embedding=1)))
+    settings = {key: settings[key] for key in _HEARD_WITH if key in settings}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(engine.network.named_parameters()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return f"{config.name}-{digest.hexdigest()[:12]}"
+
+
+def _differences(settings: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not as usual, so that one which is added later changes the name of no model."""
+    return {
+        key: _differences(value, usual.get(key) or {}) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if value != usual.get(key)
+    }
 
 
 def hear(
@@ -62,10 +77,21 @@ def hear(
         AudioError: the recording cannot be read, or there is too little speech in it.
     """
     if not engine.config.embedding:
-        raise UsageError(f"the model {engine.config.name} does not tell voices: train one with --recipe speaker")
+        raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
     openers = [partial(engine.open, source, sample_rate, raw)]
     with closing(engine.run_many(openers, progress=progress)) as recordings:
         return know_voice(next(recordings), engine.config)
+
+
+def pool_voice(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+    """Return (number,) the mean of the vectors of windows in which somebody talks, and the seconds that counted.
+
+    Such windows count alike: pauses between words do not make a voice less sure.
+
+    Raises:
+        AudioError: there is no window.
+    """
+    return pool_windows(windows, LEAST_OF_WINDOW_S)
 
 
 def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
@@ -74,7 +100,7 @@ def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
     Raises:
         AudioError: the recording cannot be read, or there is too little speech in it.
     """
-    mean, heard_s = pool_windows(windows)
+    mean, heard_s = pool_voice(windows)
     duration_s = round(windows.n_samples / config.features.sample_rate, 6)
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
     _require_enough(duration_s, heard_s, config.gate)

@@ -69,11 +69,11 @@ def test_the_same_network_comes_back(tmp_path: Path, precision: Precision, toler
 
 def test_int8_keeps_each_weight_to_half_a_step_of_its_row() -> None:
     torch.manual_seed(2)
-    weights = {"a.weight": torch.randn(5, 3, 4) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 7.0])[:, None, None]}
-    weights["a.bias"] = torch.randn(5)
+    weights = {"a.weight": torch.randn(5, 128, 128) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 7.0])[:, None, None]}
+    weights |= {"a.bias": torch.randn(5), "small.weight": torch.randn(255, 256)}
     stored = narrow(weights, "int8")
     assert stored["a.weight"].dtype == torch.int8
-    assert stored["a.bias"].dtype == torch.float16
+    assert stored["a.bias"].dtype == stored["small.weight"].dtype == torch.float16
     back = widen(stored)
     assert back.keys() == weights.keys()
     step = weights["a.weight"].flatten(1).abs().amax(dim=1) / 127
@@ -81,9 +81,10 @@ def test_int8_keeps_each_weight_to_half_a_step_of_its_row() -> None:
     assert bool((error <= 0.501 * step + 1e-12).all())
 
 
-def test_int8_weights_without_their_scale_are_refused(tmp_path: Path) -> None:
+def test_int8_weights_without_their_scale_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
 
+    monkeypatch.setattr("framecls.modelfile._MIN_NARROWED", 1)
     path = tmp_path / "m.safetensors"
     save_model(Network(tiny_config("frame")), path, precision="int8")
     header, _ = split(path)

@@ -112,6 +112,15 @@ KINDS = {
         pooling="multihead",
     ),
     "embedding": small(SMALL, features=FeatureConfig(normalize="mean"), labels=(), embedding=8),
+    "lstm, mel": small(
+        EncoderConfig(kind="lstm", dim=16, n_layers=2, n_heads=2),
+        pooling="last",
+        labels=(),
+        embedding=8,
+        embedding_activation="relu",
+        features=FeatureConfig(kind="mel", n_fft=400, mel_scale="slaney", raise_to_dbfs=-10.0),
+    ),
+    "lstm both ways": small(replace(SMALL, kind="lstm", bidirectional=True), task="frame"),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }
 

@@ -56,6 +56,31 @@ def test_mfcc_is_librosas() -> None:
     np.testing.assert_allclose(got[4:-4, 13:26], first.T[4:-4], atol=2e-3)
 
 
+def test_mel_energies_are_librosas() -> None:
+    """As Resemblyzer takes them: no logarithm, a transform as long as the window."""
+    config = FeatureConfig(kind="mel", n_fft=400, n_mels=40, f_min_hz=0.0, f_max_hz=8000.0, mel_scale="slaney")
+    samples = noise(8000)
+    got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0]
+    wanted = np.exp(librosa_log_mel(samples, config)) - config.floor
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("level_dbfs", "louder"), [(-60.0, 1.0), (-10.0, 10 ** (-10 / 20) / 0.1)])
+def test_a_soft_window_is_raised_to_a_level(level_dbfs: float, louder: float) -> None:
+    """The noise is at -20 dB: what is behind the real vectors, and the margins, must not count."""
+    plain, raised = FeatureConfig(kind="mel"), FeatureConfig(kind="mel", raise_to_dbfs=level_dbfs)
+    samples = torch.from_numpy(noise(160 * 500 + 2 * plain.margin_samples))[None].repeat(2, 1)
+    described = samples[:, plain.margin_samples : plain.margin_samples + 300 * 160]
+    samples *= 0.1 / described.square().mean(dim=1, keepdim=True).sqrt()
+    samples[1, plain.margin_samples + 300 * 160 :] = 0
+    n_vectors = torch.tensor([300, 300])
+    samples[:, : plain.margin_samples] = 3.0
+    before, after = (FeatureExtractor(config)(samples, n_vectors) for config in (plain, raised))
+    torch.testing.assert_close(after, before * louder**2, rtol=1e-3, atol=1e-6)
+    silence = FeatureExtractor(raised)(torch.zeros(1, 4000))
+    assert bool((silence == 0).all())
+
+
 def test_a_vector_for_each_hop() -> None:
     config = FeatureConfig()
     for n_vectors in (1, 2, 50):

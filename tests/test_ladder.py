@@ -107,7 +107,8 @@ def test_sizes_come_near(name: str, rung: str) -> None:
     config = read_recipe(find_recipe(name)).model_config(("a", "b", "c"), ())
     target = ladder.count_parameters(ladder.on_rung(config, "dot"))
     fitted = ladder.fit_size(config, rung, target)
-    assert ladder.count_parameters(fitted) == pytest.approx(target, rel=0.02)
+    # An LSTM has no layers beside it that could even out the steps of its dim.
+    assert ladder.count_parameters(fitted) == pytest.approx(target, rel=0.03 if rung == "lstm" else 0.02)
     assert {key: getattr(fitted.encoder, key) for key in RUNGS[rung]} == RUNGS[rung]
     kept = {f.name for f in dataclasses.fields(fitted.encoder)} - {"kind", "score", "dim", "ff_dim"}
     assert all(getattr(fitted.encoder, key) == getattr(config.encoder, key) for key in kept)

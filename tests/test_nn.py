@@ -89,6 +89,8 @@ RUNGS = {
     "dot": EncoderConfig(score="dot", dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
     "additive": EncoderConfig(score="additive", dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
     "sinusoidal": EncoderConfig(position="sinusoidal", dim=16, n_layers=2, n_heads=2, ff_dim=32),
+    "lstm": EncoderConfig(kind="lstm", dim=16, n_layers=2, n_heads=2),
+    "lstm both ways": EncoderConfig(kind="lstm", bidirectional=True, subsampling=2, dim=16, n_layers=2, n_heads=2),
     "subsampled": EncoderConfig(subsampling=4, dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
     "convolution stem": EncoderConfig(
         subsampling=4,
@@ -125,6 +127,56 @@ def test_fc_gives_equal_frames_equal_outputs_and_attention_does_not() -> None:
         attention = Encoder(RUNGS["dot"], 5).eval()(vectors, mask)[0]
     torch.testing.assert_close(fc[7], fc[2])
     assert not torch.allclose(attention[7], attention[2], atol=1e-3)
+
+
+def test_an_lstm_hears_what_was_before_and_both_ways_all() -> None:
+    vectors, mask = torch.randn(1, 20, 5), torch.arange(20).unsqueeze(0) < 18
+    changed = vectors.clone()
+    changed[0, 10] += 1
+    for bidirectional, first in ((False, 10), (True, 0)):
+        encoder = Encoder(replace(RUNGS["lstm"], bidirectional=bidirectional), 5).eval()
+        with torch.no_grad():
+            moved = (encoder(vectors, mask) - encoder(changed, mask)).abs().amax(dim=2)[0] > 1e-7
+        assert moved[:18].tolist() == [frame >= first for frame in range(18)]
+
+
+def blackboard_lstm(memory: torch.nn.LSTM, x: Tensor) -> Tensor:
+    """Return (frame, unit) what a long short-term memory gives, gate by gate; x: (frame, channel)."""
+    units = memory.hidden_size
+    hidden, cell, found = torch.zeros(units), torch.zeros(units), []
+    for frame in x:
+        gates = memory.weight_ih_l0 @ frame + memory.bias_ih_l0 + memory.weight_hh_l0 @ hidden + memory.bias_hh_l0
+        take, keep, new, tell = gates.split(units)
+        cell = keep.sigmoid() * cell + take.sigmoid() * new.tanh()
+        hidden = tell.sigmoid() * cell.tanh()
+        found.append(hidden)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_lstm_is_the_textbooks(bidirectional: bool) -> None:
+    encoder = Encoder(replace(RUNGS["lstm"], bidirectional=bidirectional), 5).eval()
+    vectors, lengths = torch.randn(3, 12, 5), (12, 7, 1)
+    mask = torch.arange(12) < torch.tensor(lengths).unsqueeze(1)
+    with torch.no_grad():
+        got = encoder(vectors, mask)
+        for row, length in enumerate(lengths):
+            x = vectors[row, :length]
+            for layer in encoder.layers:
+                parts = [blackboard_lstm(layer.forth, x)]
+                if layer.back is not None:
+                    parts.append(blackboard_lstm(layer.back, x.flip(0)).flip(0))
+                x = torch.cat(parts, dim=1)
+            torch.testing.assert_close(got[row, :length], x, atol=1e-5, rtol=1e-4)
+
+
+def test_an_lstm_gives_a_row_the_same_bits_alone_and_in_company() -> None:
+    encoder = Encoder(EncoderConfig(kind="lstm", dim=64, n_layers=2), 64).eval()
+    vectors, mask = torch.randn(9, 30, 64), torch.ones(9, 30, dtype=torch.bool)
+    with torch.no_grad():
+        together = encoder(vectors, mask)
+        for size in range(1, 9):
+            assert torch.equal(encoder(vectors[:size], mask[:size]), together[:size])
 
 
 def test_attention_weights_of_every_layer() -> None:

@@ -15,7 +15,7 @@ from models import RATE, save_tiny_model, tiny_config, tone
 
 import framecls
 from framecls.config import EncoderConfig, ModelConfig, WindowConfig
-from framecls.engine import Engine, WindowOutput, cut_windows
+from framecls.engine import Engine, Gate, WindowOutput, cut_windows
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.identification import pool_windows
 from framecls.nn.model import Network
@@ -219,12 +219,55 @@ def test_a_gated_model_answers_only_where_its_gate_opens() -> None:
     assert [c.label for c in deaf.top] == [c.label for c in heard.top]
 
 
+@pytest.mark.parametrize(
+    ("subsampling", "n_fft", "overlap_s"), [(2, 512, 0.5), (1, 400, 0.0), (4, 512, 1.0), (1, 400, 1.0)]
+)
+def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, overlap_s: float) -> None:
+    """The gate hears everything as speech: so the seconds heard are those of the recording, whatever overlaps."""
+    torch.manual_seed(3)
+    gate = Network(tiny_config("frame")).eval()
+    torch.nn.init.zeros_(gate.head.weight)
+    with torch.no_grad():
+        gate.head.bias[0] = 1.0
+    config = tiny_config("pooled")
+    listener = replace(
+        config,
+        gate="speech",
+        features=replace(config.features, n_fft=n_fft),
+        encoder=replace(config.encoder, subsampling=subsampling),
+        window=replace(config.window, overlap_s=overlap_s),
+    )
+    for network_gate in (gate, None):
+        engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
+        outputs = list(engine.run(engine.open(noise(5.03), RATE)))
+        assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
+        assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
+
+
+def test_a_gate_hears_the_same_through_other_margins() -> None:
+    """A spectrum window of 400 samples in a transform of 512 reads no more than one in a transform of 400."""
+    config = tiny_config("frame")
+    torch.manual_seed(3)
+    gate = Network(config).eval()
+    samples = torch.from_numpy(noise(3.0))[None, : 100 * 320 + 2 * 176]
+    n_frames = torch.tensor([100])
+    pooled = replace(tiny_config("pooled"), gate="speech")
+    near = replace(pooled, features=replace(pooled.features, n_fft=400))
+    wide, narrow = (Gate(gate, listener) for listener in (pooled, near))
+    wanted = wide.weigh(samples, n_frames, n_frames // 2)
+    got = narrow.weigh(samples[:, 176 - 120 : 120 - 176], n_frames, n_frames // 2)
+    assert [part.tolist() for part in got] == [part.tolist() for part in wanted]
+
+
 def test_windows_count_for_what_is_heard_in_them() -> None:
     near, far = np.array([5.0, 0.0], np.float32), np.array([0.0, 5.0], np.float32)
     outputs = [WindowOutput(Window(0, 10), near, 3.0), WindowOutput(Window(10, 10), far, 1.0)]
     logits, heard_s = pool_windows(outputs)
     np.testing.assert_allclose(logits, [3.75, 1.25])
     assert heard_s == 4.0
+    whole = [*outputs, WindowOutput(Window(15, 5), far, 1.5, again_s=0.5)]
+    np.testing.assert_allclose(pool_windows(whole, 1.5)[0], [10 / 3, 5 / 3], rtol=1e-6)
+    assert pool_windows(whole, 1.5)[1] == pool_windows(whole)[1] == 5.0
     silent = [WindowOutput(Window(0, 10), near, 0.0), WindowOutput(Window(10, 10), far, 0.0)]
     np.testing.assert_allclose(pool_windows(silent)[0], [2.5, 2.5])
     with pytest.raises(AudioError, match="no audio in it"):

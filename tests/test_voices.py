@@ -289,10 +289,11 @@ def test_a_frame_model_has_no_embedding() -> None:
             ModelConfig(**settings)
 
 
-def test_the_shipped_recipe_makes_a_small_model() -> None:
+@pytest.mark.parametrize("name", ["speaker", "voices"])
+def test_the_recipes_make_small_models(name: str) -> None:
     from framecls.nn.model import Network
 
-    recipe = read_recipe(find_recipe("speaker"))
+    recipe = read_recipe(find_recipe(name))
     network = Network(recipe.model_config(("a", "b"), ()))
     assert network.config.gate == "speech"
     assert sum(parameter.numel() for parameter in network.parameters()) * 2 < 6e6  # bytes of 16-bit floats

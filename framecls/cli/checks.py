@@ -150,7 +150,7 @@ def find_voice_model(name: str) -> ModelConfig:
     """
     config = modelfile.read_config(pretrained.locate(name))
     if not config.embedding:
-        raise UsageError(f"-m {name}: this model does not tell voices: train one with --recipe speaker")
+        raise UsageError(f"-m {name}: this model does not tell voices: use -m speaker, or train one")
     return config
 
 

@@ -15,7 +15,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.training.recipe import CODECS, RUNGS
+from framecls.training.recipe import CODECS, LADDER, RUNGS
 
 T = TypeVar("T")
 
@@ -471,7 +471,7 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     ] = None
     rungs: Annotated[
         str, typer.Option("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
-    ] = ",".join(RUNGS)
+    ] = ",".join(LADDER)
     noise: Annotated[
         Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
     ] = None

@@ -1,6 +1,8 @@
 """The ladder: what each output vector may know of the sequence grows from rung to rung.
 
-`fc` sees its own frame, `window` a few neighbours, `attention` everything.
+`fc` sees its own frame, `window` a few neighbours, `attention` everything. Beside it stands `lstm`, which the lecture
+sets self-attention against: it, too, hears everything before a frame, but one frame after the other, and what is long
+ago only as far as it was not forgotten.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from torch.nn import functional
 
 from framecls.config import EncoderConfig
 from framecls.nn.attention import ATTENTIONS
+
+_MIN_ROWS = 2
+_ONNX_LSTM = 14  # the set of operators whose LSTM this is; later ones change nothing that is used here
 
 
 class FeedForward(nn.Module):
@@ -138,15 +143,22 @@ class Encoder(nn.Module):
         self.input_size = input_size
         self.output_size = config.dim
         neighbours = 2 * config.context + 1 if config.kind == "window" else 1
-        self.input: nn.Module = (
-            ConvolutionStem(input_size, config.dim, config.subsampling)
-            if config.stem == "convolution"
-            else nn.Linear(input_size * config.subsampling * neighbours, config.dim)
-        )
+        joined_size = input_size * config.subsampling * neighbours
+        recurrent, convolved = config.kind == "lstm", config.stem == "convolution"
+        self.input: nn.Module
+        if convolved:
+            self.input = ConvolutionStem(input_size, config.dim, config.subsampling)
+        else:  # an LSTM begins with a linear map of what it reads itself
+            self.input = nn.Identity() if recurrent else nn.Linear(joined_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
-        make_layer = AttentionLayer if config.kind == "attention" else PlainLayer
-        self.layers = nn.ModuleList(make_layer(config) for _ in range(config.n_layers))
-        self.norm: nn.Module = nn.LayerNorm(config.dim)
+        self.layers = nn.ModuleList()
+        for index in range(config.n_layers):
+            if recurrent:
+                self.layers.append(RecurrentLayer(config, config.dim if index or convolved else joined_size))
+            else:
+                self.layers.append(AttentionLayer(config) if config.kind == "attention" else PlainLayer(config))
+        # What an LSTM gives lies between -1 and 1.
+        self.norm: nn.Module = nn.Identity() if recurrent else nn.LayerNorm(config.dim)
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Encode a batch.
@@ -204,6 +216,71 @@ class PlainLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
         """Map (batch, frame, channel) to the same shape; each frame is on its own, so the mask does not matter."""
         return x + self.feed_forward(self.norm(x)), None
+
+
+class RecurrentLayer(nn.Module):
+    """A long short-term memory that reads the frames one after the other (Hochreiter and Schmidhuber 1997).
+
+    Bidirectional, half of its channels come from one that reads them from the last to the first.
+    """
+
+    def __init__(self, config: EncoderConfig, input_size: int) -> None:
+        super().__init__()
+        size = config.dim // 2 if config.bidirectional else config.dim
+        self.forth = nn.LSTM(input_size, size, batch_first=True)
+        self.back = nn.LSTM(input_size, size, batch_first=True) if config.bidirectional else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+        """Map (batch, frame, channel) to (batch, frame, channel of the layer); mask: (batch, frame) True = real.
+
+        Padding is behind the real frames, so reading forth comes to it last.
+        """
+        y = _remember(self.forth, x)
+        if self.back is not None:
+            y = torch.cat([y, _turn(_remember(self.back, _turn(x, mask)), mask)], dim=2)
+        return self.dropout(y), None
+
+
+def _turn(x: Tensor, mask: Tensor) -> Tensor:
+    """Return (batch, frame, channel) the real frames in reverse order, padding left where it is."""
+    index = torch.arange(mask.shape[1], device=mask.device)
+    turned = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - index, index)
+    return x.gather(1, turned.unsqueeze(2).expand_as(x))
+
+
+def _remember(memory: nn.LSTM, x: Tensor) -> Tensor:
+    """Return (batch, frame, unit) what an LSTM makes of (batch, frame, channel)."""
+    if torch.compiler.is_exporting():
+        return _onnx_lstm(memory, x)
+    # On a CPU one row alone is summed in another order than the same row in company.
+    missing = 0 if memory.training else max(0, _MIN_ROWS - len(x))
+    y: Tensor = memory(functional.pad(x, (0, 0, 0, 0, 0, missing)))[0]
+    return y[: len(x)]
+
+
+def _onnx_lstm(memory: nn.LSTM, x: Tensor) -> Tensor:
+    """Return the same as the operator of an ONNX graph: torch's exporter takes the number of frames for a constant."""
+
+    def reorder(parameter: Tensor) -> Tensor:  # torch: input, forget, cell, output; ONNX: input, output, forget, cell
+        i, f, c, o = parameter.chunk(4)
+        return torch.cat([i, o, f, c]).unsqueeze(0)
+
+    weights = dict(memory.named_parameters())
+    y: Tensor = torch.onnx.ops.symbolic(
+        "LSTM",
+        (
+            x.transpose(0, 1),
+            reorder(weights["weight_ih_l0"]),
+            reorder(weights["weight_hh_l0"]),
+            torch.cat([reorder(weights["bias_ih_l0"]), reorder(weights["bias_hh_l0"])], dim=1),
+        ),
+        {"hidden_size": memory.hidden_size},
+        dtype=x.dtype,
+        shape=(x.shape[1], 1, x.shape[0], memory.hidden_size),
+        version=_ONNX_LSTM,
+    )
+    return y.squeeze(1).transpose(0, 1)
 
 
 def stack_neighbours(frames: Tensor, context: int) -> Tensor:

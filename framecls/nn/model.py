@@ -75,6 +75,8 @@ class Network(nn.Module):
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
         rows: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
         logits = rows[: x.shape[0]]  # not len: a graph that is exported would be for one number of rows
+        if self.config.embedding_activation == "relu":
+            logits = functional.relu(logits)
         # In full precision: a direction that is rounded to 8 bits is another voice.
         return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 

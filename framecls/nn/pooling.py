@@ -22,6 +22,20 @@ class MeanPooling(nn.Module):
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
+class LastPooling(nn.Module):
+    """The last real frame: all that a recurrent network remembers of those before."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = input_size
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, channel); mask: (batch, frame) True = real."""
+        last = (mask.sum(dim=1) - 1).clamp(min=0).view(-1, 1, 1)
+        return x.gather(1, last.expand(-1, 1, x.shape[2])).squeeze(1)
+
+
 class AttentiveStatisticsPooling(nn.Module):
     """Weighted mean and standard deviation, the weights found per channel by a small network on each frame.
 
@@ -75,8 +89,12 @@ class MultiHeadStatisticsPooling(nn.Module):
         return pooled
 
 
-POOLINGS: dict[str, type[MeanPooling] | type[AttentiveStatisticsPooling] | type[MultiHeadStatisticsPooling]] = {
+POOLINGS: dict[
+    str,
+    type[MeanPooling] | type[LastPooling] | type[AttentiveStatisticsPooling] | type[MultiHeadStatisticsPooling],
+] = {
     "mean": MeanPooling,
+    "last": LastPooling,
     "attentive": AttentiveStatisticsPooling,
     "multihead": MultiHeadStatisticsPooling,
 }

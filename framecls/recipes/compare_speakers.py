@@ -1,38 +1,56 @@
 """Measure a model of voices and Resemblyzer on the same recordings: the equal error rate over all pairs of a source.
 
 The voices are those of the dev split: sources that training never heard, and voices of others that it did not. What a
-voice says is joined and cut into pieces of a length; with --length 0 each clip is taken as it is.
+voice says is joined and cut into pieces of a length; with --length 0 each clip is taken as it is. With --through they
+come over a telephone, or with noise (recordings of --noise) 10 dB below the speech.
 
     pip install resemblyzer
-    python -m framecls.recipes.compare_speakers speaker.jsonl --model speaker [--length 0,6,3]
+    python -m framecls.recipes.compare_speakers speaker.jsonl --model speaker [--length 0,6,3] \
+        [--through clean,telephone,noise --noise noise.jsonl]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from framecls.config import UNKNOWN
 from framecls.engine import Engine, load_engine
-from framecls.identification import pool_windows
 from framecls.recipes.embed_corpus import Teacher
+from framecls.speakers import pool_voice
 from framecls.training import verification
-from framecls.training.augment import Samples
+from framecls.training.augment import Samples, augment_batch
 from framecls.training.clips import ClipStore, open_clips
+from framecls.training.examples import NoiseBank
 from framecls.training.manifest import Recording, read_manifest, split_recordings
-from framecls.training.recipe import Recipe
+from framecls.training.recipe import AugmentConfig, Recipe
 from framecls.training.voices import VoiceExamples
 
 _MOST_OF_VOICE = 60  # pieces
 # Of a clip that is shorter no system can say much; the model itself refuses.
 _SHORTEST_S = 1.0
+# Nothing but what is named; at the same peak as it is.
+_NOTHING = AugmentConfig(
+    speed_chance=0, reverb_chance=0, equalize_chance=0, low_pass_chance=0, telephone_chance=0, noise_chance=0,
+    gain_db=(-6.0, -6.0), clip_chance=0,
+)  # fmt: skip
+CONDITIONS = {
+    "clean": None,
+    "telephone": replace(_NOTHING, codec_chance=1, codecs=("gsm", "mulaw"), telephone_chance=1),
+    "noise": replace(_NOTHING, noise_chance=1, noise_snr_db=(10.0, 10.0)),
+}
 
 
 def cut(
@@ -52,13 +70,19 @@ def cut(
     return {source: (pieces, np.array(who)) for source, (pieces, who) in found.items()}
 
 
+def spoil(pieces: Sequence[Samples], how: AugmentConfig | None, rate: int, noise: NoiseBank | None) -> list[Samples]:
+    """Return (sample,) pieces after what happened to them, the same each time."""
+    if how is None:
+        return list(pieces)
+    rng = np.random.default_rng(0)
+    draw = noise.draw if noise is not None else None
+    return [augment_batch(torch.from_numpy(p).unsqueeze(0), rng, how, rate, draw)[0].numpy() for p in pieces]
+
+
 def embed(engine: Engine, pieces: Sequence[Samples], rate: int) -> NDArray[np.float32]:
     """Return (piece, number) what the model makes of pieces."""
-    vectors = []
-    for piece in pieces:
-        with engine.open(piece, rate) as stream:
-            vectors.append(pool_windows(engine.run(stream))[0])
-    return np.stack(vectors)
+    openers = (partial(engine.open, piece, rate) for piece in pieces)
+    return np.stack([pool_voice(windows)[0] for windows in engine.run_many(openers)])
 
 
 def main() -> None:
@@ -67,24 +91,33 @@ def main() -> None:
     arguments.add_argument("manifest", type=Path)
     arguments.add_argument("--model", default="speaker")
     arguments.add_argument("--length", default="0,6,3", help="seconds of a piece, separated by commas; 0: whole clips")
+    arguments.add_argument("--through", default="clean", help=f"some of {', '.join(CONDITIONS)}, separated by commas")
+    arguments.add_argument("--noise", type=Path, help="manifest of noise; none: made-up noise")
+    arguments.add_argument(
+        "--split", choices=("dev", "all"), default="dev", help="all: for a model that heard none of it"
+    )
     arguments.add_argument("--cache", type=Path)
     arguments.add_argument("--threads", type=int)
     options = arguments.parse_args()
     warnings.filterwarnings("ignore")  # of the teacher's own libraries
     engine = load_engine(options.model, device="cpu", threads=options.threads)
     teacher = Teacher()
-    dev = split_recordings(read_manifest(options.manifest), by="speaker").dev
-    sys.stdout.write(f"{'':30} {'voices':>6} {'pieces':>6} {engine.config.name:>12} {'resemblyzer':>12}\n")
+    recordings = [recording for recording in read_manifest(options.manifest) if recording.label != UNKNOWN]
+    dev = recordings if options.split == "all" else split_recordings(recordings, by="speaker").dev
+    noises = read_manifest(options.noise) if options.noise else []
+    sys.stdout.write(f"{'':42} {'voices':>6} {'pieces':>6} {engine.config.name:>12} {'resemblyzer':>12}\n")
     with tempfile.TemporaryDirectory() as temporary:
-        store = open_clips(dev, engine.config.features.sample_rate, options.cache or Path(temporary))
-        for text in options.length.split(","):
-            for source, (pieces, who) in cut(dev, store, engine, float(text)).items():
+        store = open_clips([*dev, *noises], engine.config.features.sample_rate, options.cache or Path(temporary))
+        for length, through in itertools.product(options.length.split(","), options.through.split(",")):
+            for source, (clean, who) in cut(dev, store, engine, float(length)).items():
                 if len(np.unique(who)) == len(who):
                     continue  # no voice has two
+                bank = NoiseBank(noises, store, np.random.default_rng(0)) if noises else None
+                pieces = spoil(clean, CONDITIONS[through], store.sample_rate, bank)
                 systems = (embed(engine, pieces, store.sample_rate), np.stack(list(teacher.embed(pieces))))
                 rates = [verification.equal_error_rate(verification.all_pairs(vectors, who)) for vectors in systems]
-                what = f"{'clips' if float(text) == 0 else f'{float(text):g} s'} of {source}"
-                line = f"{what[:30]:30} {len(np.unique(who)):6} {len(who):6}"
+                what = f"{'clips' if float(length) == 0 else f'{float(length):g} s'} of {source}, {through}"
+                line = f"{what[:42]:42} {len(np.unique(who)):6} {len(who):6}"
                 sys.stdout.write(f"{line} {rates[0]:12.2%} {rates[1]:12.2%}\n")
                 sys.stdout.flush()
 

@@ -14,6 +14,7 @@ from framecls.config import UNKNOWN
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError
 from framecls.identification import pool_windows
+from framecls.speakers import pool_voice
 from framecls.training.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
@@ -53,9 +54,7 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
         ConfigError: a codec is asked for where there are no recordings.
     """
     recordings = _choose(engine, test)
-    store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
-    if test.codec is not None:
-        store = _through(store, engine, test)
+    store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
     figures = describe(report, engine.config) if report.answers is not None else report.figures
     if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
@@ -63,10 +62,22 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     return replace(report, decision=engine.config.decision, figures=figures, answers=None)
 
 
-def _through(store: ClipStore, engine: Engine, test: Test) -> ClipStore:
+def fit_decision(engine: Engine, test: Test) -> DevReport:
+    """Return the figures of a model, and the decision that fits these recordings best, in the place of its own.
+
+    Raises:
+        ManifestError: as `evaluate`.
+    """
+    recordings = _choose(engine, test)
+    return _measure(engine, test, recordings, _open_store(engine, test, recordings), None)
+
+
+def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> ClipStore:
+    store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
+    if test.codec is None:
+        return store
     if engine.config.features.kind == "given" or (test.recipe and test.recipe.mix.enabled):
         raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
-    assert test.codec is not None
     return CodedStore(store, test.codec)
 
 
@@ -125,17 +136,19 @@ def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None)
 
 
 def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recipe: Recipe, test: Test) -> DevReport:
-    if test.length_s is not None:
-        pieces = VoiceExamples(recordings, engine.config, recipe, store)
-        return measure(engine.network, pieces.dev_batches(recordings, test.length_s))
     known = [recording for recording in recordings if recording.label != UNKNOWN]
     if not known:
         raise ManifestError(f"{test.manifest}: no recording names its voice")
-    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in known)
-    vectors = [pool_windows(windows)[0] for windows in engine.run_many(openers)]
-    names = sorted({recording.label for recording in known})
-    voices = np.array([names.index(recording.label) for recording in known])
-    return report_voices(np.stack(vectors), voices, [r.source for r in known], engine.config.decision)
+    if test.length_s is not None:
+        cut = VoiceExamples(recordings, engine.config, recipe, store).cut_voices(recordings, test.length_s)
+        pieces, who, sources = (list(column) for column in zip(*cut, strict=True))
+    else:
+        names = sorted({recording.label for recording in known})
+        pieces = [store.read(recording.file) for recording in known]
+        who, sources = [names.index(recording.label) for recording in known], [r.source for r in known]
+    openers = (partial(engine.open, piece, store.sample_rate) for piece in pieces)
+    vectors = [pool_voice(windows)[0] for windows in engine.run_many(openers)]
+    return report_voices(np.stack(vectors), np.array(who), sources, engine.config.decision)
 
 
 def _whole_recordings(

@@ -19,7 +19,7 @@ from framecls.engine import Engine
 from framecls.nn.model import Network
 from framecls.timeline import Window
 from framecls.training.loop import Data, Job, Run, measure_dev, training_batches
-from framecls.training.recipe import RUNGS
+from framecls.training.recipe import LADDER, RUNGS
 from framecls.training.team import cut
 
 _NEAR = 0.02  # numbers of parameters this share apart are as good as equal
@@ -61,7 +61,7 @@ class Ladder:
 def compare(
     job: Job,
     data: Data,
-    rungs: Sequence[str] = tuple(RUNGS),
+    rungs: Sequence[str] = LADDER,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ladder:

@@ -23,13 +23,15 @@ from framecls.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
-# The ladder, from the bottom up: what sets one rung's encoder apart from another's.
+# What sets one rung's encoder apart from another's: the ladder, from the bottom up, and what it can be compared with.
 RUNGS: dict[str, dict[str, str]] = {
     "fc": {"kind": "fc"},
     "window": {"kind": "window"},
     "dot": {"kind": "attention", "score": "dot"},
     "additive": {"kind": "attention", "score": "additive"},
+    "lstm": {"kind": "lstm"},
 }
+LADDER = tuple(name for name in RUNGS if name != "lstm")
 
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
 
@@ -200,8 +202,9 @@ class Recipe:
     hear_phones: bool = False
     silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
-    pooling: Literal["mean", "attentive", "multihead"] = "attentive"
+    pooling: Literal["mean", "last", "attentive", "multihead"] = "attentive"
     embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
+    embedding_activation: Literal["none", "relu"] = "none"
     gate: str = ""
     stored: Precision = "float16"  # how the model file holds its weights
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -226,6 +229,7 @@ class Recipe:
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
             pooling=self.pooling,
             embedding=self.embedding,
+            embedding_activation=self.embedding_activation,
             gate=self.gate,
             features=self.features,
             encoder=self.encoder,

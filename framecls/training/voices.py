@@ -146,21 +146,32 @@ class VoiceExamples(BatchMaker):
         vector = functional.normalize(taught, dim=0) if self.teacher is not None else None
         return np.concatenate(parts)[:wanted], self._index.get((source, label, speed), IGNORED), vector
 
-    def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 12) -> Iterator[Batch]:
-        """Cut what each voice says into pieces of a length, its clips joined in order, without augmentation.
+    def cut_voices(
+        self, recordings: Sequence[Recording], length_s: float, per_voice: int = 12
+    ) -> list[tuple[Samples, int, str]]:
+        """Cut what each voice says into pieces of a length, its clips joined in order.
 
         Args:
             recordings: to measure on; those of unknown voices are left out.
             length_s: of a piece; what is left of a voice is dropped, unless it is all that there is.
             per_voice: pieces at most of one voice.
+
+        Returns:
+            (sample,) each piece, the index of its voice, and the name of its source.
         """
         voices: dict[tuple[str, str], list[Recording]] = defaultdict(list)
         for recording in recordings:
             if recording.label != UNKNOWN:
                 voices[recording.source, recording.label].append(recording)
-        pieces: list[tuple[Samples, int, str]] = []
-        for index, ((source, _), clips) in enumerate(sorted(voices.items())):
-            pieces += [(piece, index, source) for piece in self.cut_voice(clips, length_s)[:per_voice]]
+        return [
+            (piece, index, source)
+            for index, ((source, _), clips) in enumerate(sorted(voices.items()))
+            for piece in self.cut_voice(clips, length_s)[:per_voice]
+        ]
+
+    def dev_batches(self, recordings: Sequence[Recording], length_s: float, per_voice: int = 12) -> Iterator[Batch]:
+        """Yield the pieces of `cut_voices`, without augmentation; each is one window, however long."""
+        pieces = self.cut_voices(recordings, length_s, per_voice)
         for first in range(0, len(pieces), _DEV_BATCH):
             some = pieces[first : first + _DEV_BATCH]
             waveforms = pad_stack([samples for samples, _, _ in some])
