@@ -64,6 +64,19 @@ def test_identify_says_what_it_said(name: str) -> None:
     )
 
 
+def test_voices_are_known_again_in_another_language(tmp_path: Path) -> None:
+    """The synthesiser's voices are those that make_samples.py gives the clips."""
+    speaker, gallery = model("speaker"), tmp_path / "g.sqlite"
+    for name, clip in (("Chloe", "speech_en.ogg"), ("Boris", "speech_it.opus")):
+        assert speaker.enroll(name, [SAMPLES / clip], gallery=gallery) == []
+    heard = {"speech_tr.mp3": "Chloe", "speech_hi.opus": "Boris", "speech_flite.flac": "unknown"}
+    found = {clip: speaker.identify(SAMPLES / clip, enrolled=gallery) for clip in heard}
+    assert {clip: result.label for clip, result in found.items()} == heard
+    assert min(result.score for result in found.values() if result.label != "unknown") > 0.9
+    with pytest.raises(framecls.AudioError, match="too little"):
+        speaker.identify(SAMPLES / "music_only.ogg", enrolled=gallery)
+
+
 @pytest.mark.parametrize("name", sorted(name for name in TRUTH if TRUTH[name]["language"]))
 def test_speech_is_found_where_it_is(name: str) -> None:
     result = tagged(name)
