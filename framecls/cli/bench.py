@@ -100,7 +100,7 @@ def _show(report: Report, format: str) -> None:
 
 
 def _speed_table(report: Report) -> Table:
-    table = _table("", "Time", "Spread", "× real time", *(f"whole ÷ {name}" for name in report.peers))
+    table = _table("", "Time", "Spread", "× real time", *(f"× {name}" for name in report.peers))
     for name, timing in report.stages.items():
         ratios = [f"{report.ratio(peer):.1f}" if name == "whole" else "" for peer in report.peers]
         table.add_row(name, *_times(timing), f"{report.speed(timing):,.0f}", *ratios)
