@@ -11,10 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from framecls.checkpoint import load_network
+from framecls.checkpoint import load_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
 from framecls.engine import load_engine
-from framecls.errors import ManifestError, ModelError
+from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.nn.model import Network
 from framecls.training.augment import (
     augment_batch,
     change_speed,
@@ -26,7 +27,7 @@ from framecls.training.clips import open_clips
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED, FrameExamples, PooledExamples, frame_share, hard_targets
-from framecls.training.loop import Job, prepare, train
+from framecls.training.loop import Job, prepare, take_weights, train
 from framecls.training.manifest import read_manifest, split_by_speaker
 from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
 
@@ -320,6 +321,13 @@ def test_a_small_network_learns_what_is_easy(corpus: Path, tmp_path: Path, recip
     assert measured.score > 0.9
 
 
+def test_phones_that_nobody_asked_for_do_not_matter(corpus: Path) -> None:
+    recipe = replace(POOLED_RECIPE, sample=SampleConfig(length_s=(3.0, 4.0)))  # clips fit in whole
+    data = prepare(Job(corpus, corpus.with_name("unused.safetensors"), recipe))
+    batch = PooledExamples(data.train, data.config, recipe, data.store).make_batch(0)
+    assert batch.phones.shape[1] == 0
+
+
 def test_phones_are_learnt_beside_labels(corpus: Path, tmp_path: Path) -> None:
     recipe = replace(
         POOLED_RECIPE, hear_phones=True, phone_layer=1, optim=replace(POOLED_RECIPE.optim, steps=4, dev_every=4)
@@ -371,6 +379,44 @@ def test_weights_that_were_brought_move_at_their_own_rate(corpus: Path, tmp_path
     assert after["head.weight"].shape[0] == 3
     moved = not torch.equal(before["encoder.input.weight"], after["encoder.input.weight"])
     assert moved == (rate > 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "score"), [("fc", "dot"), ("window", "dot"), ("attention", "dot"), ("attention", "additive")]
+)
+def test_a_deeper_network_begins_where_a_shallower_one_stopped(tmp_path: Path, kind: str, score: str) -> None:
+    encoder = replace(FRAME_RECIPE.encoder, kind=kind, score=score)  # type: ignore[arg-type]
+    config = replace(FRAME_RECIPE, encoder=encoder).model_config(("a", "b"), ())
+    shallow = Network(config).eval()
+    save_model(shallow, tmp_path / "shallow.safetensors", precision="float32")
+    deep = Network(replace(config, encoder=replace(encoder, n_layers=3))).eval()
+    take_weights(deep, tmp_path / "shallow.safetensors")
+    waveform = torch.randn(2, 8000 + 2 * config.features.margin_samples)
+    n_frames = torch.tensor([25, 20])
+    expected = shallow(waveform, n_frames).logits
+    torch.testing.assert_close(deep(waveform, n_frames).logits, expected)
+    deep(waveform, n_frames).logits.sum().backward()
+    last = deep.encoder.layers[2].feed_forward.layers[3].weight
+    assert last.grad is not None
+    assert last.grad.abs().max() > 0, "what begins as nothing can learn"
+
+
+def test_frozen_layers_stay_as_they_were(corpus: Path, tmp_path: Path) -> None:
+    optim = replace(POOLED_RECIPE.optim, steps=4, dev_every=4)
+    recipe = replace(POOLED_RECIPE, optim=optim, encoder=replace(POOLED_RECIPE.encoder, n_layers=2))
+    begun = Job(corpus, tmp_path / "a.safetensors", recipe)
+    train(begun, prepare(begun))
+    frozen = replace(recipe, optim=replace(optim, frozen_layers=1))
+    job = Job(corpus, tmp_path / "b.safetensors", frozen, init=begun.output)
+    train(job, prepare(job))
+    before, after = weights(begun.output), weights(job.output)
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert not {key for key in moved if key.startswith(("encoder.input.", "encoder.layers.0."))}
+    assert {"encoder.layers.1.attention.to_output.weight", "head.weight"} <= moved
+    with pytest.raises(ConfigError, match="must learn"):
+        train(replace(job, init=None), prepare(job))
+    with pytest.raises(ConfigError, match="at most"):
+        replace(frozen, optim=replace(optim, frozen_layers=3))
 
 
 def test_one_label_is_not_enough(corpus: Path, tmp_path: Path) -> None:

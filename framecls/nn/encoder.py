@@ -38,6 +38,10 @@ class FeedForward(nn.Module):
         y: Tensor = self.layers(x)
         return y
 
+    def add_nothing(self) -> None:
+        """Make what comes out zero, from which it can learn."""
+        _zero(self.layers[3])
+
 
 class ConvolutionPosition(nn.Module):
     """Tell positions apart by their neighbours: a gated depthwise convolution.
@@ -97,6 +101,13 @@ class AttentionLayer(nn.Module):
         attended, weights = self.attention(self.attention_norm(x), mask, need_weights=need_weights)
         x = x + self.dropout(attended)
         return x + self.feed_forward(self.feed_forward_norm(x)), weights
+
+    def pass_on(self) -> None:
+        """Give out what comes in, until it learns better."""
+        if self.position is not None:
+            _zero(self.position.output)
+        _zero(self.attention.to_output)
+        self.feed_forward.add_nothing()
 
 
 class ConvolutionStem(nn.Module):
@@ -179,6 +190,16 @@ class Encoder(nn.Module):
         normed: Tensor = self.norm(x) if last == len(self.layers) else x
         return normed
 
+    def grow(self, n_learnt: int) -> None:
+        """Let the layers above the first `n_learnt`, which have learnt something, begin by changing nothing.
+
+        So a deeper network begins where a shallower one stopped (Chen et al. 2016, "Net2Net"). What an LSTM reads does
+        not go past it, so its layers begin at random.
+        """
+        for layer in self.layers[n_learnt:]:
+            if isinstance(layer, (AttentionLayer, PlainLayer)):
+                layer.pass_on()
+
     def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
         """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""
         x, found = self.embed(vectors, mask), []
@@ -216,6 +237,10 @@ class PlainLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
         """Map (batch, frame, channel) to the same shape; each frame is on its own, so the mask does not matter."""
         return x + self.feed_forward(self.norm(x)), None
+
+    def pass_on(self) -> None:
+        """Give out what comes in, until it learns better."""
+        self.feed_forward.add_nothing()
 
 
 class RecurrentLayer(nn.Module):
@@ -281,6 +306,11 @@ def _onnx_lstm(memory: nn.LSTM, x: Tensor) -> Tensor:
         version=_ONNX_LSTM,
     )
     return y.squeeze(1).transpose(0, 1)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def stack_neighbours(frames: Tensor, context: int) -> Tensor:

@@ -273,13 +273,12 @@ class PooledExamples(BatchMaker):
 
     def _finish(self, waveforms: Tensor, drawn: Sequence[Piece]) -> Batch:
         n_frames = [count_frames(len(piece.samples), self.config.hop_samples) for piece in drawn]
-        phones = [torch.tensor([self._phone_index[p] for p in piece.phones], dtype=torch.long) for piece in drawn]
         frames = [self._phone_frames(piece, n) for piece, n in zip(drawn, n_frames, strict=True)]
         return Batch(
             self.with_margins(waveforms),
             torch.tensor(n_frames),
             torch.tensor([self._label_index[piece.label] for piece in drawn]),
-            torch.nn.utils.rnn.pad_sequence(phones, batch_first=True),
+            index_phones([piece.phones for piece in drawn], self.config.phones),
             torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=IGNORED),
             tuple(piece.source for piece in drawn),
             self._soft_targets(drawn),

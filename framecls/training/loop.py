@@ -24,6 +24,7 @@ from framecls.config import FeatureConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.modelfile import read_weights
+from framecls.nn.encoder import Encoder
 from framecls.nn.model import Network, Output
 from framecls.speech_encoder import look_up
 from framecls.training.augment import mask_features
@@ -343,6 +344,8 @@ class Run:
         if self.network.features.encoder is not None:
             self.network.features.encoder.take(job.recipe.features.pretrained.source)
         brought = take_weights(self.network, job.init) if job.init else set()
+        if job.recipe.optim.frozen_layers:
+            freeze(self.network.encoder, job.recipe.optim.frozen_layers, brought)
         self.average = {key: value.detach().clone() for key, value in self.network.named_parameters()}
         self.trained = {key: value for key, value in self.network.named_parameters() if value.requires_grad}
         examples = make_examples(data, job.recipe, dev=False) if data.config.embedding else None
@@ -601,8 +604,24 @@ def make_optimizer(
     )
 
 
+def freeze(encoder: Encoder, n_layers: int, brought: Collection[str]) -> None:
+    """Keep what the first layers of an encoder, and what they read, have learnt before.
+
+    Raises:
+        ConfigError: not all of it was brought from another model.
+    """
+    for name, module in (("input", encoder.input), *((f"layers.{i}", encoder.layers[i]) for i in range(n_layers))):
+        for key, parameter in module.named_parameters():
+            if f"encoder.{name}.{key}" not in brought:
+                raise ConfigError(f"optim.frozen_layers={n_layers}: --init brought no {name}, so it must learn")
+            parameter.requires_grad_(False)
+
+
 def take_weights(network: Network, path: Path) -> set[str]:
-    """Copy from a model file the weights whose name and shape agree; return their names."""
+    """Copy from a model file the weights whose name and shape agree; return their names.
+
+    Layers of the encoder above those that it has begin by changing nothing.
+    """
     state = read_weights(path)
     taken = set()
     with torch.no_grad():
@@ -612,6 +631,8 @@ def take_weights(network: Network, path: Path) -> set[str]:
                 taken.add(key)
     if not taken:
         raise ModelError(f"{path}: none of its weights fits this recipe's network")
+    if brought := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
+        network.encoder.grow(max(brought) + 1)
     return taken
 
 

@@ -172,6 +172,7 @@ class OptimConfig:
     phone_weight: float = 0.5  # of the CTC loss beside the label's loss of 1
     soft_weight: float = 0.5  # of a teacher's probabilities in the targets of recordings that have them, 0..1
     init_rate: float = 1.0  # learning rate of the weights that --init brought, relative to that of the new ones
+    frozen_layers: int = 0  # so many layers of the encoder, and what is below them, stay as --init brought them
     dev_every: int = 250
     keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
     patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
@@ -188,6 +189,7 @@ class OptimConfig:
         _require(0 <= self.workers <= 64, "workers must be in 0..64")
         _require(0 <= self.soft_weight <= 1, "soft_weight must be in 0..1")
         _require(0 <= self.init_rate <= 1, "init_rate must be in 0..1")
+        _require(0 <= self.frozen_layers <= 1000, "frozen_layers must be in 0..1000")
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,12 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     card: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.optim.frozen_layers <= self.encoder.n_layers,
+            f"optim.frozen_layers must be at most encoder.n_layers, {self.encoder.n_layers}",
+        )
 
     def model_config(self, labels: tuple[str, ...], phones: tuple[str, ...]) -> ModelConfig:
         """Return the settings of the model that this recipe makes of data with these labels and phones."""
