@@ -20,8 +20,9 @@ from framecls.training.codecs import pass_codec
 from framecls.training.examples import IGNORED, FrameExamples
 from framecls.training.loop import Job, loss_of, prepare
 from framecls.training.manifest import read_manifest
+from framecls.training.names import CODECS
 from framecls.training.preview import write_preview
-from framecls.training.recipe import CODECS, AugmentConfig, MixConfig, Recipe, change_recipe
+from framecls.training.recipe import AugmentConfig, MixConfig, Recipe, change_recipe
 from framecls.training.spoken import index_phones
 from framecls.training.team import cut
 

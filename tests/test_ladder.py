@@ -23,7 +23,8 @@ from framecls.cli.boundary import run
 from framecls.training import ladder, saw
 from framecls.training.loop import Job, prepare
 from framecls.training.manifest import read_manifest
-from framecls.training.recipe import LADDER, RUNGS, Recipe, find_recipe, read_recipe
+from framecls.training.names import LADDER, RUNGS
+from framecls.training.recipe import Recipe, find_recipe, read_recipe
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,8 @@ from framecls.cli.train import (
     with_budget,
 )
 from framecls.errors import UsageError
-from framecls.training.recipe import RUNGS, Recipe
+from framecls.training.names import RUNGS
+from framecls.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder

@@ -15,7 +15,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.training.recipe import CODECS, LADDER, RUNGS
+from framecls.training.names import CODECS, LADDER, RUNGS
 
 T = TypeVar("T")
 

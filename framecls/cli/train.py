@@ -17,7 +17,8 @@ from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, FrameclsError, ManifestError, UsageError
-from framecls.training.recipe import CODECS, Recipe, change_recipe, find_recipe, read_recipe, with_encoder
+from framecls.training.names import CODECS
+from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.loop import Data, Job, Progress

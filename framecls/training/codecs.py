@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from framecls.training.recipe import CODECS
+from framecls.training.names import CODECS
 
 Samples = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ def pass_codec(samples: Samples, sample_rate: int, name: str, level: float = 0.5
     Args:
         samples: -1..1.
         sample_rate: Hz; the codec runs at the greatest rate it has that is not above.
-        name: one of `recipe.CODECS`.
+        name: one of `names.CODECS`.
         level: 0 (best) to 1 (smallest), within what makes sense for this codec.
     """
     codec = _CODECS[name]

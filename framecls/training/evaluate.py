@@ -37,7 +37,7 @@ class Test:
     length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
     tier: str | None = None  # of TextGrids that have several
     split_by: SplitBy | None = None  # as in training; None: what the manifest allows
-    codec: str | None = None  # measure what one of `recipe.CODECS` leaves of the recordings; None: as they are
+    codec: str | None = None  # measure what one of `names.CODECS` leaves of the recordings; None: as they are
     only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
 
 

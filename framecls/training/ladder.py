@@ -19,7 +19,7 @@ from framecls.engine import Engine
 from framecls.nn.model import Network
 from framecls.timeline import Window
 from framecls.training.loop import Data, Job, Run, measure_dev, training_batches
-from framecls.training.recipe import LADDER, RUNGS
+from framecls.training.names import LADDER, RUNGS
 from framecls.training.team import cut
 
 _NEAR = 0.02  # numbers of parameters this share apart are as good as equal
@@ -70,7 +70,7 @@ def compare(
     Args:
         job: manifest, recipe and device; the recipe's network, as scaled dot-product attention, sets the size.
         data: what `loop.prepare` gave for this job.
-        rungs: names from `recipe.RUNGS`.
+        rungs: names from `names.RUNGS`.
         batch_size: windows of one forward pass where speed is measured.
         progress: told the number of steps done, and of all.
     """

@@ -20,23 +20,11 @@ from framecls.config import (
     to_dict,
 )
 from framecls.errors import ConfigError
+from framecls.training.names import CODECS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
-# What sets one rung's encoder apart from another's: the ladder, from the bottom up, and what it can be compared with.
-RUNGS: dict[str, dict[str, str]] = {
-    "fc": {"kind": "fc"},
-    "window": {"kind": "window"},
-    "dot": {"kind": "attention", "score": "dot"},
-    "additive": {"kind": "attention", "score": "additive"},
-    "lstm": {"kind": "lstm"},
-}
-LADDER = tuple(name for name in RUNGS if name != "lstm")
-
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
-
-# What a recording may have been through on its way: G.711 and GSM at 8 kHz, the others at the recording's own rate.
-CODECS = ("mulaw", "gsm", "mp3", "opus", "vorbis")
 
 # The bounds of a number that is drawn, the smaller first.
 Range = tuple[float, float]
