@@ -14,7 +14,7 @@ from test_training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, RATE, corpus
 
 from framecls.errors import ConfigError
 from framecls.nn.model import Network, Output
-from framecls.training.augment import augment_batch
+from framecls.training.augment import augment_batch, lengthen
 from framecls.training.clips import open_clips
 from framecls.training.codecs import pass_codec
 from framecls.training.examples import IGNORED, FrameExamples
@@ -239,3 +239,13 @@ def test_settings_over_a_recipe() -> None:
 def test_settings_that_cannot_be_made(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         change_recipe(FRAME_RECIPE, [change])
+
+
+def test_what_is_made_longer_goes_on_without_a_seam() -> None:
+    rng = np.random.default_rng(0)
+    rain = rng.standard_normal(RATE).astype(np.float32)
+    longer = lengthen(rain, 10 * RATE, RATE // 10, rng)
+    assert len(longer) == 10 * RATE
+    level_db = 10 * np.log10(np.square(longer.reshape(-1, RATE // 20)).mean(axis=1))
+    assert np.abs(level_db).max() < 2.0
+    assert len(lengthen(rain, 100, RATE // 10, rng)) == 100

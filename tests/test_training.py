@@ -321,6 +321,18 @@ def test_a_small_network_learns_what_is_easy(corpus: Path, tmp_path: Path, recip
     assert measured.score > 0.9
 
 
+def test_a_sound_that_lasts_does_not_pause(corpus: Path) -> None:
+    mix = MixConfig(enabled=True, presence={"low": 1.0, "high": 1.0}, lasting={"low": 1.0}, audible_db=60.0)
+    recipe = replace(FRAME_RECIPE, mix=mix, window=WindowConfig(4.0, 0.2))
+    data = prepare(Job(corpus, corpus.with_name("lasting.safetensors"), recipe))
+    examples = FrameExamples(data.train, data.config, recipe, data.store)
+    targets = torch.cat([examples.make_batch(number).targets.flatten(0, 1) for number in range(8)])
+    high, low = (targets[:, data.config.labels.index(label)].mean() for label in ("high", "low"))
+    assert low > 0.7 > high  # clips are of 1.3 s, with pauses of up to 4 s
+    starts = [(batch.targets.diff(dim=1) > 0).sum(dim=1) for batch in map(examples.make_batch, range(8))]
+    assert torch.cat(starts)[:, data.config.labels.index("low")].max() <= 1
+
+
 def test_phones_that_nobody_asked_for_do_not_matter(corpus: Path) -> None:
     recipe = replace(POOLED_RECIPE, sample=SampleConfig(length_s=(3.0, 4.0)))  # clips fit in whole
     data = prepare(Job(corpus, corpus.with_name("unused.safetensors"), recipe))

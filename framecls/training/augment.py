@@ -25,6 +25,30 @@ _QUIET = 1e-5
 _EQUALIZER_BANDS = 8
 
 
+def lengthen(samples: Samples, n_samples: int, n_fade: int, rng: np.random.Generator) -> Samples:
+    """Return (sample,) of any length made of (sample,): pieces of it from anywhere, each faded into the next.
+
+    What sounds alike throughout, such as rain, goes on so without a seam: the fades keep the power.
+
+    Args:
+        samples: what to make longer.
+        n_samples: of the result.
+        n_fade: samples of a fade, at most a quarter of `samples`.
+        rng: draws the pieces, which have at least half of the length of `samples`.
+    """
+    ramp = np.sin(np.linspace(0, np.pi / 2, n_fade, dtype=np.float32))
+    total, at = np.zeros(n_fade + n_samples + len(samples), np.float32), 0
+    while at < n_fade + n_samples:
+        length = int(rng.integers(len(samples) // 2, len(samples) + 1))
+        start = int(rng.integers(0, len(samples) - length + 1))
+        piece = samples[start : start + length].copy()
+        piece[:n_fade] *= ramp
+        piece[length - n_fade :] *= ramp[::-1]
+        total[at : at + length] += piece
+        at += length - n_fade
+    return total[n_fade : n_fade + n_samples]
+
+
 def change_speed(samples: Samples, rng: np.random.Generator, config: AugmentConfig) -> tuple[Samples, float]:
     """Play (sample,) faster or slower, pitch and formants with it; return it and the factor (2: twice as fast)."""
     if rng.random() >= config.speed_chance:

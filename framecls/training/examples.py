@@ -18,7 +18,7 @@ from torch import Tensor
 
 from framecls.config import ModelConfig
 from framecls.timeline import count_frames, frame_times
-from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch
+from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch, lengthen
 from framecls.training.clips import ClipStore
 from framecls.training.manifest import Recording, Span
 from framecls.training.recipe import Recipe
@@ -31,6 +31,9 @@ UNKNOWN_PHONE = "?"
 _DEV_BATCH = 16
 _FADE_S = 0.01
 _MAX_PIECES = 24  # clips and pauses that one example is joined of
+_LASTS_ON = 0.7  # chance that a sound that lasts has begun before the window, and that it goes on after it
+_LASTS_FROM_S = 0.8  # a shorter clip that goes on is a rattle
+_SEAM_S = (0.05, 0.3)  # fade between the pieces of a sound that lasts
 _NEAR = 0.8  # lengths in this proportion make a bucket
 _N_DRAWN_WHOLE = 64  # of so many whole clips, neighbours in length make a batch
 
@@ -399,6 +402,9 @@ class FrameExamples(BatchMaker):
         """Lay pieces of clips of one label into (sample,) a silent track; return (sample,) where the label holds."""
         mix, rate = self.recipe.mix, self.sample_rate
         active = np.zeros(len(track), bool)
+        lasting = mix.lasting.get(label, 0.0)
+        if lasting and rng.random() < lasting:
+            return self._fill_without_pause(rng, label, track)
         at = int(rng.uniform(-0.4, 0.5) * len(track))
         while at < len(track):
             piece, holds = self._draw_piece(rng, self._draw_clip(rng, label), label)
@@ -409,6 +415,21 @@ class FrameExamples(BatchMaker):
                 active[max(at, 0) : max(at, 0) + n] |= holds[skip : skip + n]
             at += len(piece) + int(rng.uniform(*mix.gap_s) * rate)
             if rng.random() < 0.1:
+                break
+        return active
+
+    def _fill_without_pause(self, rng: np.random.Generator, label: str, track: Samples) -> NDArray[np.bool_]:
+        """Lay a sound that lasts into (sample,) a silent track; return (sample,) where the label holds."""
+        active = np.zeros(len(track), bool)
+        first = 0 if rng.random() < _LASTS_ON else int(rng.uniform(0, len(track)))
+        last = len(track) if rng.random() < _LASTS_ON else int(rng.uniform(first, len(track)))
+        for _ in range(_MAX_PIECES):
+            piece, holds = self._draw_piece(rng, self._draw_clip(rng, label), label)
+            piece = piece[holds]
+            n_fade = int(rng.uniform(*_SEAM_S) * self.sample_rate)
+            if len(piece) >= max(4 * n_fade, _LASTS_FROM_S * self.sample_rate):
+                track[first:last] = lengthen(piece, last - first, n_fade, rng)
+                active[first:last] = True
                 break
         return active
 

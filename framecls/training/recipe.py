@@ -50,6 +50,9 @@ class MixConfig:
     floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
+    # Chance that a label's sound does not pause, as that of fans, rain and engines: a clip is made as long as it takes.
+    # Where clips of one label are shorter than those of another, a network learns that instead of how they sound.
+    lasting: dict[str, float] = field(default_factory=dict)
     # In training a source is drawn as often as this power of what there is of it: 0: every one as often, 1: every
     # second of sound as often. What a model is measured on stays the same whatever is chosen: every source as often.
     source_power: float = 0.0
@@ -58,8 +61,9 @@ class MixConfig:
         _require(0 <= self.source_power <= 1, "source_power must be in 0..1")
         for name in ("floor_db", "gap_s", "piece_s"):
             _require_range(name, getattr(self, name))
-        for label, chance in self.presence.items():
-            _require(0 <= chance <= 1, f"presence {label}={chance} is not in 0..1")
+        for name in ("presence", "lasting"):
+            for label, chance in getattr(self, name).items():
+                _require(0 <= chance <= 1, f"{name} {label}={chance} is not in 0..1")
 
 
 @dataclass(frozen=True)
