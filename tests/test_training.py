@@ -333,6 +333,17 @@ def test_a_sound_that_lasts_does_not_pause(corpus: Path) -> None:
     assert torch.cat(starts)[:, data.config.labels.index("low")].max() <= 1
 
 
+@pytest.mark.parametrize("alone", [0.0, 1.0])
+def test_labels_alone(corpus: Path, alone: float) -> None:
+    mix = MixConfig(enabled=True, presence={"low": 1.0, "high": 1.0}, alone=alone)
+    recipe = replace(FRAME_RECIPE, mix=mix)
+    data = prepare(Job(corpus, corpus.with_name("alone.safetensors"), recipe))
+    examples = FrameExamples(data.train, data.config, recipe, data.store)
+    heard = torch.cat([examples.make_batch(number).targets.amax(dim=1) for number in range(8)])
+    assert heard.amax(dim=0).tolist() == [1, 1]
+    assert (heard.sum(dim=1) > 1).any() == (alone == 0)
+
+
 def test_phones_that_nobody_asked_for_do_not_matter(corpus: Path) -> None:
     recipe = replace(POOLED_RECIPE, sample=SampleConfig(length_s=(3.0, 4.0)))  # clips fit in whole
     data = prepare(Job(corpus, corpus.with_name("unused.safetensors"), recipe))

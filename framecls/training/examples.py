@@ -366,8 +366,9 @@ class FrameExamples(BatchMaker):
         targets = np.zeros((n_examples, n_frames, len(labels)), np.float32)
         for example in range(n_examples):
             self.begin_note()
+            only = str(rng.choice(labels)) if mix.alone and rng.random() < mix.alone else ""
             for column, label in enumerate(labels):
-                if rng.random() < mix.presence.get(label, 0.6):
+                if label == only or (not only and rng.random() < mix.presence.get(label, 0.6)):
                     active = self._fill_track(rng, label, tracks[example, column])
                     targets[example, :, column] = frame_share(active, self.config.hop_samples) >= 0.5
                     gain_db = rng.uniform(-mix.spread_db, mix.spread_db)

@@ -50,6 +50,7 @@ class MixConfig:
     floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
+    alone: float = 0.0  # chance that only one label is there, all as likely; what is alike is best told apart alone
     # Chance that a label's sound does not pause, as that of fans, rain and engines: a clip is made as long as it takes.
     # Where clips of one label are shorter than those of another, a network learns that instead of how they sound.
     lasting: dict[str, float] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.source_power <= 1, "source_power must be in 0..1")
+        _require(0 <= self.alone <= 1, "alone must be in 0..1")
         for name in ("floor_db", "gap_s", "piece_s"):
             _require_range(name, getattr(self, name))
         for name in ("presence", "lasting"):
