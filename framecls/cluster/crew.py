@@ -26,7 +26,7 @@ _START_S = 300.0
 _QUIET_S = 30.0  # after which that is said
 _GLANCE_S = 1.0  # how often the recording that all wait for is looked at
 # Workers that die one after another, without an answer between, are not the fault of a recording: each of them costs
-# two at most.
+# two at most. So many deaths for each worker, as a machine that goes down takes all that it has with it.
 _MOST_DEATHS = 10
 # Beside the recordings at all workers, so many times their number may be done while an earlier one is not. Ray keeps
 # what is large of their results, on disk in the end.
@@ -139,7 +139,7 @@ class Crew:
             raise ClusterError(
                 f"framecls does not run on the machines of the cluster ({reason}): install the same there"
             )
-        if self._n_deaths >= _MOST_DEATHS:
+        if self._n_deaths >= _MOST_DEATHS * self.staff.n_workers:
             raise ClusterError(f"the workers die, {self._n_deaths} in a row now; the last one: {reason}")
         if not self.ready:
             self._alone_since = time.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from framecls.cluster.signals import changed, end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
 
 AUTO = "auto"  # the cluster that runs on this machine
@@ -41,16 +42,19 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
     require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     ray: Any = importlib.import_module("ray")
-    is_shared = address is None and ray.is_initialized()
-    talks = _set_talking(ray, False)
-    try:
-        if not is_shared:
-            _connect(ray, address or os.environ.get("RAY_ADDRESS"), n_cpus)
-        yield ray
-    finally:
-        if not is_shared:
-            ray.shutdown()
-        _set_talking(ray, talks)
+    # What its processes report it prints to stdout, which is for data, also where it was told to keep logs to itself.
+    with changed(ray, "worker", "_worker_logs_enabled", False):
+        if address is None and ray.is_initialized():
+            yield ray
+            return
+        with end_in_order():
+            try:
+                with hold_sigterm(ray):
+                    _connect(ray, address or os.environ.get("RAY_ADDRESS"), n_cpus)
+                yield ray
+            finally:
+                with hold_sigterm(ray):
+                    ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
@@ -95,15 +99,3 @@ def _knock(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({reason}): ray start --head starts one and says its address"
         ) from error
-
-
-def _set_talking(ray: Any, wanted: bool) -> bool:
-    """Let Ray print what its processes report, or not, and return how it was.
-
-    It prints to stdout, which is for data, also where it was told to keep logs to itself; there is no public switch.
-    """
-    worker = getattr(getattr(ray, "_private", None), "worker", None)
-    before = bool(getattr(worker, "_worker_logs_enabled", True))
-    if worker is not None:
-        worker._worker_logs_enabled = wanted
-    return before
