@@ -157,6 +157,30 @@ def test_help_names_every_option(cli: Cli) -> None:
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 
+def test_nothing_is_said_of_a_decoder_that_is_cut_off() -> None:
+    code = (
+        "import atexit, threading, soxr\n"
+        "from framecls.cli import boundary\n"
+        "def decode():\n"
+        "    resampler = soxr.ResampleStream(44100, 16000, 1)\n"
+        "    begun.set()\n"
+        "    threading.Event().wait()\n"
+        "    del resampler\n"
+        "def run(arguments):\n"
+        "    threading.Thread(target=decode, name='framecls-decode', daemon=True).start()\n"
+        "    begun.wait()\n"
+        "    print('result')\n"
+        "    return 141\n"
+        "begun = threading.Event()\n"
+        "boundary.run = run\n"
+        "atexit.register(print, 'temporary files removed')\n"
+        "boundary.main()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (answer.returncode, answer.stderr) == (141, "")
+    assert answer.stdout == "result\ntemporary files removed\n"
+
+
 def test_both_entry_points_are_one() -> None:
     answer = subprocess.run([sys.executable, "-m", "framecls", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout == f"framecls {__version__}\n"
