@@ -279,6 +279,14 @@ def test_wrong_usage_of_identify(option: str, value: str, said: str, identify: C
     assert said in answer.err
 
 
+def test_a_file_where_a_folder_would_have_to_be(tag: Cli, here: Path) -> None:
+    write_wav(here / "a.wav")
+    for output in ("a.wav/x.csv", "a.wav/deep/x.csv"):
+        answer = tag("a.wav", "-o", output)
+        said = f"framecls: error: cannot write {output}: a file is in the way where a folder would have to be"
+        assert (answer.status, answer.errors) == (1, [said])
+
+
 def test_identify_has_no_frames_to_write(identify: Cli, here: Path) -> None:
     answer = identify(write_wav(here / "a.wav"), "-o", "a.npz")
     assert (answer.status, len(answer.errors)) == (2, 1)
