@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from models import LANGUAGES, RATE, TAG_LABELS, save_tiny_model, tone, write_wav
 
 import framecls
 from framecls import __main__ as entry
+from framecls import modelfile
 from framecls._version import __version__
 from framecls.cli import formats
 from framecls.cli.boundary import run
@@ -603,6 +605,18 @@ def test_models_shows_a_card(cli: Cli, tag_model: str) -> None:
     assert (answer.status, answer.err) == (0, "")
     for shown in ("tiny-sound", "speech, music, noise", "none, it is untrained", "2020-02-02", "framecls tag"):
         assert shown in answer.out
+
+
+def test_a_card_says_what_the_model_does_before_how_it_was_made(
+    cli: Cli, tag_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = modelfile.read_config(Path(tag_model))
+    card = {"command": "framecls train tag all.csv", "description": "Hears pitches.", "size": "small"}
+    monkeypatch.setattr("framecls.modelfile.read_config", lambda path: dataclasses.replace(config, card=card))
+    lines = [line.split(None, 1) for line in map(str.rstrip, cli("models", tag_model).out.splitlines())]
+    assert lines[1:3] == [["description", "Hears pitches."], ["command", "framecls tag"]]
+    assert ["trained", "with  framecls train tag all.csv"] in lines
+    assert [key for key, *_ in lines].count("size") == 2
 
 
 def test_models_lists_what_is_shipped(
