@@ -159,6 +159,25 @@ def test_help_names_every_option(cli: Cli) -> None:
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("tag", "[OPTIONS] INPUT..."),
+        ("train", "[OPTIONS] tag|identify MANIFEST"),
+        ("compare", "[OPTIONS] [MANIFEST]"),
+        ("models", "[OPTIONS] [NAME|PATH]"),
+        ("speakers export", "[OPTIONS] [NAME...]"),
+        ("speakers rename", "[OPTIONS] OLD NEW"),
+    ],
+)
+def test_help_reads_as_one_would_type(command: str, usage: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli(*command.split(), "--help").out
+    assert f"Usage: framecls {command} {usage}\n" in re.sub(r" +\n", "\n", shown)
+    assert not re.search(r"<(bool|int|str|path|list)", shown)  # Typer's names of types: --quiet <bool> takes no value
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_nothing_is_said_of_a_decoder_that_is_cut_off() -> None:
     code = (
         "import atexit, threading, soxr\n"

@@ -62,7 +62,9 @@ GalleryOption = Annotated[
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_MESSAGES)] = False
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.", rich_help_panel=_MESSAGES)] = (
+        False
+    )
     quiet: Annotated[
         bool,
         typer.Option("-q", "--quiet", help="No progress and no summary, only errors.", rich_help_panel=_MESSAGES),
@@ -456,7 +458,7 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
 
     manifest: Annotated[
         Path | None,
-        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
+        typer.Argument(metavar="[MANIFEST]", help=_MANIFEST_HELP, show_default=False),
     ] = None
     saw: Annotated[
         bool,
