@@ -291,6 +291,7 @@ def test_a_model_for_the_other_command(cli: Cli, tag_model: str, identify_model:
         ("--among", "de,xx", "de, en, fr"),
         ("--among", " , ", "--among"),
         ("--top-k", "0", "--top-k"),
+        ("--threshold", "de=0.5", "only unknown has a threshold"),
         ("-f", "npz", "-o"),
     ],
 )
