@@ -51,6 +51,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'framecls' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """Return the names to complete, those that are imported when first used among them."""
+    return sorted({*globals(), *__all__})
+
+
 def tag(source: Source, model: str | Path = "sound", *, device: str = "auto", **options: Any) -> TagResult:
     """Load a model and say what is heard when in one recording; options are those of `Model.tag`.
 

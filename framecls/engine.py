@@ -21,7 +21,7 @@ from framecls.audio import AudioStream, Source, open_audio, open_vectors
 from framecls.batching import Block, Item, Load, Opener, Pump, Recording
 from framecls.checkpoint import load_network
 from framecls.config import ModelConfig, RawAudio
-from framecls.errors import ModelError, UsageError
+from framecls.errors import ConfigError, ModelError, UsageError
 from framecls.nn.model import Network, Output
 from framecls.pretrained import GATE_MODEL, locate
 from framecls.results import AudioInfo
@@ -64,6 +64,8 @@ class Engine:
 
         Raises:
             UsageError: the model takes features computed elsewhere, and this is none of them.
+            ConfigError: an array without `sample_rate`, or a file with it.
+            AudioError: the source is missing, unreadable, empty, or not audio.
         """
         features = self.config.features
         if features.kind == "given":
@@ -73,7 +75,11 @@ class Engine:
                     "elsewhere, not audio: measure it with framecls evaluate"
                 )
             return open_vectors(source, features.sample_rate)
-        return open_audio(source, self.config.features.sample_rate, sample_rate, raw)
+        if sample_rate is None and isinstance(source, np.ndarray | Iterator) and not hasattr(source, "read"):
+            raise ConfigError("an array needs its sample_rate: how many samples a second it has")
+        if sample_rate is not None and (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+            raise ConfigError("sample_rate is for arrays, a file says its own; one without a header needs raw")
+        return open_audio(source, features.sample_rate, sample_rate, raw)
 
     def run(self, stream: AudioStream, progress: Callable[[float], None] | None = None) -> Iterator[WindowOutput]:
         """Classify the windows of a stream as they are decoded, in order; `progress` gets the seconds done."""

@@ -44,13 +44,24 @@ def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[
     Raises:
         ConfigError: a label that the model does not have, or none at all.
     """
-    wanted = config.decision.candidates or config.labels if among is None else tuple(among)
+    wanted = config.decision.candidates or config.labels if among is None else check_among(among)
     if not wanted:
         raise ConfigError("no label is left to choose among")
     for label in wanted:
         if label not in config.labels:
             raise ConfigError(f"{label!r} is no label of {config.name}: it has {', '.join(config.labels)}")
     return [config.labels.index(label) for label in dict.fromkeys(wanted)]
+
+
+def check_among(among: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels or names that can be the answer.
+
+    Raises:
+        ConfigError: a single string, which would be taken letter by letter.
+    """
+    if isinstance(among, str):
+        raise ConfigError(f"among is a list, such as [{among!r}], not a string")
+    return tuple(among)
 
 
 def rank(

@@ -20,7 +20,7 @@ from framecls.config import ModelConfig, RawAudio
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
-from framecls.identification import choose_candidates, decide, pool_windows, rank
+from framecls.identification import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, Segment, StringResult, TagResult
 from framecls.speakers import Enrolled, decide_voice, enroll, hear, identity, know_voice, load_enrolled
 from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
@@ -39,6 +39,9 @@ class Model:
     def __init__(self, engine: Engine, config: ModelConfig | None = None) -> None:
         self._engine = engine
         self.config = config or engine.config
+
+    def __repr__(self) -> str:
+        return f"<framecls model {self.name} on {self.device}>"
 
     @property
     def name(self) -> str:
@@ -132,6 +135,7 @@ class Model:
             UsageError: this model gives one label a recording, not one a frame.
         """
         self._check_frame_task()
+        _refuse_single(sources)
         options = _Reading(sample_rate, raw, progress)
         return self._each(sources, options, lambda windows, name: self._tag(windows, name, keep_scores))
 
@@ -215,6 +219,7 @@ class Model:
             ConfigError: `beam` is not positive.
         """
         engine = phone_engine(self._engine)
+        _refuse_single(sources)
         if beam < 1:
             raise ConfigError(f"beam {beam}: at least 1")
         overlap = engine.config.overlap_frames
@@ -287,12 +292,13 @@ class Model:
         """
         if self.config.task != "pooled":
             raise UsageError(f"the model {self.name} gives one label a frame: use tag")
+        _refuse_single(sources)
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
         options = _Reading(sample_rate, raw, progress)
         if self.config.embedding:
             known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
-            known = known if among is None else known.among(among)
+            known = known if among is None else known.among(check_among(among))
             return self._each(sources, options, lambda windows, name: self._name_voice(windows, name, known, top_k))
         candidates = choose_candidates(self.config, among)
         return self._each(sources, options, lambda windows, name: self._identify(windows, name, candidates, top_k))
@@ -402,6 +408,7 @@ class Model:
             AudioError: a recording cannot be read, or there is too little speech in it; nothing is enrolled then.
         """
         person = check_name(name)
+        _refuse_single(sources)
         voices = [(_name(source), hear(self._engine, source, sample_rate)) for source in sources]
         return enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
 
@@ -424,6 +431,16 @@ class _Reading:
     sample_rate: int | None = None  # Hz, of arrays
     raw: RawAudio | None = None
     progress: Callable[[float], None] | None = None
+
+
+def _refuse_single(sources: object) -> None:
+    """Refuse one path where many recordings are wanted: it would be taken letter by letter.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if isinstance(sources, str | bytes | os.PathLike):
+        raise UsageError(f"a list of recordings is wanted, and this is one {type(sources).__name__}: put it in a list")
 
 
 def _only(results: Generator[R | Exception, None, None]) -> R:

@@ -290,6 +290,13 @@ def test_arrays_that_are_no_audio(array, message):
         read(array, raw_sample_rate=16000)
 
 
+def test_a_file_object_that_was_closed(write_audio):
+    with open(write_audio("a.wav"), "rb") as file:
+        pass
+    with pytest.raises(AudioError, match="closed: open the file again"):
+        open_audio(file)
+
+
 def test_an_array_needs_a_rate_and_nothing_else_does(write_audio, noise):
     with pytest.raises(ValueError, match="raw_sample_rate"):
         open_audio(noise(1))
@@ -297,6 +304,12 @@ def test_an_array_needs_a_rate_and_nothing_else_does(write_audio, noise):
         open_audio(write_audio("a.wav"), raw_sample_rate=16000)
     with pytest.raises(AudioError, match="0 Hz"):
         open_audio(noise(1), raw_sample_rate=0)
+    with pytest.raises(AudioError, match=r"44100\.5 Hz: a sample rate is a whole number"):
+        open_audio(noise(1), raw_sample_rate=44100.5)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        read(noise(1), raw_sample_rate=44100.0),  # type: ignore[arg-type]
+        read(noise(1), raw_sample_rate=44100),
+    )
     with pytest.raises(TypeError, match="list"):
         open_audio([0.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample_rate"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from models import LANGUAGES, RATE, TAG_LABELS, save_tiny_model, tone, write_wav
 
 import framecls
 from framecls import __main__ as entry
+from framecls import modelfile
 from framecls._version import __version__
 from framecls.cli import formats
 from framecls.cli.boundary import run
@@ -157,6 +159,49 @@ def test_help_names_every_option(cli: Cli) -> None:
         assert common | own | {"--no-progress", "--quiet", "--verbose", "--debug"} <= shown
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("tag", "[OPTIONS] INPUT..."),
+        ("train", "[OPTIONS] tag|identify MANIFEST"),
+        ("compare", "[OPTIONS] [MANIFEST]"),
+        ("models", "[OPTIONS] [NAME|PATH]"),
+        ("speakers export", "[OPTIONS] [NAME...]"),
+        ("speakers rename", "[OPTIONS] OLD NEW"),
+    ],
+)
+def test_help_reads_as_one_would_type(command: str, usage: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli(*command.split(), "--help").out
+    assert f"Usage: framecls {command} {usage}\n" in re.sub(r" +\n", "\n", shown)
+    assert not re.search(r"<(bool|int|str|path|list)", shown)  # Typer's names of types: --quiet <bool> takes no value
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_nothing_is_said_of_a_decoder_that_is_cut_off() -> None:
+    code = (
+        "import atexit, threading, soxr\n"
+        "from framecls.cli import boundary\n"
+        "def decode():\n"
+        "    resampler = soxr.ResampleStream(44100, 16000, 1)\n"
+        "    begun.set()\n"
+        "    threading.Event().wait()\n"
+        "    del resampler\n"
+        "def run(arguments):\n"
+        "    threading.Thread(target=decode, name='framecls-decode', daemon=True).start()\n"
+        "    begun.wait()\n"
+        "    print('result')\n"
+        "    return 141\n"
+        "begun = threading.Event()\n"
+        "boundary.run = run\n"
+        "atexit.register(print, 'temporary files removed')\n"
+        "boundary.main()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (answer.returncode, answer.stderr) == (141, "")
+    assert answer.stdout == "result\ntemporary files removed\n"
+
+
 def test_both_entry_points_are_one() -> None:
     answer = subprocess.run([sys.executable, "-m", "framecls", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout == f"framecls {__version__}\n"
@@ -246,6 +291,7 @@ def test_a_model_for_the_other_command(cli: Cli, tag_model: str, identify_model:
         ("--among", "de,xx", "de, en, fr"),
         ("--among", " , ", "--among"),
         ("--top-k", "0", "--top-k"),
+        ("--threshold", "de=0.5", "only unknown has a threshold"),
         ("-f", "npz", "-o"),
     ],
 )
@@ -253,6 +299,14 @@ def test_wrong_usage_of_identify(option: str, value: str, said: str, identify: C
     answer = identify(write_wav(here / "a.wav"), option, value)
     assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1)
     assert said in answer.err
+
+
+def test_a_file_where_a_folder_would_have_to_be(tag: Cli, here: Path) -> None:
+    write_wav(here / "a.wav")
+    for output in ("a.wav/x.csv", "a.wav/deep/x.csv"):
+        answer = tag("a.wav", "-o", output)
+        said = f"framecls: error: cannot write {output}: a file is in the way where a folder would have to be"
+        assert (answer.status, answer.errors) == (1, [said])
 
 
 def test_identify_has_no_frames_to_write(identify: Cli, here: Path) -> None:
@@ -571,6 +625,18 @@ def test_models_shows_a_card(cli: Cli, tag_model: str) -> None:
     assert (answer.status, answer.err) == (0, "")
     for shown in ("tiny-sound", "speech, music, noise", "none, it is untrained", "2020-02-02", "framecls tag"):
         assert shown in answer.out
+
+
+def test_a_card_says_what_the_model_does_before_how_it_was_made(
+    cli: Cli, tag_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = modelfile.read_config(Path(tag_model))
+    card = {"command": "framecls train tag all.csv", "description": "Hears pitches.", "size": "small"}
+    monkeypatch.setattr("framecls.modelfile.read_config", lambda path: dataclasses.replace(config, card=card))
+    lines = [line.split(None, 1) for line in map(str.rstrip, cli("models", tag_model).out.splitlines())]
+    assert lines[1:3] == [["description", "Hears pitches."], ["command", "framecls tag"]]
+    assert ["trained", "with  framecls train tag all.csv"] in lines
+    assert [key for key, *_ in lines].count("size") == 2
 
 
 def test_models_lists_what_is_shipped(

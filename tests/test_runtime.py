@@ -279,3 +279,31 @@ def test_a_gate_that_does_not_fit_is_refused() -> None:
     gate = Network(replace(config, features=replace(config.features, sample_rate=8000, f_max_hz=3900.0)))
     with pytest.raises(framecls.ModelError, match="cannot tell it where 'speech' is heard"):
         Engine(Network(replace(tiny_config("pooled"), gate="speech")), CPU, gate=gate)
+
+
+def test_what_is_wrong_with_arguments_is_said_in_their_own_names(tmp_path: Path) -> None:
+    model = make_model(tiny_config("frame"))
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1), RATE)
+    with pytest.raises(ConfigError, match="an array needs its sample_rate"):
+        model.tag(noise(1))
+    with pytest.raises(ConfigError, match="an array needs its sample_rate"):
+        list(model.stream(iter([noise(1)])))
+    with pytest.raises(ConfigError, match="sample_rate is for arrays"):
+        model.tag(path, sample_rate=16000)
+
+
+def test_one_path_or_label_is_no_list_of_them(tmp_path: Path) -> None:
+    for one in ("all.wav", tmp_path / "all.wav"):
+        with pytest.raises(UsageError, match="put it in a list"):
+            make_model(tiny_config("frame")).tag_many(one)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="put it in a list"):
+            make_model(tiny_config("pooled")).identify_many(one)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"among is a list, such as \['de'\]"):
+        make_model(tiny_config("pooled")).identify(noise(1), sample_rate=RATE, among="de")
+
+
+def test_the_package_and_a_model_say_what_they_are() -> None:
+    model = make_model(tiny_config("frame"))
+    assert repr(model) == f"<framecls model {model.name} on cpu>"
+    assert set(framecls.__all__) <= set(dir(framecls))

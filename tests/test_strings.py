@@ -248,12 +248,14 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-m", "sound", "--string"], "--string wants a model that hears phones: train one"),
+        (["-m", "sound", "--string"], "--string wants a model that hears phones: use -m phones, or train one"),
         (["-m", "language", "--string", "--beam", "0"], "--beam 0: at least 1"),
         (["-m", "language", "--string", "--threshold", "de=0.5"], "--threshold is about labels"),
         (["-m", "language", "--string", "--min-gap", "1"], "--min-gap is about labels"),
         (["-m", "language", "--string", "--stream"], "--stream is about labels"),
         (["-m", "sound", "-f", "text"], "add --string"),
+        (["-m", "sound", "--times"], "--times goes with --string"),
+        (["-m", "sound", "--beam", "8"], "--beam goes with --string"),
         (["-m", "language"], "is for framecls identify"),
     ],
 )

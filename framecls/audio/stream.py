@@ -139,7 +139,7 @@ def open_audio(
         raw: what a file or a file object holds that has no header.
 
     Raises:
-        AudioError: the source is missing, unreadable, empty, or not audio.
+        AudioError: the source is missing, unreadable, empty, or not audio, or the rate of an array cannot be.
         TypeError: the source is of none of these types.
         ValueError: `raw_sample_rate` without an array, or an array without it, or with `raw`.
     """
@@ -147,13 +147,16 @@ def open_audio(
         raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
     is_path, is_file = isinstance(source, str | os.PathLike), hasattr(source, "read")
     if not (is_path or is_file or isinstance(source, np.ndarray | Iterator)):
-        raise TypeError(f"a path, a binary file object or an array can be opened, not {type(source).__name__}")
+        kind = type(source).__name__
+        raise TypeError(f"a path, a binary file object, an array or an iterator of arrays can be opened, not {kind}")
     if (is_path or is_file) == (raw_sample_rate is not None):
         raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
+    if raw_sample_rate is not None and raw_sample_rate != int(raw_sample_rate):
+        raise AudioError(f"{raw_sample_rate} Hz: a sample rate is a whole number")
     if raw is not None and not (is_path or is_file):
         raise ValueError("raw is for files: an array has no encoding")
     with contextlib.ExitStack() as resources:
-        reader = _open_reader(source, raw_sample_rate or 0, raw, resources)
+        reader = _open_reader(source, int(raw_sample_rate or 0), raw, resources)
         resources.callback(reader.close)
         if not _MIN_RATE_HZ <= reader.info.sample_rate <= _MAX_RATE_HZ:
             rate = reader.info.sample_rate
@@ -212,6 +215,8 @@ def _open_regular(handle: IO[bytes], path: Path | None, resources: contextlib.Ex
 def _open_file_object(handle: BinaryIO, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
     if isinstance(handle, io.TextIOBase):
         raise AudioError("the file object is open as text: open it in binary mode")
+    if getattr(handle, "closed", False):
+        raise AudioError("the file object is closed: open the file again")
     try:
         if handle.isatty():
             raise AudioError("standard input is a terminal: pipe audio into it, or give a file")

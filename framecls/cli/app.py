@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from framecls._version import __version__
+from framecls.cli.help import Command, Group
 from framecls.cli.options import (
     BenchOptions,
     CompareOptions,
@@ -26,10 +27,11 @@ from framecls.cli.options import (
 )
 
 app = typer.Typer(
+    cls=Group,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Say what is heard when in audio recordings, and which language is spoken. Works offline.",
+    help="Say what is heard when in audio recordings, which language is spoken, and who speaks. Works offline.",
 )
 
 
@@ -48,7 +50,7 @@ def root(
     """Read the options that come before the command; the text of --help is the app's."""
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(TagOptions)
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
@@ -57,7 +59,7 @@ def tag(options: TagOptions) -> int:
     return classify(options, StringJob(options) if options.string else TagJob(options))
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(IdentifyOptions)
 def identify(options: IdentifyOptions) -> int:
     """Say what each recording as a whole is: the language that is spoken in it, or who speaks."""
@@ -66,7 +68,7 @@ def identify(options: IdentifyOptions) -> int:
     return classify(options, IdentifyJob(options))
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(EnrollOptions)
 def enroll(options: EnrollOptions) -> int:
     """Remember somebody's voice by name, for `identify -m speaker`."""
@@ -75,11 +77,11 @@ def enroll(options: EnrollOptions) -> int:
     return enroll_voice(options)
 
 
-speakers = typer.Typer(no_args_is_help=True, help="See and change who is enrolled.")
+speakers = typer.Typer(cls=Group, no_args_is_help=True, help="See and change who is enrolled.")
 app.add_typer(speakers, name="speakers")
 
 
-@speakers.command("list")
+@speakers.command("list", cls=Command)
 @takes(SpeakersListOptions)
 def list_speakers(options: SpeakersListOptions) -> int:
     """Show who is enrolled, with how much speech."""
@@ -88,7 +90,7 @@ def list_speakers(options: SpeakersListOptions) -> int:
     return list_people(options)
 
 
-@speakers.command("remove")
+@speakers.command("remove", cls=Command)
 @takes(SpeakersRemoveOptions)
 def remove_speakers(options: SpeakersRemoveOptions) -> int:
     """Forget people and all their clips."""
@@ -97,7 +99,7 @@ def remove_speakers(options: SpeakersRemoveOptions) -> int:
     return remove_people(options)
 
 
-@speakers.command("rename")
+@speakers.command("rename", cls=Command)
 @takes(SpeakersRenameOptions)
 def rename_speaker(options: SpeakersRenameOptions) -> int:
     """Give somebody another name."""
@@ -106,7 +108,7 @@ def rename_speaker(options: SpeakersRenameOptions) -> int:
     return rename_person(options)
 
 
-@speakers.command("export")
+@speakers.command("export", cls=Command)
 @takes(SpeakersExportOptions)
 def export_speakers(options: SpeakersExportOptions) -> int:
     """Write people as JSON lines, a clip a line, for `speakers import` elsewhere."""
@@ -115,7 +117,7 @@ def export_speakers(options: SpeakersExportOptions) -> int:
     return export_people(options)
 
 
-@speakers.command("import")
+@speakers.command("import", cls=Command)
 @takes(SpeakersImportOptions)
 def import_speakers(options: SpeakersImportOptions) -> int:
     """Enroll what `speakers export` wrote, all of it or nothing."""
@@ -124,7 +126,7 @@ def import_speakers(options: SpeakersImportOptions) -> int:
     return import_people(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(TrainOptions)
 def train(options: TrainOptions) -> int:
     """Train a model on one's own labelled recordings."""
@@ -133,7 +135,7 @@ def train(options: TrainOptions) -> int:
     return train_model(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> int:
     """Measure a model on labelled recordings."""
@@ -142,7 +144,7 @@ def evaluate(options: EvaluateOptions) -> int:
     return evaluate_model(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(CompareOptions)
 def compare(options: CompareOptions) -> int:
     """Train networks that see one frame, its neighbours, or everything, and show what each is worth."""
@@ -151,7 +153,7 @@ def compare(options: CompareOptions) -> int:
     return compare_rungs(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(ModelsOptions)
 def models(options: ModelsOptions) -> int:
     """List the installed models, or show the card of one."""
@@ -160,7 +162,7 @@ def models(options: ModelsOptions) -> int:
     return list_models(options) if options.model is None else show_model(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(ExportOptions)
 def export(options: ExportOptions) -> int:
     """Write a model as an ONNX file, for programs that have no torch."""
@@ -169,7 +171,7 @@ def export(options: ExportOptions) -> int:
     return export_model(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes(BenchOptions)
 def bench(options: BenchOptions) -> int:
     """Measure how fast a model is on this machine, alone or beside other programs."""

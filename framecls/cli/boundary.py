@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -13,7 +16,21 @@ from framecls.errors import UsageError
 
 def main() -> None:
     """Run the command line of this process and end it."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if any(thread.daemon and thread.name.startswith(f"{PROGRAM}-") for thread in threading.enumerate()):
+        # A decoder is in the middle of a block, or in a read of a silent pipe, and nobody wants what it decodes. Python
+        # would stop it where it is and then complain, page by page, of what it still holds.
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End the process as `sys.exit` does, temporary files removed, but with no look at what threads still hold."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:

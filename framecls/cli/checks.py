@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -136,7 +136,7 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     path = pretrained.locate(name)
     config = modelfile.read_config(path)
     if not config.phones:
-        raise UsageError(f"-m {name}: --string wants a model that hears phones: train one with hear_phones = true")
+        raise UsageError(f"-m {name}: --string wants a model that hears phones: use -m phones, or train one")
     _refuse_given(name, config)
     return path, config
 
@@ -165,6 +165,20 @@ def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
     except ConfigError as error:
         has = _listed(config.labels) if config.labels else f"{UNKNOWN}, for voices that are not enrolled"
         raise UsageError(f"--threshold: {error}; it has {has}") from error
+
+
+def check_only_unknown(thresholds: Iterable[str]) -> None:
+    """Refuse thresholds that would decide nothing, of the labels of which one is chosen for a recording.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for label in thresholds:
+        if label != UNKNOWN:
+            raise UsageError(
+                f"--threshold {label}: framecls identify answers with the likeliest label, and only {UNKNOWN} has a "
+                "threshold; --among says which labels can be the answer"
+            )
 
 
 def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:

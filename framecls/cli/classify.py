@@ -97,6 +97,9 @@ class TagJob(Job):
 
     def __init__(self, options: TagOptions) -> None:
         super().__init__(options)
+        for option, given in (("--beam", options.beam is not None), ("--times", options.times)):
+            if given:
+                raise UsageError(f"{option} goes with --string: add that, or leave it out")
         checks.check_seconds("--min-duration", options.min_duration)
         checks.check_seconds("--min-gap", options.min_gap)
         self.frames = options.frames
@@ -149,7 +152,10 @@ class StringJob(Job):
         return checks.find_string_model(name)
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.tag_string_many(sources, raw=self.raw, beam=self._beam, progress=progress)
+        from framecls.strings import DEFAULT_BEAM
+
+        beam = DEFAULT_BEAM if self._beam is None else self._beam
+        return model.tag_string_many(sources, raw=self.raw, beam=beam, progress=progress)
 
 
 class IdentifyJob(Job):
@@ -168,6 +174,7 @@ class IdentifyJob(Job):
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
+        checks.check_only_unknown(self.thresholds)
         if not config.embedding:
             if self._gallery is not None:
                 raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")

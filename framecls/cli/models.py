@@ -20,6 +20,7 @@ from framecls.config import ModelConfig
 from framecls.errors import ModelError
 
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
+_TRAINED = "trained with"  # the card's own "command"; that of the user is above it
 _ENROLLED = "people who are enrolled (framecls enroll)"
 _MANY = 12  # labels of which the list shows only the number
 
@@ -70,21 +71,24 @@ def show_model(options: ModelsOptions) -> int:
 def _card(path: Path, config: ModelConfig) -> Table:
     overlap = " (several may hold at once)" if config.overlapping else ""
     trusted = config.decision.candidates
-    rows: dict[str, Any] = {
-        "command": f"framecls {_COMMANDS[config.task]}",
-        "file": str(path),
-        "size": _size(path),
-        "labels": f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED,
-        "answers with": f"{len(trusted)}: {', '.join(trusted)}" if trusted else "",
-        "frames": f"one every {config.hop_s * 1000:g} ms" if config.task == "frame" else "",
-        "network": _network(config),
-        "thresholds": ", ".join(f"{label} {value:g}" for label, value in config.decision.thresholds.items()),
-        **config.card,
-    }
+    # The model's own words come after what is read off it, whatever keys they have.
+    card = {_TRAINED if key == "command" else key: value for key, value in config.card.items() if key != "description"}
+    rows: list[tuple[str, Any]] = [
+        ("description", config.card.get("description", "")),
+        ("command", f"framecls {_COMMANDS[config.task]}"),
+        ("file", str(path)),
+        ("size", _size(path)),
+        ("labels", f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED),
+        ("answers with", f"{len(trusted)}: {', '.join(trusted)}" if trusted else ""),
+        ("frames", f"one every {config.hop_s * 1000:g} ms" if config.task == "frame" else ""),
+        ("network", _network(config)),
+        ("thresholds", ", ".join(f"{label} {value:g}" for label, value in config.decision.thresholds.items())),
+        *card.items(),
+    ]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", max_width=24, overflow="fold")
     table.add_column(overflow="fold")
-    for key, value in rows.items():
+    for key, value in rows:
         if value not in ("", None, {}, []):
             table.add_row(Text(escape(key)), _show(value))
     return table

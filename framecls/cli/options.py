@@ -62,7 +62,9 @@ GalleryOption = Annotated[
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_MESSAGES)] = False
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.", rich_help_panel=_MESSAGES)] = (
+        False
+    )
     quiet: Annotated[
         bool,
         typer.Option("-q", "--quiet", help="No progress and no summary, only errors.", rich_help_panel=_MESSAGES),
@@ -201,7 +203,7 @@ class TagOptions(RunOptions):
     string: Annotated[
         bool,
         typer.Option(
-            "--string", help="Give the phones that are said, in order; -m names a model that hears phones (language)."
+            "--string", help="Give the phones that are said, in order; wants a model that hears phones: -m phones."
         ),
     ] = False
     times: Annotated[
@@ -209,21 +211,28 @@ class TagOptions(RunOptions):
         typer.Option("--times", help="--string: list each phone with its start and end.", rich_help_panel=_OUTPUT),
     ] = False
     beam: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--beam",
             metavar="N",
-            help="--string: strings that the search keeps; 1 takes the best phone of each frame.",
+            help="--string: strings that the search keeps, by default 8; 1 takes the best phone of each frame.",
             rich_help_panel=_DECISION,
         ),
-    ] = 8
+    ] = None
     min_duration: Annotated[
         float | None,
-        typer.Option("--min-duration", metavar="S", help="Drop segments shorter than this.", rich_help_panel=_DECISION),
+        typer.Option(
+            "--min-duration",
+            metavar="S",
+            help="Drop segments shorter than this many seconds.",
+            rich_help_panel=_DECISION,
+        ),
     ] = None
     min_gap: Annotated[
         float | None,
-        typer.Option("--min-gap", metavar="S", help="Join segments closer than this.", rich_help_panel=_DECISION),
+        typer.Option(
+            "--min-gap", metavar="S", help="Join segments less than this many seconds apart.", rich_help_panel=_DECISION
+        ),
     ] = None
     stream: Annotated[
         bool,
@@ -240,6 +249,16 @@ class IdentifyOptions(RunOptions):
     """`framecls identify`."""
 
     model: ModelOption = "language"
+    threshold: Annotated[
+        list[str],
+        typer.Option(
+            "--threshold",
+            metavar="unknown=P",
+            help="Probability (0..1) below which the answer is unknown.",
+            show_default=False,
+            rich_help_panel=_DECISION,
+        ),
+    ] = field(default_factory=list)
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="N", help="How many candidates to list.", rich_help_panel=_DECISION)
     ] = 5
@@ -456,7 +475,7 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
 
     manifest: Annotated[
         Path | None,
-        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
+        typer.Argument(metavar="[MANIFEST]", help=_MANIFEST_HELP, show_default=False),
     ] = None
     saw: Annotated[
         bool,

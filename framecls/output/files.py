@@ -65,7 +65,10 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
 def explain_write_error(path: Path, error: OSError) -> FrameclsError:
     """Return the error to raise for a file that could not be written: an OutputError where no other could be either."""
     kind = OutputError if error.errno in _FOR_ALL else FrameclsError
-    return kind(f"cannot write {encodable(str(path))}: {error.strerror or error}")
+    reason = error.strerror or str(error)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # of a folder that is to be made on the way
+        reason = "a file is in the way where a folder would have to be"
+    return kind(f"cannot write {encodable(str(path))}: {reason}")
 
 
 def is_device(path: Path) -> bool:
