@@ -208,11 +208,26 @@ def test_both_entry_points_are_one() -> None:
     assert entry.main.__module__ == "framecls.cli.boundary"
 
 
-def test_completion_is_offered() -> None:
-    environment = {**os.environ, "_FRAMECLS_COMPLETE": "complete_bash", "COMP_WORDS": "framecls ta", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("framecls ta", ["tag"]),
+        ("framecls tag -m s", ["sound", "speaker"]),
+        ("framecls tag -f js", ["json", "jsonl"]),
+        ("framecls tag --engine l", ["local"]),
+        ("framecls tag --device c", ["cpu", "cuda"]),
+        ("framecls models ph", ["phones"]),
+        ("framecls train i", ["identify"]),
+        ("framecls train tag --recipe ladder_t", ["ladder_tag"]),
+        ("framecls evaluate sound x.csv --codec g", ["gsm"]),
+    ],
+)
+def test_completion_is_offered(words: str, offered: list[str]) -> None:
+    place = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment = {**os.environ, "_FRAMECLS_COMPLETE": "complete_bash", **place}
     command = [sys.executable, "-c", "from framecls.cli import main; main()"]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert answer.stdout.split() == ["tag"]
+    assert (answer.stdout.split(), answer.stderr) == (offered, "")
 
 
 def test_formats_are_those_of_the_writers() -> None:
