@@ -809,6 +809,7 @@ def test_folders_are_learnt_from_and_previewed(cli: Cli, corpus: Path) -> None:
     command = ("train", "identify", "clips", "--recipe", "recipe.toml", "--device", "cpu")
     heard = cli(*command, "--preview", "heard", "--count", "3", "--set", "augment.codec_chance=1")
     assert (heard.status, heard.out) == (0, "")
+    assert heard.err.splitlines()[-1] == "framecls: heard: 3 examples; what was done to each: heard/preview.jsonl"
     lines = [json.loads(line) for line in (corpus / "heard" / "preview.jsonl").read_text().splitlines()]
     assert all("codec" in line and (corpus / "heard" / line["file"]).exists() for line in lines)
     assert len(lines) == 3
