@@ -238,6 +238,24 @@ def test_formats_are_those_of_the_writers() -> None:
     assert {*formats.FOR_EYES, *FRAME_WRITERS} == set(formats.WITH_FRAMES)
 
 
+@pytest.mark.parametrize("arguments", [["models"], ["--help"], ["bench", "--length", "1", "--repeats", "1", "-q"]])
+def test_nothing_of_ours_is_escaped_where_a_terminal_has_ascii_only(arguments: list[str], tmp_path: Path) -> None:
+    if arguments[0] == "bench":
+        arguments = [*arguments, "--no-processes", "-m", str(save_tiny_model(tmp_path, "frame"))]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "framecls", *arguments]
+    answer = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"\\" not in answer.stdout
+    assert answer.stdout.isascii()
+
+
+def test_file_names_are_escaped_where_a_terminal_has_ascii_only() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "framecls", "tag", "ü…ö.wav"]
+    answer = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert b"\\xfc...\\xf6.wav" in answer.stderr
+
+
 # --- wrong usage
 
 
