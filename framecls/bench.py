@@ -98,7 +98,7 @@ class Job:
                 raise ConfigError(message)
         for name in self.against:
             if name not in PEERS:
-                raise ConfigError(f"no peer is called {name!r}: choose {', '.join(PEERS)}")
+                raise ConfigError(f"against {name!r}: there is no such peer, choose {', '.join(PEERS)}")
 
 
 @dataclass

@@ -176,10 +176,12 @@ class Gallery:
             GalleryError: nobody is enrolled by the old name, or somebody by the new one.
         """
         with self._writing() as connection:
-            if new != old and new in self._names():
+            names = self._names()
+            if old not in names:
+                raise self._nobody(old, names)
+            if new != old and new in names:
                 raise GalleryError(f"{self.path}: somebody is enrolled as {new!r} already: choose another name")
-            if connection.execute("UPDATE person SET name = ? WHERE name = ?", (new, old)).rowcount == 0:
-                raise self._nobody(old, self._names())
+            connection.execute("UPDATE person SET name = ? WHERE name = ?", (new, old))
 
     def other_model(self, enrolled: str, wanted: str) -> GalleryError:
         """Return what to say where the vectors are of other weights than those at hand."""

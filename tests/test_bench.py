@@ -171,8 +171,10 @@ def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pyt
     ("arguments", "said"),
     [
         (["-f", "csv"], "choose table or json"),
-        (["--against", "marblenet"], "choose silero, webrtc"),
-        (["--runtime", "tensorrt"], "choose torch or onnx"),
+        (["--against", "marblenet"], "--against 'marblenet': there is no such peer, choose silero, webrtc"),
+        (["--runtime", "tensorrt"], "--runtime 'tensorrt': choose torch or onnx"),
+        (["--repeats", "0"], "--repeats 0: at least 1"),
+        (["--length", "0"], "--length 0.0 s: 1 to 36000 s"),
         (["--threads", "0"], "--threads"),
         (["-m", "nope"], "'nope'"),
     ],

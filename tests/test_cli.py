@@ -208,11 +208,26 @@ def test_both_entry_points_are_one() -> None:
     assert entry.main.__module__ == "framecls.cli.boundary"
 
 
-def test_completion_is_offered() -> None:
-    environment = {**os.environ, "_FRAMECLS_COMPLETE": "complete_bash", "COMP_WORDS": "framecls ta", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("framecls ta", ["tag"]),
+        ("framecls tag -m s", ["sound", "speaker"]),
+        ("framecls tag -f js", ["json", "jsonl"]),
+        ("framecls tag --engine l", ["local"]),
+        ("framecls tag --device c", ["cpu", "cuda"]),
+        ("framecls models ph", ["phones"]),
+        ("framecls train i", ["identify"]),
+        ("framecls train tag --recipe ladder_t", ["ladder_tag"]),
+        ("framecls evaluate sound x.csv --codec g", ["gsm"]),
+    ],
+)
+def test_completion_is_offered(words: str, offered: list[str]) -> None:
+    place = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment = {**os.environ, "_FRAMECLS_COMPLETE": "complete_bash", **place}
     command = [sys.executable, "-c", "from framecls.cli import main; main()"]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert answer.stdout.split() == ["tag"]
+    assert (answer.stdout.split(), answer.stderr) == (offered, "")
 
 
 def test_formats_are_those_of_the_writers() -> None:
@@ -221,6 +236,24 @@ def test_formats_are_those_of_the_writers() -> None:
     }
     assert {name for name, writer in WRITERS.items() if writer.binary} == set(formats.NEED_FILE)
     assert {*formats.FOR_EYES, *FRAME_WRITERS} == set(formats.WITH_FRAMES)
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["--help"], ["bench", "--length", "1", "--repeats", "1", "-q"]])
+def test_nothing_of_ours_is_escaped_where_a_terminal_has_ascii_only(arguments: list[str], tmp_path: Path) -> None:
+    if arguments[0] == "bench":
+        arguments = [*arguments, "--no-processes", "-m", str(save_tiny_model(tmp_path, "frame"))]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "framecls", *arguments]
+    answer = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"\\" not in answer.stdout
+    assert answer.stdout.isascii()
+
+
+def test_file_names_are_escaped_where_a_terminal_has_ascii_only() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "framecls", "tag", "ü…ö.wav"]
+    answer = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert b"\\xfc...\\xf6.wav" in answer.stderr
 
 
 # --- wrong usage
@@ -794,6 +827,7 @@ def test_folders_are_learnt_from_and_previewed(cli: Cli, corpus: Path) -> None:
     command = ("train", "identify", "clips", "--recipe", "recipe.toml", "--device", "cpu")
     heard = cli(*command, "--preview", "heard", "--count", "3", "--set", "augment.codec_chance=1")
     assert (heard.status, heard.out) == (0, "")
+    assert heard.err.splitlines()[-1] == "framecls: heard: 3 examples; what was done to each: heard/preview.jsonl"
     lines = [json.loads(line) for line in (corpus / "heard" / "preview.jsonl").read_text().splitlines()]
     assert all("codec" in line and (corpus / "heard" / line["file"]).exists() for line in lines)
     assert len(lines) == 3

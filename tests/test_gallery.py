@@ -79,6 +79,8 @@ def test_remove_and_rename(path: Path) -> None:
             gallery.rename("Ada", "Bob")
         with pytest.raises(GalleryError, match="nobody is enrolled as 'Zoe'"):
             gallery.rename("Zoe", "Ann")
+        with pytest.raises(GalleryError, match="nobody is enrolled as 'Zoe'"):
+            gallery.rename("Zoe", "Bob")
         gallery.rename("Ada", "Ada Lovelace")
         gallery.remove(["Bob"])
         assert [c.name for c in gallery.clips()] == ["Ada Lovelace"] * 2

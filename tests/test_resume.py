@@ -18,8 +18,8 @@ import pytest
 from models import save_tiny_model, write_wav
 
 import framecls
-from framecls.audio import open_audio
-from framecls.cli import progress
+from framecls.audio import Input, find_inputs, open_audio
+from framecls.cli import classify, progress
 from framecls.cli.boundary import run
 from framecls.cli.destination import FolderDestination, JournalDestination
 from framecls.cli.progress import Pace, line_gap_s
@@ -414,6 +414,32 @@ def test_nothing_is_said_of_a_rest_of_unknown_size() -> None:
     assert pace.left_s(1.0) is None
     pace.finish(500.0)
     assert pace.left_s(51.0) is not None
+
+
+def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    shown: list[tuple[float, float | None, str, str]] = []
+    monkeypatch.setattr(
+        progress.StepBar, "show", lambda self, title, done, total, text, count: shown.append((done, total, count, text))
+    )
+    progress.InputBar([1000], wanted=True, find_length_s=lambda: 600.0).advance(150.0)
+    progress.InputBar([0], wanted=True).advance(150.0)
+    known, unknown = shown
+    assert known[:3] == (150.0, 600.0, "0:02:30 of 0:10:00")
+    assert known[3].endswith(" left")
+    assert unknown[:3] == (150.0, None, "0:02:30 of audio")
+    assert not unknown[3].endswith(" left")
+
+
+def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
+    (item,) = (item for item in find_inputs(["in/a.wav"]) if isinstance(item, Input))
+    length_s = classify._expect_length_s(item, None)
+    assert length_s is not None
+    assert length_s > 0
+    (here / "bad.wav").write_bytes(b"no audio")
+    (bad,) = (item for item in find_inputs(["bad.wav"]) if isinstance(item, Input))
+    assert classify._expect_length_s(bad, None) is None
 
 
 def test_lines_come_ever_more_rarely() -> None:

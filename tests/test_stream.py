@@ -184,7 +184,9 @@ def test_streamed_formats(format: str, tag_model: str, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--stream"], "--stream does not go with -f table: choose jsonl, csv, tsv, rttm, audacity"),
+        (["--stream"], "--stream needs -f: choose jsonl, csv, tsv, rttm, audacity"),
+        (["--stream", "-f", "table"], "--stream does not go with -f table: choose jsonl, csv, tsv, rttm, audacity"),
+        (["--stream", "-o", "a.json"], "leave -o out"),
         (["--stream", "-f", "json"], "choose jsonl"),
         (["--stream", "-f", "vtt"], "choose jsonl"),
         (["--stream", "-f", "csv", "--frames"], "leave --frames out"),

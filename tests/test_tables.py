@@ -332,6 +332,17 @@ FIGURES = {
 }
 
 
+def test_figures_of_what_has_no_name() -> None:
+    stream = io.StringIO()
+    row = {"items": 24}
+    Console(file=stream, width=80, highlight=False).print(
+        FigureTable({"score": 0.5, "sources": {"": row}, "others": {"": row, "fleurs": row}})
+    )
+    text = stream.getvalue()
+    assert "sources" not in text
+    assert "none named     24" in text
+
+
 def show_figures(width: int) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width, highlight=False).print(FigureTable(FIGURES))

@@ -65,7 +65,7 @@ def run_bench(options: BenchOptions) -> int:
             batch_size=options.batch_size,
         )
     except ConfigError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"--{error}") from error  # it begins with the setting, which the option is called like
     console = Console(quiet=options.quiet, debug=options.debug)
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:

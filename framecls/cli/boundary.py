@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import os
 import sys
@@ -12,6 +13,9 @@ from typing import Any, TextIO
 
 from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
 from framecls.errors import UsageError
+
+# What stands for the characters of our own texts where a stream has ASCII only.
+_PLAIN = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
 
 
 def main() -> None:
@@ -90,7 +94,8 @@ def _translate(error: Exception) -> Exception:
 
 
 def _prepare_streams() -> None:
-    """Make sure that no file name can break a message: text that a stream cannot show is escaped."""
+    """Make sure that no file name can break a message: text that a stream cannot show is made plain, or escaped."""
+    codecs.register_error(PROGRAM, _make_plain)
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
@@ -98,7 +103,17 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors=PROGRAM)
+
+
+def _make_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = _PLAIN.get(error.object[error.start])
+    if plain is not None:
+        return plain, error.start + 1
+    error.end = error.start + 1  # what follows may be ours again
+    return codecs.backslashreplace_errors(error)
 
 
 def _discard(stream: TextIO) -> None:

@@ -20,7 +20,7 @@ from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.cli.streaming import check_stream, stream_inputs
-from framecls.config import ModelConfig
+from framecls.config import ModelConfig, RawAudio
 from framecls.errors import ClusterError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -330,6 +330,17 @@ def _load(options: RunOptions) -> Model:
     return model
 
 
+def _expect_length_s(item: Input, raw: RawAudio | None) -> float | None:
+    """Return what the header says of the length; what is wrong with a recording is for the run to report."""
+    from framecls.audio import open_audio
+
+    try:
+        with open_audio(item.source, raw=raw) as stream:
+            return stream.duration_s
+    except Exception:
+        return None
+
+
 class Batch:
     """The inputs of one run, and how far it is."""
 
@@ -363,7 +374,13 @@ class Batch:
             OutputError: nothing more can be written.
         """
         sizes_bytes = [state.size_bytes if state else 0 for state in map(self._state, self.inputs)]
-        self.bar = InputBar(sizes_bytes, wanted=self._wants_progress, write_line=self.console.note)
+        is_single = len(sizes_bytes) == 1 and sizes_bytes[0] > 0  # and not a pipe, which nobody can look ahead in
+        self.bar = InputBar(
+            sizes_bytes,
+            wanted=self._wants_progress,
+            write_line=self.console.note,
+            find_length_s=partial(_expect_length_s, self.inputs[0], job.raw) if is_single else None,
+        )
         self.start = time.monotonic()
         with self.interrupts:
             if model is None:
@@ -391,6 +408,7 @@ class Batch:
             self.console.failure(item.name, result)
             return None
         self.audio_s += result.duration
+        self.bar.hide()
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         return dataclasses.replace(result, file=item.name)

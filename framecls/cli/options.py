@@ -28,6 +28,24 @@ _PANELS = (None, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
 
 LOCAL, RAY = ENGINES = ("local", "ray")
 
+
+def _one_of(*names: str) -> Callable[[], list[str]]:
+    """Return what completes one of these names.
+
+    No lambda in the annotations themselves: they are evaluated where a lambda finds no global of this module.
+    """
+    return lambda: list(names)
+
+
+def _recipes() -> list[str]:
+    from framecls.training.recipe import shipped_recipes
+
+    return shipped_recipes()
+
+
+_TABLE_OR_JSON = _one_of("table", "json")
+_TASKS = _one_of("tag", "identify")
+
 InputsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -46,8 +64,12 @@ ModelOption = Annotated[
         autocompletion=pretrained.names,
     ),
 ]
-
-
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model by name or path.", show_default=False, autocompletion=pretrained.names
+    ),
+]
 VoiceModelOption = Annotated[
     str,
     typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=pretrained.names),
@@ -55,6 +77,10 @@ VoiceModelOption = Annotated[
 GalleryOption = Annotated[
     Path | None,
     typer.Option("--gallery", metavar="FILE", help="The file of enrolled voices; by default one in your data folder."),
+]
+JsonOption = Annotated[
+    str,
+    typer.Option("-f", "--format", metavar="FORMAT", help="table or json.", autocompletion=_TABLE_OR_JSON),
 ]
 
 
@@ -83,7 +109,14 @@ class MachineOptions:
     """What the network runs on."""
 
     device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE)
+        str,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="auto, cpu, cuda, cuda:N or mps.",
+            autocompletion=_one_of("auto", "cpu", "cuda", "mps"),
+            rich_help_panel=_MACHINE,
+        ),
     ] = "auto"
     threads: Annotated[
         int | None,
@@ -107,7 +140,7 @@ class ClusterOptions:
             "--engine",
             metavar="NAME",
             help="local, or ray: processes that share the recordings out, on this machine or a cluster.",
-            autocompletion=lambda: list(ENGINES),
+            autocompletion=_one_of(*ENGINES),
             rich_help_panel=_MACHINE,
         ),
     ] = LOCAL
@@ -152,7 +185,7 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions):
             "--format",
             metavar="FORMAT",
             help=f"{', '.join(SUFFIXES)}; by default what the suffix of -o says, or table.",
-            autocompletion=lambda: list(SUFFIXES),
+            autocompletion=_one_of(*SUFFIXES),
             rich_help_panel=_OUTPUT,
         ),
     ] = None
@@ -294,7 +327,7 @@ class SpeakersListOptions(MessageOptions):
     """`framecls speakers list`."""
 
     gallery: GalleryOption = None
-    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+    format: JsonOption = "table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +390,7 @@ class LabelOptions:
             "--split-by",
             metavar="WHAT",
             help="What stays on one side where no split is given: source, speaker or file; by default as can be.",
+            autocompletion=_one_of("source", "speaker", "file"),
         ),
     ] = None
 
@@ -365,7 +399,12 @@ class LabelOptions:
 class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls train`."""
 
-    task: Annotated[str, typer.Argument(metavar="tag|identify", help="What the model will be for.", show_default=False)]
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="tag|identify", help="What the model will be for.", show_default=False, autocompletion=_TASKS
+        ),
+    ]
     manifest: Annotated[
         Path,
         typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
@@ -378,7 +417,14 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         False
     )
     format: Annotated[
-        str, typer.Option("-f", "--format", metavar="FORMAT", help="Of what --check says: table or json.")
+        str,
+        typer.Option(
+            "-f",
+            "--format",
+            metavar="FORMAT",
+            help="Of what --check says: table or json.",
+            autocompletion=_TABLE_OR_JSON,
+        ),
     ] = "table"
     preview: Annotated[
         Path | None,
@@ -389,7 +435,12 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     count: Annotated[int, typer.Option("--count", metavar="N", help="How many examples --preview writes.")] = 20
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME|FILE", help="Network, mixing, augmentation, steps: a TOML file."),
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="Network, mixing, augmentation, steps: a TOML file.",
+            autocompletion=_recipes,
+        ),
     ] = None
     noise: Annotated[
         Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
@@ -435,15 +486,28 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
 class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls evaluate`."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
+    model: ModelArgument
     manifest: Annotated[
         Path,
         typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
     ]
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, dev or all of the manifest.")] = "dev"
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="train, dev or all of the manifest.",
+            autocompletion=_one_of("train", "dev", "all"),
+        ),
+    ] = "dev"
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME|FILE", help="Mix recordings as this recipe does; else as they are."),
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="Mix recordings as this recipe does; else as they are.",
+            autocompletion=_recipes,
+        ),
     ] = None
     length: Annotated[
         float | None,
@@ -452,7 +516,10 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
     codec: Annotated[
         str | None,
         typer.Option(
-            "--codec", metavar="NAME", help=f"Measure what is left of the recordings after one: {', '.join(CODECS)}."
+            "--codec",
+            metavar="NAME",
+            help=f"Measure what is left of the recordings after one: {', '.join(CODECS)}.",
+            autocompletion=_one_of(*CODECS),
         ),
     ] = None
     only_candidates: Annotated[
@@ -466,7 +533,7 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
     ] = None
-    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+    format: JsonOption = "table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,12 +548,18 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
         bool,
         typer.Option("--saw", help="In place of a manifest: made-up clips in which what is far away decides."),
     ] = False
-    task: Annotated[str | None, typer.Option("--task", metavar="tag|identify", help="What the networks are for.")] = (
-        None
-    )
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="tag|identify", help="What the networks are for.", autocompletion=_TASKS),
+    ] = None
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME|FILE", help="A TOML file; its network sets the size of all."),
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="A TOML file; its network sets the size of all.",
+            autocompletion=_recipes,
+        ),
     ] = None
     rungs: Annotated[
         str, typer.Option("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
@@ -500,7 +573,7 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
         Path | None,
         typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings, and the clips of --saw, there."),
     ] = None
-    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+    format: JsonOption = "table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -518,21 +591,24 @@ class BenchOptions(MessageOptions, MachineOptions):
         str | None,
         typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
     ] = None
-    runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="torch or onnx.")] = "torch"
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", metavar="NAME", help="torch or onnx.", autocompletion=_one_of("torch", "onnx")),
+    ] = "torch"
     repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
     length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
     processes: Annotated[
         bool,
         typer.Option("--processes/--no-processes", help="Also measure the command from its start, and its memory."),
     ] = True
-    format: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="table or json.")] = "table"
+    format: JsonOption = "table"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(MessageOptions):
     """`framecls export`."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False)]
+    model: ModelArgument
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
     ]
@@ -547,7 +623,9 @@ class ModelsOptions(MessageOptions):
 
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|PATH]", help="Show this model's card.", show_default=False),
+        typer.Argument(
+            metavar="[NAME|PATH]", help="Show this model's card.", show_default=False, autocompletion=pretrained.names
+        ),
     ] = None
 
 

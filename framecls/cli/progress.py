@@ -31,15 +31,29 @@ class StepBar:
         """Seconds since the run began."""
         return time.monotonic() - self._start
 
-    def show(self, title: str, done: int, total: int, text: str = "") -> None:
-        """Bring the bar up to date, and back if it was hidden."""
-        if not self._wanted or self.elapsed_s < _PATIENCE_S:
+    @property
+    def is_due(self) -> bool:
+        """Whether there is a terminal to show the bar on, and the run has gone on for long enough."""
+        return self._wanted and self.elapsed_s >= _PATIENCE_S
+
+    def show(self, title: str, done: float, total: float | None, text: str = "", count: str | None = None) -> None:
+        """Bring the bar up to date, and back if it was hidden.
+
+        Args:
+            title: what is under way.
+            done: how much of it is done.
+            total: how much there is, None for unknown.
+            text: what else there is to say.
+            count: what stands for `done` and `total`; by default both of them.
+        """
+        if not self.is_due:
             return
         if self._bar is None:
             self._bar = self._make()
         progress, task = self._bar
         progress.start()  # it does nothing while the bar is on
-        progress.update(task, description=title, completed=done, total=total, text=text)
+        count = f"{done:.0f}/{total:.0f}" if count is None and total is not None else count or ""
+        progress.update(task, description=title, completed=done, total=total, text=text, count=count)
 
     def hide(self) -> None:
         """Take the bar off the terminal, so that something else can be printed; the next `show` brings it back."""
@@ -49,19 +63,19 @@ class StepBar:
     @staticmethod
     def _make() -> tuple[Progress, TaskID]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", style="progress.download"),
             TextColumn("{task.fields[text]}", style="dim"),
         )
         # Standard output may be a pipe: its text is data, and must not be led past the bar.
         progress = Progress(
             *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        return progress, progress.add_task("", total=None, text="")
+        return progress, progress.add_task("", total=None, text="", count="")
 
 
 @dataclass
@@ -72,6 +86,7 @@ class Pace:
     """
 
     sizes_bytes: Sequence[int]  # of the inputs in order, 0 where it is not known
+    length_s: float | None = None  # of the only input, if there is but one and it is known
     n_done: int = field(default=0, init=False)
     audio_s: float = field(default=0.0, init=False)
     _heard_bytes: int = field(default=0, init=False)  # of inputs that gave audio
@@ -101,7 +116,8 @@ class Pace:
         """
         heard_s = self.audio_s + under_way_s
         speed = heard_s / max(elapsed_s, 1e-9)
-        parts = [f"{self.n_done:,} of {len(self.sizes_bytes):,} files", f"{clock(heard_s)} of audio"]
+        parts = [f"{self.n_done:,} of {len(self.sizes_bytes):,} files"]
+        parts.append(f"{clock(heard_s)} of {'audio' if self.length_s is None else clock(self.length_s)}")
         parts.append(f"{speed:.0f} times real time")
         left_s = self.left_s(elapsed_s, under_way_s)
         if left_s is not None:
@@ -110,6 +126,8 @@ class Pace:
 
     def left_s(self, elapsed_s: float, under_way_s: float = 0.0) -> float | None:
         """Return the seconds that the rest will take, or None while nothing can be said."""
+        if self.length_s is not None and under_way_s > 0:
+            return max(self.length_s - under_way_s, 0.0) * elapsed_s / under_way_s
         if not self._heard_bytes or not self.audio_s or self._unknown_left:
             return None
         audio_left_s = self._left_bytes * self.audio_s / self._heard_bytes - under_way_s
@@ -123,7 +141,12 @@ class InputBar(StepBar):
     """
 
     def __init__(
-        self, sizes_bytes: Sequence[int], *, wanted: bool, write_line: Callable[[str], None] | None = None
+        self,
+        sizes_bytes: Sequence[int],
+        *,
+        wanted: bool,
+        write_line: Callable[[str], None] | None = None,
+        find_length_s: Callable[[], float | None] | None = None,
     ) -> None:
         """Prepare the bar.
 
@@ -131,11 +154,13 @@ class InputBar(StepBar):
             sizes_bytes: of the inputs in order, 0 where it is not known.
             wanted: show anything at all.
             write_line: writes a line where there is no terminal.
+            find_length_s: of a single input, gives its length, None for unknown; called only once a bar is shown.
         """
         super().__init__(wanted=wanted)
         self._pace = Pace(sizes_bytes)
         self._write_line = write_line if wanted and not sys.stderr.isatty() and len(sizes_bytes) > 1 else None
         self._next_line_s = _LINE_EVERY_S
+        self._find_length_s = find_length_s
 
     def advance(self, audio_s: float) -> None:
         """Show that `audio_s` seconds of the present input are done."""
@@ -145,13 +170,23 @@ class InputBar(StepBar):
                 self._next_line_s = elapsed_s + line_gap_s(elapsed_s)
                 self._write_line(self._pace.describe(elapsed_s, audio_s))
             return
+        if not self.is_due:
+            return
+        if self._find_length_s is not None:
+            self._pace.length_s = self._find_length_s()
+            self._find_length_s = None
         _, _, text = self._pace.describe(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
-        self.show("", self._pace.n_done, len(self._pace.sizes_bytes), text)
+        if len(self._pace.sizes_bytes) > 1:
+            self.show("", self._pace.n_done, len(self._pace.sizes_bytes), text)
+        else:  # one recording fills the bar by its seconds
+            count, _, text = text.partition(", ")
+            self.show("", audio_s, self._pace.length_s, text, count)
 
     def finish_input(self, audio_s: float) -> None:
         """Count an input as done, or as failed with none of its audio."""
         self._pace.finish(audio_s)
-        self.advance(0.0)
+        if len(self._pace.sizes_bytes) > 1:
+            self.advance(0.0)
 
     def print_above(self, line: str) -> bool:
         """Print a line above the bar, from any thread; False if no bar is on the terminal."""

@@ -80,9 +80,9 @@ def remove_people(options: SpeakersRemoveOptions) -> int:
 def rename_person(options: SpeakersRenameOptions) -> int:
     """Give somebody another name and return the exit status."""
     console = _begin(options)
-    new = check_name(options.new)
+    old, new = check_name(options.old), check_name(options.new)
     with open_gallery(options.gallery or default_path()) as gallery:
-        gallery.rename(check_name(options.old), new)
+        gallery.rename(old, new)
     console.note(f"{escape(options.old)} is {escape(new)} from now on")
     return DONE
 

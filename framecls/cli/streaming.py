@@ -24,12 +24,13 @@ def check_stream(options: TagOptions, format: str) -> None:
     Raises:
         UsageError: results that only a whole recording gives, or that do not go to stdout.
     """
-    if format not in STREAMED:
-        raise UsageError(f"--stream does not go with -f {format}: choose {', '.join(STREAMED)}")
-    if options.frames:
-        raise UsageError("--stream gives segments: leave --frames out")
     if options.output is not None:
         raise UsageError("--stream prints to stdout: leave -o out and redirect it, as in > FILE")
+    if format not in STREAMED:
+        wrong = "needs -f" if options.format is None else f"does not go with -f {format}"
+        raise UsageError(f"--stream {wrong}: choose {', '.join(STREAMED)}")
+    if options.frames:
+        raise UsageError("--stream gives segments: leave --frames out")
     if options.engine != LOCAL:
         raise UsageError(f"--stream is about what comes in here: leave --engine {options.engine} out")
     if options.resume:

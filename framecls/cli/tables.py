@@ -108,7 +108,11 @@ class FigureTable:
     """Figures by name; a dict of rows with the same keys is a table, beside its name where it fits and below if not."""
 
     def __init__(self, figures: dict[str, Any]) -> None:
-        self._figures = [(Text(escape(key), style="dim"), show_figure(value)) for key, value in figures.items()]
+        self._figures = [
+            (Text(escape(key), style="dim"), show_figure(value))
+            for key, value in figures.items()
+            if not _is_nameless(value)
+        ]
         self._key_width = max((cell_len(key.plain) for key, _ in self._figures), default=0)
 
     def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
@@ -142,7 +146,7 @@ class RowTable:
     """
 
     def __init__(self, rows: dict[str, dict[str, Any]]) -> None:
-        self._names = [Text(escape(name), overflow="fold") for name in rows]
+        self._names = [Text(escape(name) or "none named", overflow="fold") for name in rows]
         columns = dict.fromkeys(key for row in rows.values() for key in row)
         self._columns: list[_Column] = []
         for column in columns:
@@ -201,6 +205,11 @@ class _Column:
     def _words(self) -> list[str]:
         *first, last = self.title.split("_")
         return [*(f"{word}_" for word in first), last]
+
+
+def _is_nameless(value: Any) -> bool:
+    """Whether this is a table by name where nothing has one: what it says is said of all."""
+    return isinstance(value, dict) and set(value) == {""}
 
 
 def show_figure(value: Any) -> RenderableType:

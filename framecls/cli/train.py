@@ -152,7 +152,8 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
             bar.hide()
         write_preview(data, recipe, folder, options.count)
     console = Console(quiet=options.quiet, debug=options.debug)
-    console.note(f"{escape(str(folder))}: {options.count} examples; what was done to them: {LIST_NAME}")
+    examples = "1 example" if options.count == 1 else f"{options.count} examples"
+    console.note(f"{escape(str(folder))}: {examples}; what was done to each: {escape(str(folder / LIST_NAME))}")
     return DONE
 
 

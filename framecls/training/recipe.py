@@ -310,6 +310,11 @@ def _find_table(data: dict[str, Any], tables: Sequence[str], change: str) -> dic
     return table
 
 
+def shipped_recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
 def find_recipe(name: str) -> Path:
     """Return the file of a shipped recipe ("tag", "identify", "sound", "language") or of a path.
 
@@ -319,6 +324,6 @@ def find_recipe(name: str) -> Path:
     shipped = SHIPPED / f"{name}.toml"
     path = shipped if shipped.is_file() else Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        known = ", ".join(shipped_recipes())
         raise ConfigError(f"no recipe is called {name!r}: choose {known}, or give the path of a TOML file")
     return path
