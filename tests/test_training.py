@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
 from framecls.engine import load_engine
 from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.nn.model import Network
+from framecls.training import clips
 from framecls.training.augment import (
     augment_batch,
     change_speed,
@@ -331,6 +335,25 @@ def test_a_sound_that_lasts_does_not_pause(corpus: Path) -> None:
     assert low > 0.7 > high  # clips are of 1.3 s, with pauses of up to 4 s
     starts = [(batch.targets.diff(dim=1) > 0).sum(dim=1) for batch in map(examples.make_batch, range(8))]
     assert torch.cat(starts)[:, data.config.labels.index("low")].max() <= 1
+
+
+def test_a_cache_is_made_by_one_of_those_that_want_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+
+    def decode_slowly(files: Any, sample_rate: int, data: Path, progress: Any) -> list[int]:
+        begun.append(data)
+        time.sleep(0.3)
+        return really(files, sample_rate, data, progress)
+
+    really = clips._decode_all
+    monkeypatch.setattr(clips, "_decode_all", decode_slowly)
+    recordings = read_manifest(corpus)
+    with ThreadPoolExecutor(3) as pool:
+        stores = [pool.submit(open_clips, recordings, RATE, tmp_path) for _ in range(3)]
+    lengths = {store.result().n_samples(recordings[0].file) for store in stores}
+    assert (len(begun), lengths) == (1, {round(1.3 * RATE)})
 
 
 @pytest.mark.parametrize("alone", [0.0, 1.0])

@@ -5,10 +5,12 @@ It holds 16-bit samples, or the vectors of features computed elsewhere, which ta
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +97,12 @@ def open_clips(
     data, index = cache / f"{key.hexdigest()[:20]}.pcm", cache / f"{key.hexdigest()[:20]}.json"
     if not index.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        lengths = _decode_all(files, sample_rate, data, progress)
-        temporary = index.with_suffix(".tmp")
-        temporary.write_text(json.dumps(lengths), encoding="utf-8")
-        os.replace(temporary, index)
+        with _alone(index.with_suffix(".lock")):
+            if not index.exists():  # nobody else has made it meanwhile
+                lengths = _decode_all(files, sample_rate, data, progress)
+                temporary = index.with_suffix(".tmp")
+                temporary.write_text(json.dumps(lengths), encoding="utf-8")
+                os.replace(temporary, index)
     lengths = json.loads(index.read_text(encoding="utf-8"))
     ends = np.cumsum(lengths).tolist()
     offsets = {file: (end - length, end) for file, end, length in zip(files, ends, lengths, strict=True)}
@@ -111,6 +115,15 @@ def open_clips(
     ):
         raise ManifestError("labels beyond the end of their recordings", late)
     return ClipStore(samples, offsets, sample_rate)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the others wait."""
+    with lock.open("w") as file:
+        with suppress(OSError):  # a disk of other machines may have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_kind(recordings: Sequence[Recording]) -> None:
