@@ -97,7 +97,7 @@ def open_clips(
     data, index = cache / f"{key.hexdigest()[:20]}.pcm", cache / f"{key.hexdigest()[:20]}.json"
     if not index.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(index.with_suffix(".lock")):
+        with _alone(cache):
             if not index.exists():  # nobody else has made it meanwhile
                 lengths = _decode_all(files, sample_rate, data, progress)
                 temporary = index.with_suffix(".tmp")
@@ -118,12 +118,15 @@ def open_clips(
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one process at a time into the block; the others wait."""
-    with lock.open("w") as file:
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block, of those that name the same folder; the others wait."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         with suppress(OSError):  # a disk of other machines may have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def check_kind(recordings: Sequence[Recording]) -> None:
