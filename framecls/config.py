@@ -288,7 +288,9 @@ class ModelConfig:
     # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
     # with one of its labels.
     embedding: int = 0
-    embedding_activation: Literal["none", "relu"] = "none"  # of these numbers, before they are brought to unit length
+    # Numbers of a unit vector between pooling and those, no number of it below zero, which are a linear projection of
+    # it; 0: there is no such layer. An embedding from elsewhere is brought in here, and projected to what tells voices.
+    embedding_hidden: int = 0
     # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
     # it is "unknown". Empty: every window counts for its length. (pooled task)
     gate: str = ""
@@ -302,6 +304,8 @@ class ModelConfig:
         _require(bool(self.name) and self.name.isprintable(), "a model needs a printable name")
         _require(0 <= self.embedding <= 4096, "embedding must be in 0..4096")
         _require(not (self.embedding and self.task == "frame"), "only a pooled model answers with an embedding")
+        _require(0 <= self.embedding_hidden <= 4096, "embedding_hidden must be in 0..4096")
+        _require(bool(self.embedding or not self.embedding_hidden), "embedding_hidden wants an embedding")
         _require(bool(self.labels or self.embedding), "a model needs at least one label, or an embedding")
         _require(not (self.labels and self.embedding), "a model that answers with an embedding has no labels")
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")

@@ -23,6 +23,8 @@ FORMAT_VERSION = 2
 _MAX_HEADER_BYTES = 16 * 2**20
 # Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
 _SCALE = ".scale"
+# Settings that are no more; files of earlier versions say them, and all but a few say what now always holds.
+_RETIRED = {"embedding_activation": "none"}
 _MIN_NARROWED = 2**16  # weights of the smallest matrix that is stored as 8-bit integers
 
 
@@ -41,7 +43,11 @@ def read_config(path: Path) -> ModelConfig:
     if int(version) > FORMAT_VERSION:
         raise ModelError(f"{path}: of the newer format {version} (known here: up to {FORMAT_VERSION}): update framecls")
     try:
-        return from_dict(ModelConfig, json.loads(metadata.get("config", "")))
+        settings = json.loads(metadata.get("config", ""))
+        for name, value in _RETIRED.items():
+            if isinstance(settings, dict) and settings.get(name) == value:
+                del settings[name]
+        return from_dict(ModelConfig, settings)
     except (ValueError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path}: its settings cannot be used: {error}") from error
 

@@ -29,7 +29,7 @@ MIN_HEARD_S = 0.5
 # A window with less of it says more of what else is heard than of the voice.
 LEAST_OF_WINDOW_S = 0.2
 # Settings of a model that decide, with its weights, what it makes of a voice.
-_HEARD_WITH = ("embedding", "embedding_activation", "pooling", "features", "encoder", "window")
+_HEARD_WITH = ("embedding", "embedding_hidden", "pooling", "features", "encoder", "window")
 
 
 @dataclass(frozen=True, eq=False)

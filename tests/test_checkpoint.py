@@ -193,3 +193,13 @@ def test_the_format_is_written(model: Path) -> None:
 def test_model_config_must_be_complete() -> None:
     with pytest.raises(TypeError):
         ModelConfig()  # type: ignore[call-arg]
+
+
+def test_a_setting_that_is_no_more(model: Path) -> None:
+    """Files of earlier versions say it; where it is off it changes nothing."""
+    before = read_config(model)
+    edit_config(model, lambda config: config.update(embedding_activation="none"))
+    assert read_config(model) == before
+    edit_config(model, lambda config: config.update(embedding_activation="relu"))
+    with pytest.raises(ModelError, match="embedding_activation: there is no such setting"):
+        read_config(model)

@@ -117,7 +117,7 @@ KINDS = {
         pooling="last",
         labels=(),
         embedding=8,
-        embedding_activation="relu",
+        embedding_hidden=12,
         features=FeatureConfig(kind="mel", n_fft=400, mel_scale="slaney", raise_to_dbfs=-10.0),
     ),
     "lstm both ways": small(replace(SMALL, kind="lstm", bidirectional=True), task="frame"),

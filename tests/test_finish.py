@@ -8,8 +8,9 @@ import torch
 from models import RATE, tiny_config, tone
 
 from framecls.engine import Engine
-from framecls.errors import ConfigError
+from framecls.errors import ConfigError, ModelError
 from framecls.nn.model import Network
+from framecls.recipes.blend import blend
 from framecls.recipes.finish import keep_labels
 from framecls.runtime import Model
 
@@ -29,3 +30,14 @@ def test_a_smaller_head_scores_what_is_left_alike() -> None:
 def test_a_label_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="has no label 'xx'"):
         keep_labels(Network(tiny_config("pooled")), ["de", "xx"])
+
+
+def test_between_two_networks() -> None:
+    torch.manual_seed(0)
+    before, after = (Network(tiny_config("pooled")) for _ in range(2))
+    for share in (0.0, 0.25, 1.0):
+        for key, value in blend(before, after, share).named_parameters():
+            here, there = before.get_parameter(key), after.get_parameter(key)
+            torch.testing.assert_close(value, (1 - share) * here + share * there)
+    with pytest.raises(ModelError, match="not of one shape"):
+        blend(before, Network(tiny_config("frame")), 0.5)

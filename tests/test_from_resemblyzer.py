@@ -1,4 +1,4 @@
-"""Resemblyzer's weights in our network: against torch's own LSTM, and against Resemblyzer where it is installed."""
+"""Resemblyzer's weights in our network, and their projection: against torch, scipy, and Resemblyzer itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
+import scipy.linalg
 import soundfile
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from framecls.checkpoint import load_network
 from framecls.engine import Engine
 from framecls.errors import ModelError
 from framecls.pretrained import locate
-from framecls.recipes.from_resemblyzer import begin
+from framecls.recipes.from_resemblyzer import _SHRINKAGE, begin, discriminate, project
+from framecls.training.codecs import pass_codec
+from framecls.training.examples import IGNORED, Batch
 from framecls.training.recipe import find_recipe, read_recipe
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 RATE, HOP, BANDS, SIZE = 16000, 160, 40, 256
 RECIPE = read_recipe(find_recipe("speaker"))
+CONFIG = RECIPE.model_config((), ())
 needs_resemblyzer = pytest.mark.skipif(
     importlib.util.find_spec("resemblyzer") is None, reason="needs the package resemblyzer"
 )
@@ -71,7 +75,7 @@ def mel_windows(samples: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("gain", [1.0, 0.01])
 def test_the_network_computes_what_resemblyzers_does(tmp_path: Path, gain: float) -> None:
     reference = save_reference(tmp_path / "pretrained.pt")
-    network = begin(tmp_path / "pretrained.pt", "speaker")
+    network = begin(tmp_path / "pretrained.pt", CONFIG)
     samples = gain * read("speech_en.ogg")
     engine = Engine(network, torch.device("cpu"))
     outputs = list(engine.run(engine.open(samples, RATE)))
@@ -97,32 +101,83 @@ def test_a_file_that_does_not_fit_is_refused(damage: str, tmp_path: Path) -> Non
         found["model_state"]["linear.bias"] = torch.zeros(3)
         torch.save(found, path)
     with pytest.raises(ModelError):
-        begin(path, "speaker")
+        begin(path, CONFIG)
+
+
+def scatter(vectors: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (number, number) the scatter within classes and that of their means."""
+    means = np.stack([vectors[classes == one].mean(axis=0) for one in np.unique(classes)])
+    rest = np.concatenate([vectors[classes == one] - mean for one, mean in zip(np.unique(classes), means, strict=True)])
+    return rest.T @ rest / (len(vectors) - len(means)), np.cov(means.T)
+
+
+def test_the_projection_is_that_of_the_generalized_eigenvectors() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(30), rng.integers(2, 9, 30))
+    vectors = rng.normal(size=(30, 12))[classes] + rng.normal(size=(len(classes), 12)) * np.geomspace(0.1, 5, 12)
+    once = (np.append(vectors, [[1e3] * 12], axis=0), np.append(classes, 99))  # of a class of one nothing is learnt
+    mean, matrix = discriminate(*map(torch.from_numpy, once), 5)
+    within, between = scatter(vectors, classes)
+    within += _SHRINKAGE * np.trace(within) / 12 * np.eye(12)
+    wanted = scipy.linalg.eigh(between, within)[1][:, -5:]
+    np.testing.assert_allclose(mean, vectors.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(abs(np.sum(matrix.numpy() * (within @ wanted), axis=0)), 1, atol=1e-4)
+
+
+def test_a_projected_network_gives_projected_vectors(tmp_path: Path) -> None:
+    save_reference(tmp_path / "pretrained.pt")
+    network = begin(tmp_path / "pretrained.pt", CONFIG)
+    rng = np.random.default_rng(1)
+    waveform = torch.from_numpy(rng.normal(0, 0.1, (12, 16000)).astype(np.float32))
+    waveform = torch.nn.functional.pad(waveform, (CONFIG.features.margin_samples,) * 2)
+    voices = torch.tensor([0, 1, 2] * 3 + [IGNORED] * 3)
+    n_frames, no_phones = torch.full((12,), 100), torch.zeros(12, 0)
+    batch = Batch(waveform, n_frames, voices, no_phones, no_phones)
+    projected = project(network, [batch, batch], 2)
+    with torch.no_grad():
+        before, after = network(waveform, n_frames).logits, projected(waveform, n_frames).logits
+    mean, matrix = discriminate(before[:9].repeat(2, 1), voices[:9].repeat(2), 2)
+    wanted = torch.nn.functional.normalize((before - mean) @ matrix, dim=1)
+    torch.testing.assert_close(after, wanted, atol=1e-4, rtol=0)
+    assert projected.config.embedding == 2
 
 
 def test_the_shipped_model_is_of_its_recipe() -> None:
     config = load_network(locate("speaker")).config
     wanted = RECIPE.model_config((), ())
-    for name in ("features", "encoder", "window", "pooling", "embedding", "embedding_activation", "gate"):
+    for name in ("features", "encoder", "window", "pooling", "embedding", "embedding_hidden", "gate"):
         assert getattr(config, name) == getattr(wanted, name), name
     assert config.card.items() >= wanted.card.items()
 
 
 @needs_resemblyzer
 @pytest.mark.parametrize("name", ["speech_en.ogg", "speech_tr.mp3"])
-def test_the_shipped_model_says_what_resemblyzer_says(name: str) -> None:
+def test_the_beginning_says_what_resemblyzer_says(name: str) -> None:
     """Of the same pieces; and of the whole, which it cuts in other places and cuts silences out of."""
-    from resemblyzer import VoiceEncoder, preprocess_wav
+    import resemblyzer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        encoder = VoiceEncoder("cpu", verbose=False)
+        encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
         samples = read(name)
-        whole = encoder.embed_utterance(preprocess_wav(samples))
-    engine = Engine(load_network(locate("speaker")), torch.device("cpu"))
+        whole = encoder.embed_utterance(resemblyzer.preprocess_wav(samples))
+    network = begin(Path(resemblyzer.__file__).parent / "pretrained.pt", CONFIG)
+    engine = Engine(network, torch.device("cpu"))
     outputs = list(engine.run(engine.open(samples, RATE)))
     for output, window in zip(outputs, mel_windows(samples), strict=True):
         with torch.no_grad():
             wanted = encoder(torch.from_numpy(window)[None])[0].numpy()
         assert float(output.logits @ wanted) > 0.99
-    assert float(framecls.embed(SAMPLES / name, "speaker", device="cpu") @ whole) > 0.9
+    mean = np.mean([output.logits for output in outputs], axis=0)
+    assert float(mean @ whole) / np.linalg.norm(mean) > 0.9
+
+
+def test_the_shipped_model_knows_voices_over_a_telephone() -> None:
+    """Each is nearest to itself; by Resemblyzer's own vectors one of these is nearer to another voice."""
+    names = ("speech_en.ogg", "speech_it.opus", "speech_flite.flac", "speech_de.opus", "speech_espeak.ogg")
+    clips = [read(name) for name in names]
+    clean = [framecls.embed(clip, "speaker", sample_rate=RATE, device="cpu") for clip in clips]
+    heard = [pass_codec(clip, RATE, "gsm", 0.0) for clip in clips]
+    line = [framecls.embed(clip, "speaker", sample_rate=RATE, device="cpu") for clip in heard]
+    cosines = np.array(clean) @ np.array(line).T
+    assert (cosines.argmax(axis=0) == np.arange(len(names))).all(), cosines.round(2)

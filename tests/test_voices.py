@@ -12,12 +12,14 @@ import pytest
 import soundfile
 import torch
 
-from framecls.checkpoint import load_network
+from framecls.checkpoint import load_network, save_model
 from framecls.config import UNKNOWN, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
 from framecls.engine import load_engine
-from framecls.errors import ConfigError, ManifestError
+from framecls.errors import ConfigError, ManifestError, ModelError
 from framecls.modelfile import read_config
-from framecls.recipes.embed_corpus import ENOUGH_S, group_clips
+from framecls.nn.model import Network
+from framecls.recipes import finish
+from framecls.recipes.embed_corpus import ENOUGH_S, group_clips, project
 from framecls.recipes.prepare_speaker import MOST_OF_VOICE_S, SPLIT_SOURCES, choose
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
@@ -283,7 +285,8 @@ def test_a_resumed_run_ends_with_the_same_weights(corpus: Path, teacher: Path, t
 
 
 def test_a_frame_model_has_no_embedding() -> None:
-    for changes in ({"task": "frame"}, {"labels": ("a",)}, {"embedding": 0}, {"embedding": -1}):
+    wrong = ({"task": "frame"}, {"labels": ("a",)}, {"embedding": 0}, {"embedding": -1}, {"embedding_hidden": -1})
+    for changes in (*wrong, {"embedding": 0, "labels": ("a",), "embedding_hidden": 8}):
         settings = {"name": "m", "task": "pooled", "labels": (), "embedding": 8, **changes}
         with pytest.raises(ConfigError):
             ModelConfig(**settings)
@@ -291,8 +294,6 @@ def test_a_frame_model_has_no_embedding() -> None:
 
 @pytest.mark.parametrize("name", ["speaker", "voices"])
 def test_the_recipes_make_small_models(name: str) -> None:
-    from framecls.nn.model import Network
-
     recipe = read_recipe(find_recipe(name))
     network = Network(recipe.model_config(("a", "b"), ()))
     assert network.config.gate == "speech"
@@ -309,6 +310,31 @@ def test_short_clips_of_one_voice_are_joined_for_the_teacher() -> None:
     assert ENOUGH_S <= 3 * 2.0
 
 
+def test_a_teachers_vectors_are_projected_as_a_model_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Network(replace(RECIPE, embedding_hidden=20).model_config((), ()))
+    save_model(network, tmp_path / "m.safetensors")
+    vectors = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32)
+    wanted = vectors @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(project(vectors, tmp_path / "m.safetensors"), wanted, atol=1e-6)
+    with pytest.raises(ModelError, match="projects vectors of 20 numbers, the teacher's have 8"):
+        project(vectors[:, :8], tmp_path / "m.safetensors")
+
+
+def test_chances_are_fitted_on_the_voices_held_out(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "_FIT_LENGTH_S", 1.0)  # no voice of this corpus talks for longer
+    torch.manual_seed(0)
+    save_model(Network(RECIPE.model_config((), ())), tmp_path / "m.safetensors")
+    found = finish.fit_voices(tmp_path / "m.safetensors", corpus, None)
+    assert found.figures["voices"] == 6
+    assert found.figures["items"] > 12
+    slope, offset = found.decision.same_voice
+    assert slope > 0 > offset
+
+
 def test_the_manifest_keeps_dev_voices_apart() -> None:
     source = next(iter(SPLIT_SOURCES))
     rows = [
@@ -320,7 +346,7 @@ def test_the_manifest_keeps_dev_voices_apart() -> None:
             "speaker": f"s{v}",
             "source": source,
         }
-        for v in range(40)
+        for v in range(120)
         for i in range(6)
     ]
     rows += [{"file": "e", "path": "/c/e", "seconds": 2.0, "speaker": "e1", "source": "emodb"}]

@@ -36,8 +36,9 @@ class Network(nn.Module):
         self.encoder = Encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
-        answer_size = config.embedding or len(config.labels)
-        self.head = nn.Linear(self.pooling.output_size if self.pooling is not None else size, answer_size)
+        told = self.pooling.output_size if self.pooling is not None else size
+        self.hidden = nn.Linear(told, config.embedding_hidden) if config.embedding_hidden else None
+        self.head = nn.Linear(config.embedding_hidden or told, config.embedding or len(config.labels))
         self.phones = PhoneHead(size, len(config.phones)) if config.phones else None
         self.phone_layer = config.phone_layer or config.encoder.n_layers
 
@@ -73,10 +74,11 @@ class Network(nn.Module):
     def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.phone_layer < self.config.encoder.n_layers:
             x = self.encoder.climb(x, mask, self.phone_layer, self.config.encoder.n_layers)
-        rows: Tensor = self.head(x if self.pooling is None else self._pool(x, mask))
+        told = x if self.pooling is None else self._pool(x, mask)
+        if self.hidden is not None:
+            told = functional.normalize(functional.relu(self.hidden(told)), dim=1)
+        rows: Tensor = self.head(told)
         logits = rows[: x.shape[0]]  # not len: a graph that is exported would be for one number of rows
-        if self.config.embedding_activation == "relu":
-            logits = functional.relu(logits)
         # In full precision: a direction that is rounded to 8 bits is another voice.
         return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 

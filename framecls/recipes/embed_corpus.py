@@ -1,11 +1,13 @@
 """Write what a teacher, Resemblyzer, makes of each voice of a manifest: the vectors that `--teacher` learns from.
 
     pip install resemblyzer
-    python -m framecls.recipes.embed_corpus speaker.jsonl --out speaker_teacher.npz --speeds 0.86,1,1.16
+    python -m framecls.recipes.embed_corpus speaker.jsonl --out teacher.npz --speeds 0.86,1,1.16 \
+        [--project begun.safetensors]
 
 Clips that are short are joined with others of their voice before the teacher hears them: of a single word it makes
 little. Played faster or slower a voice becomes another one, so each speed has a vector of its own. The file holds, a
 row a clip and speed, `files` (as the manifest names them), `speeds` and `group`: the row of `vectors` (group, number).
+With --project they are brought to where the model that `from_resemblyzer` made has its own.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from framecls.audio import open_audio
+from framecls.checkpoint import load_network
+from framecls.errors import ModelError
 from framecls.training.augment import play_at
 
 _RATE = 16000
@@ -103,12 +108,27 @@ class Teacher:
             yield mean / np.linalg.norm(mean)
 
 
+def project(vectors: NDArray[np.float32], model: Path) -> NDArray[np.float32]:
+    """Return (group, number) the teacher's vectors as the last layer of a model of `from_resemblyzer` makes them.
+
+    Raises:
+        ModelError: the file cannot be used, or its last layer reads vectors of another size.
+    """
+    head = load_network(model).head
+    if head.in_features != vectors.shape[1]:
+        sizes = f"{head.in_features} numbers, the teacher's have {vectors.shape[1]}"
+        raise ModelError(f"{model}: projects vectors of {sizes}")
+    with torch.inference_mode():
+        return functional.normalize(head(torch.from_numpy(vectors)), dim=1).numpy()
+
+
 def main() -> None:
     """Write one file of vectors."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifest", type=Path)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--speeds", default="1", help="factors to play each clip at, separated by commas")
+    arguments.add_argument("--project", type=Path, metavar="MODEL", help="a file that from_resemblyzer wrote")
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
     warnings.filterwarnings("ignore")  # of the teacher's own libraries
@@ -125,13 +145,14 @@ def main() -> None:
         vectors.append(vector)
         if len(vectors) % 500 == 0:
             sys.stderr.write(f"{len(vectors)} of {len(plan)}\n")
+    taught = np.stack(vectors)
     table = [(file, speed, index) for index, (group, speed) in enumerate(plan) for file in group]
     np.savez(
         options.out,
         files=np.array([file for file, _, _ in table]),
         speeds=np.array([speed for _, speed, _ in table], np.float32),
         group=np.array([index for _, _, index in table], np.int32),
-        vectors=np.stack(vectors).astype(np.float16),
+        vectors=(project(taught, options.project) if options.project else taught).astype(np.float16),
     )
 
 

@@ -23,7 +23,7 @@ from framecls.recipes.prepare_language import LONGEST_S, NOISE_DEV_SOURCES, read
 # Whole sources that training never hears: acted sentences, single words, game shouts.
 DEV_SOURCES = {"emodb", "lt-speech-commands", "turev-db", "hedgewars-voices"}
 # Of these, some voices are held out: read sentences under conditions that training knows.
-SPLIT_SOURCES = {"librispeech-train-clean-100": 14}
+SPLIT_SOURCES = {"librispeech-train-clean-100": 100}
 LEFT_OUT = {"audio-cmn-syllables"}
 # Seconds of one voice that training keeps: many voices teach more than much of one.
 MOST_OF_VOICE_S = 90.0

@@ -200,7 +200,7 @@ class Recipe:
     phone_layer: int = 0
     pooling: Literal["mean", "last", "attentive", "multihead"] = "attentive"
     embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
-    embedding_activation: Literal["none", "relu"] = "none"
+    embedding_hidden: int = 0
     gate: str = ""
     stored: Precision = "float16"  # how the model file holds its weights
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -231,7 +231,7 @@ class Recipe:
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,
             pooling=self.pooling,
             embedding=self.embedding,
-            embedding_activation=self.embedding_activation,
+            embedding_hidden=self.embedding_hidden,
             gate=self.gate,
             features=self.features,
             encoder=self.encoder,
