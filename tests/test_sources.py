@@ -25,7 +25,8 @@ from framecls.results import Segment, TagResult
 from framecls.training.clips import open_clips
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.manifest import Recording, read_manifest, split_recordings
 from framecls.training.recipe import OptimConfig, Recipe, SampleConfig
 from framecls.training.sources import Reading, read_rows

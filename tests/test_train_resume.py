@@ -17,7 +17,8 @@ from test_training import POOLED_RECIPE, weights, write_corpus
 import framecls
 from framecls.errors import ModelError
 from framecls.training import loop
-from framecls.training.loop import Job, prepare, settings_made, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import settings_made, train
 from framecls.training.recipe import Recipe, read_recipe
 
 RECIPE = """

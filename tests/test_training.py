@@ -31,8 +31,10 @@ from framecls.training.clips import open_clips
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED, FrameExamples, PooledExamples, frame_share, hard_targets
-from framecls.training.loop import Job, prepare, take_weights, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.manifest import read_manifest, split_by_speaker
+from framecls.training.optimizer import take_weights
 from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
 
 RATE = 16000

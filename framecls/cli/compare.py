@@ -52,12 +52,13 @@ def compare_rungs(options: CompareOptions) -> int:
 
 
 def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], cache: Path) -> Ladder:
-    from framecls.training import ladder, loop
+    from framecls.training import ladder
+    from framecls.training.job import Job, prepare
     from framecls.training.saw import write_saw
 
     device = choose_device(options.device)
     manifest = options.manifest or write_saw(cache / "saw", recipe.optim.seed)
-    job = loop.Job(
+    job = Job(
         manifest,
         cache / "compared",
         recipe,
@@ -69,7 +70,7 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
     )
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:
-        data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+        data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()
         console = Console(quiet=options.quiet)
         console.note(

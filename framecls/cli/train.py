@@ -21,7 +21,8 @@ from framecls.training.names import CODECS
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
-    from framecls.training.loop import Data, Job, Progress
+    from framecls.training.job import Data, Job
+    from framecls.training.loop import Progress
     from framecls.training.manifest import SplitBy
     from framecls.training.team import Team
 
@@ -61,19 +62,20 @@ def train_model(options: TrainOptions) -> int:
 
 
 def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
-    from framecls.training import loop
+    from framecls.training.job import prepare
+    from framecls.training.loop import train
 
     quiet = options.quiet or not team.is_first
     console = Console(quiet=quiet, debug=options.debug)
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
     report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
     try:
-        data = loop.prepare(job, report.decoded)
+        data = prepare(job, report.decoded)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         tell_split(console, data)
-        last = loop.train(job, data, report.step)
+        last = train(job, data, report.step)
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -100,7 +102,7 @@ def _check_options(options: TrainOptions) -> None:
 
 def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path | None = None) -> Job:
     """Return the job that the options ask for; folder: where decoded recordings go if no model is to be written."""
-    from framecls.training.loop import Job
+    from framecls.training.job import Job
 
     return Job(
         manifest=options.manifest,
@@ -140,14 +142,14 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
 
 
 def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
-    from framecls.training import loop
+    from framecls.training.job import prepare
     from framecls.training.preview import LIST_NAME, write_preview
 
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), Path(temporary))
-            data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+            data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         finally:
             bar.hide()
         write_preview(data, recipe, folder, options.count)

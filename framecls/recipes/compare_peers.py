@@ -23,10 +23,10 @@ from framecls.engine import load_engine
 from framecls.training import metrics
 from framecls.training.clips import open_clips
 from framecls.training.examples import Batch, FrameExamples
-from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import read_manifest, split_by_speaker
 from framecls.training.measure import collect
 from framecls.training.recipe import find_recipe, read_recipe
+from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 
 _VAD_CHUNK = 512  # samples that silero-vad judges at once
 

@@ -18,11 +18,11 @@ from framecls.speakers import pool_voice
 from framecls.training.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
-from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.manifest import Recording, SplitBy, check_labels, read_manifest, split_recordings
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
 from framecls.training.recipe import OptimConfig, Recipe
 from framecls.training.sources import Reading
+from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.voices import VoiceExamples
 
 

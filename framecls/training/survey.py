@@ -10,7 +10,7 @@ from typing import Any
 
 from framecls.errors import ManifestError
 from framecls.training.clips import check_kind, late_spans, measure_lengths
-from framecls.training.loop import Job, given_features, reading, split_by
+from framecls.training.job import Job, given_features, reading, split_by
 from framecls.training.manifest import Parts, Recording, find_unknown_labels, load_manifest, split_recordings
 
 
