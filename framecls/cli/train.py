@@ -75,7 +75,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         tell_split(console, data)
-        last = train(job, data, report.step)
+        last = train(job, data, report.step, lambda done: _tell_resumed(console, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -86,6 +86,17 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         report.bar.hide()
     console.note(f"{escape(str(job.output))}: the best of this run; the last dev score was {last.score:.4f}")
     return DONE
+
+
+def _tell_resumed(console: Console, job: Job, done: int) -> None:
+    """Say where a run that is resumed goes on."""
+    steps = job.recipe.optim.steps
+    if not done:
+        console.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
+    elif done < steps:
+        console.note(f"going on after step {done} of {steps}")
+    else:
+        console.note(f"all {steps} steps were done before")
 
 
 def _check_options(options: TrainOptions) -> None:

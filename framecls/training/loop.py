@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +13,7 @@ from torch import Tensor, nn
 
 from framecls.checkpoint import fill, save_model
 from framecls.engine import Engine
-from framecls.errors import ModelError
+from framecls.errors import ConfigError, ModelError
 from framecls.nn.model import Network, Output
 from framecls.training.augment import mask_features
 from framecls.training.examples import PooledExamples
@@ -29,6 +22,7 @@ from framecls.training.losses import loss_of
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.optimizer import freeze, learning_rate, make_optimizer, take_weights
 from framecls.training.recipe import Recipe
+from framecls.training.state import Identity, State, StateFile
 from framecls.training.supply import Examples, dev_batches, make_examples, training_batches
 from framecls.training.team import Part
 from framecls.training.voices import VoiceExamples
@@ -110,33 +104,14 @@ class Run:
         self.best = -math.inf
         self.since_best = 0
         self.saved_step = 0  # that of the state on disk; 0: there is none of this run
-
-    def fingerprint(self) -> str:
-        """Return a digest of what must not change between the parts of a run.
-
-        Settings at their defaults are left out, so that a setting which framecls learns later, and which is off unless
-        asked for, does not keep an older run from being resumed.
-        """
-        held_fast = [settings_made(self.recipe), settings_made(self.data.config), self._input_digest]
-        return hashlib.sha256(json.dumps(held_fast, sort_keys=True).encode()).hexdigest()[:16]
-
-    @functools.cached_property
-    def _input_digest(self) -> str:
-        digest = hashlib.sha256()
-        for file in (self.job.init, self.job.teacher):
-            digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b"--")
-        for side in (self.data.train, self.data.dev, self.data.noise):
-            for recording in side:
-                spans = [(span.label, span.start_s, span.end_s) for span in recording.spans]
-                n_samples = self.data.store.n_samples(recording.file)
-                said = (recording.phones, recording.alignment, recording.soft)
-                line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {said}\n"
-                digest.update(line.encode("utf-8", "surrogateescape"))
-            digest.update(b"--\n")
-        return digest.hexdigest()
+        self._file, self._identity = StateFile(job), Identity(job, data)
 
     def learn(self, part: Part) -> float:
-        """Take one step and return the loss."""
+        """Take one step and return the loss.
+
+        Raises:
+            ConfigError: it went wild: there are gradients that are no finite numbers.
+        """
         recipe, device = self.recipe, self.job.device
         # Dropout and masks of a step depend on its number alone, so a resumed run repeats them.
         # Each process drops out other numbers: its examples are others.
@@ -152,7 +127,13 @@ class Run:
             loss = loss_of(output, part, self.data.config, recipe)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm)
+        # All processes of a run have the same gradients: where one gives up here, all do.
+        if not math.isfinite(float(nn.utils.clip_grad_norm_(self.trained.values(), recipe.optim.clip_norm))):
+            raise ConfigError(
+                f"step {self.step + 1}: the loss is {float(loss.detach()):g} and its gradients are no finite numbers: "
+                "begin anew with a lower learning rate than "
+                f"{recipe.optim.learning_rate:g} (--set optim.learning_rate=RATE)"
+            )
         self.optimizer.step()
         self.step += 1
         decay = min(recipe.optim.ema_decay, self.step / (self.step + 10))  # an average of few steps forgets fast
@@ -218,27 +199,18 @@ class Run:
         return report
 
     def save(self) -> None:
-        """Write the state of the run, whole or not at all."""
-        from safetensors.torch import save_file
+        """Write the state of the run, whole or not at all.
 
+        Raises:
+            OutputError: there is no room for it, or no such place.
+        """
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
         tensors |= {f"network.{k}": v.detach() for k, v in self.trained.items() if k.startswith("voices.")}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for key, parameter in self.trained.items():
             state = self.optimizer.state[parameter]
             tensors |= {f"optimizer.{name}.{key}": value for name, value in state.items()}
-        metadata = {
-            "step": str(self.step),
-            "best": repr(self.best),
-            "since_best": str(self.since_best),
-            "fingerprint": self.fingerprint(),
-        }
-        temporary = self._state_path.with_suffix(".tmp")
-        self._state_path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # on the disk before it takes the old state's place, should the power go
-        os.replace(temporary, self._state_path)
+        self._file.write(State(tensors, self.step, self.best, self.since_best), self._identity)
         self.saved_step = self.step
 
     def is_over(self) -> bool:
@@ -251,24 +223,11 @@ class Run:
         Raises:
             ModelError: it belongs to another recipe, other labels or other recordings, or cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not self._state_path.exists():
+        state = self._file.read(self._identity, self.job.device)
+        if state is None:
             return
-        try:
-            with safe_open(self._state_path, "pt", device=self.job.device) as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{self._state_path}: this state of a run is damaged: leave out --resume") from error
-        if metadata.get("fingerprint") != self.fingerprint():
-            raise ModelError(
-                f"{self._state_path}: left by a run with another recipe, other labels or other recordings: "
-                "leave out --resume"
-            )
-        self.step, self.best = int(metadata["step"]), float(metadata["best"])
-        self.saved_step = self.step
-        self.since_best = int(metadata["since_best"])
+        tensors = state.tensors
+        self.step, self.best, self.since_best, self.saved_step = state.step, state.best, state.since_best, state.step
         parameters = {**dict(self.network.named_parameters()), **self.trained}
         with torch.no_grad():
             for key, parameter in parameters.items():
@@ -277,12 +236,8 @@ class Run:
                     self.average[key].copy_(tensors[f"average.{key}"])
                 if f"optimizer.step.{key}" not in tensors:  # not trained, or no loss has reached it so far
                     continue
-                state = {name: tensors[f"optimizer.{name}.{key}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {**state, "step": state["step"].cpu()}
-
-    @property
-    def _state_path(self) -> Path:
-        return self.job.folder / "state.safetensors"
+                moments = {name: tensors[f"optimizer.{name}.{key}"] for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {**moments, "step": tensors[f"optimizer.step.{key}"].cpu()}
 
 
 class Saving:
@@ -312,26 +267,11 @@ class Saving:
             self.save()
 
 
-def settings_made(config: Any) -> dict[str, Any]:
-    """Return the settings of a dataclass that are not at their defaults, those of dataclasses in it likewise."""
-    made: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            inner = settings_made(value)
-            if inner:
-                made[field.name] = inner
-            continue
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        if value != default:
-            made[field.name] = value
-    return made
-
-
 def train(
     job: Job,
     data: Data,
     progress: Callable[[Progress], None] | None = None,
+    resumed: Callable[[int], None] | None = None,
 ) -> DevReport:
     """Train a model and write it to `job.output`; the state of the run is kept beside it.
 
@@ -339,15 +279,23 @@ def train(
         job: manifest, recipe, output.
         data: what `prepare` gave for this job.
         progress: told after each step.
+        resumed: told how many steps were done before, of a run that is to be resumed.
 
     Returns:
         the last dev report; the file holds the weights of the best one.
+
+    Raises:
+        ConfigError: the weights went wild.
+        ModelError: the run cannot be resumed, or the model not be written.
+        OutputError: there is no room for the state of the run.
     """
     run, recipe, team = Run(job, data), job.recipe, job.team
     if job.resume:
         run.load()
         if run.step != team.hear_first(run.step):
             raise ModelError(f"{job.folder}: not all machines see the same state there: share its disk to --resume")
+        if resumed is not None:
+            resumed(run.step)
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
     examples: Examples = make_examples(data, recipe, dev=False)
     began, first = time.monotonic(), run.step
