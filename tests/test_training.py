@@ -449,6 +449,18 @@ def test_a_deeper_network_begins_where_a_shallower_one_stopped(tmp_path: Path, k
     assert last.grad.abs().max() > 0, "what begins as nothing can learn"
 
 
+def test_a_network_that_hardly_fits_says_so(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun = Job(corpus, tmp_path / "a.safetensors", replace(POOLED_RECIPE, optim=replace(POOLED_RECIPE.optim, steps=1)))
+    train(begun, prepare(begun))
+    wide = Network(replace(POOLED_RECIPE, encoder=replace(POOLED_RECIPE.encoder, dim=32)).model_config(("a", "b"), ()))
+    taken = take_weights(wide, begun.output)
+    assert taken == {"head.bias"}
+    assert "only 1 % of this recipe's network fits" in caplog.text
+    caplog.clear()
+    take_weights(Network(POOLED_RECIPE.model_config(("a", "b"), ())), begun.output)
+    assert not caplog.text
+
+
 def test_frozen_layers_stay_as_they_were(corpus: Path, tmp_path: Path) -> None:
     optim = replace(POOLED_RECIPE.optim, steps=4, dev_every=4)
     recipe = replace(POOLED_RECIPE, optim=optim, encoder=replace(POOLED_RECIPE.encoder, n_layers=2))

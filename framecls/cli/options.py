@@ -446,7 +446,13 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
     ] = None
     init: Annotated[
-        Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="NAME|PATH",
+            help="Begin with the weights of this model that fit.",
+            autocompletion=pretrained.names,
+        ),
     ] = None
     encoder: Annotated[
         str | None,

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from framecls import modelfile, pretrained
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
-from framecls.errors import ConfigError, FrameclsError, ManifestError, UsageError
+from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, UsageError
 from framecls.training.names import CODECS
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
@@ -107,8 +108,24 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError("--check and --preview: choose one of them")
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
+    if options.output is not None:
+        _check_output(options.output)
     checks.check_count("--count", options.count)
     checks.check_seconds("--save-every", options.save_every)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse, before an hour of training and not after it, what no model can be written to, or what is none."""
+    if path.is_dir():
+        raise UsageError(f"-o {path}: this is a folder: name the file, such as {path / 'model.safetensors'}")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        raise UsageError(f"-o {path}: {above} is no folder")
+    if path.exists():
+        try:
+            modelfile.read_config(path)
+        except ModelError as error:
+            raise UsageError(f"-o {path}: would be overwritten, and is no model of framecls: name another") from error
 
 
 def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path | None = None) -> Job:
@@ -121,7 +138,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
         recipe=recipe,
         noise=options.noise,
         teacher=options.teacher,
-        init=options.init,
+        init=pretrained.locate(options.init) if options.init else None,
         resume=options.resume,
         device=device,
         tier=options.tier,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from framecls.nn.encoder import Encoder
 from framecls.nn.model import Network
 from framecls.training.recipe import Recipe
 
+_log = logging.getLogger(__name__)
+_FEW = 0.5  # a smaller share of a network that is brought is worth a word: sizes may be set otherwise by mistake
 _TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
 
 
@@ -71,6 +74,9 @@ def take_weights(network: Network, path: Path) -> set[str]:
     """Copy from a model file the weights whose name and shape agree; return their names.
 
     Layers of the encoder above those that it has begin by changing nothing.
+
+    Raises:
+        ModelError: there is no such file, or none of its weights fits.
     """
     state = read_weights(path)
     taken = set()
@@ -81,6 +87,10 @@ def take_weights(network: Network, path: Path) -> set[str]:
                 taken.add(key)
     if not taken:
         raise ModelError(f"{path}: none of its weights fits this recipe's network")
+    sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
+    share = sum(sizes[key] for key in taken) / sum(sizes.values())
+    if share < _FEW:
+        _log.warning("%s: only %.0f %% of this recipe's network fits it and begins with its weights", path, 100 * share)
     if brought := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
         network.encoder.grow(max(brought) + 1)
     return taken
