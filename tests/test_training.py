@@ -454,7 +454,8 @@ def test_a_network_that_hardly_fits_says_so(corpus: Path, tmp_path: Path, caplog
     train(begun, prepare(begun))
     wide = Network(replace(POOLED_RECIPE, encoder=replace(POOLED_RECIPE.encoder, dim=32)).model_config(("a", "b"), ()))
     taken = take_weights(wide, begun.output)
-    assert taken == {"head.bias"}
+    assert "head.bias" in taken
+    assert "head.weight" not in taken
     assert "only 1 % of this recipe's network fits" in caplog.text
     caplog.clear()
     take_weights(Network(POOLED_RECIPE.model_config(("a", "b"), ())), begun.output)

@@ -19,7 +19,7 @@ from framecls.cli.train import (
     choose_split_by,
     load_recipe,
     set_threads,
-    tell_split,
+    tell_data,
     with_budget,
 )
 from framecls.errors import UsageError
@@ -77,7 +77,7 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
-        tell_split(console, data)
+        tell_data(console, data, recipe)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )

@@ -75,7 +75,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
-        tell_split(console, data)
+        tell_data(console, data, recipe)
         last = train(job, data, report.step, lambda done: _tell_resumed(console, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
@@ -165,7 +165,8 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
         make_console(sys.stdout).print(survey_table(found.figures))
     sys.stdout.flush()
     if found.problems:
-        raise ManifestError(f"{options.manifest}: {len(found.problems)} problems", found.problems)
+        problems = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+        raise ManifestError(f"{options.manifest}: {problems}", found.problems)
     return DONE
 
 
@@ -187,12 +188,16 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
     return DONE
 
 
-def tell_split(console: Console, data: Data) -> None:
-    """Say how recordings were told apart, and whether somebody is heard on both sides."""
+def tell_data(console: Console, data: Data, recipe: Recipe) -> None:
+    """Say how recordings were told apart, and what is odd about them."""
+    from framecls.training.remarks import remark
+
     console.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         console.note(f"heard on both sides, so the dev figures flatter: {names}")
+    for line in remark(recipe, data.config.labels, data.train, data.dev, data.length_s):
+        console.note(escape(line))
 
 
 def choose_split_by(name: str | None) -> SplitBy | None:

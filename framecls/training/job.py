@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,10 @@ class Data:
     shared_speakers: tuple[str, ...] = ()  # heard on both sides all the same
     teacher: Teacher | None = None
 
+    def length_s(self, recording: Recording) -> float:
+        """Return the length of a recording in seconds."""
+        return self.store.n_samples(recording.file) / self.store.sample_rate
+
 
 def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data:
     """Read, split, decode and check everything that a run needs; train nothing.
@@ -97,8 +101,16 @@ def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> N
     if job.teacher:
         raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding")
     check_labels(recordings, config.labels)
-    if config.task == "pooled" and len(config.labels) < 2:
-        raise ManifestError(f"{job.manifest}: all rows have the label {config.labels[0]!r}: at least two are needed")
+    if fault := find_label_fault(job.recipe, config.labels):
+        raise ManifestError(f"{job.manifest}: {fault}")
+
+
+def find_label_fault(recipe: Recipe, labels: Sequence[str]) -> str | None:
+    """Return what keeps a model with these labels from being of use, if anything does."""
+    if recipe.embedding or recipe.overlapping or len(labels) > 1:
+        return None
+    way_out = "; with --set overlapping=true the model learns where it holds" if recipe.task == "frame" else ""
+    return f"all rows have the label {labels[0]!r}: at least two are needed{way_out}"
 
 
 def reading(job: Job) -> Reading:

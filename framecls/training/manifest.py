@@ -152,17 +152,21 @@ def _is_file(path: Path) -> bool:
 
 def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> list[Recording]:
     grouped: dict[Path, Recording] = {}
-    n_spans: dict[Path, list[Span]] = {}
+    spans: dict[Path, list[Span]] = {}
+    in_two: dict[Path, Row] = {}  # splits
     for row in rows:
         recording = _record(row, root, reading)
         known = grouped.setdefault(recording.file, recording)
-        n_spans.setdefault(recording.file, []).extend(recording.spans)
+        spans.setdefault(recording.file, []).extend(recording.spans)
         heard = (known.speaker, *known.others)
         if recording.is_named and recording.speaker not in heard:
             grouped[recording.file] = replace(known, others=(*known.others, recording.speaker))
         if known.split != recording.split:
-            found.notes.append(f"{row.where}: {row.file.name} is in two splits; the first counts")
-    return [replace(recording, spans=tuple(n_spans[file])) for file, recording in grouped.items()]
+            in_two.setdefault(recording.file, row)
+    for row in list(in_two.values())[:1]:
+        more = f", and so are {len(in_two) - 1} more" if len(in_two) > 1 else ""
+        found.notes.append(f"{row.where}: {row.file.name} is in two splits{more}; the first counts")
+    return [replace(recording, spans=tuple(spans[file])) for file, recording in grouped.items()]
 
 
 def _record(row: Row, root: Path, reading: Reading) -> Recording:
