@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ import torch
 from framecls.checkpoint import load_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
 from framecls.engine import load_engine
-from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.errors import ConfigError, ManifestError, ModelError, OutputError
 from framecls.nn.model import Network
 from framecls.training import clips
 from framecls.training.augment import (
@@ -155,6 +158,19 @@ def test_clips_are_decoded_once_and_read_in_place(corpus: Path, tmp_path: Path) 
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     open_clips(recordings, RATE, tmp_path)
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_a_cache_without_room_says_so_and_leaves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(file: Path, sample_rate: int, write: Callable[[bytes], object]) -> int:
+        write(b"some")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(clips, "_decode", fill_up)
+    with pytest.raises(OutputError, match=r"cache: decoded recordings cannot be kept here: No space left"):
+        open_clips(read_manifest(corpus), RATE, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_mixtures_say_where_each_label_is(corpus: Path, tmp_path: Path) -> None:
