@@ -186,6 +186,11 @@ class FeatureConfig:
             _require(fits, "window_samples, n_fft and hop_samples are not those of the speech encoder")
 
     @property
+    def vectors_per_s(self) -> float:
+        """Feature vectors of a second of sound."""
+        return self.sample_rate / self.hop_samples
+
+    @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
         dims = {"logmel": self.n_mels, "mel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}

@@ -36,7 +36,7 @@ from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED, FrameExamples, PooledExamples, frame_share, hard_targets
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
-from framecls.training.manifest import read_manifest, split_by_speaker
+from framecls.training.manifest import read_manifest, split_recordings
 from framecls.training.optimizer import take_weights
 from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
 
@@ -143,7 +143,8 @@ def test_no_speaker_is_on_both_sides(tmp_path: Path) -> None:
         {"file": name, "label": "x", "speaker": f"s{i % 13}"} for i, name in enumerate("abcdefghijklmnopqrstuvwxyz")
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train_part, dev_part = split_by_speaker(read_manifest(tmp_path / "m.jsonl"))
+    parts = split_recordings(read_manifest(tmp_path / "m.jsonl"))
+    train_part, dev_part = parts.train, parts.dev
     assert {r.speaker for r in train_part}.isdisjoint({r.speaker for r in dev_part})
     assert len(train_part) + len(dev_part) == 26
     assert dev_part

@@ -104,7 +104,7 @@ def _measure(
 
 def _choose(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
-    reading = Reading(test.tier, engine.config.task == "pooled", features.sample_rate / features.hop_samples)
+    reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
     if test.only_candidates and engine.config.decision.candidates:
         recordings = [r for r in recordings if r.label in engine.config.decision.candidates]

@@ -115,18 +115,13 @@ def find_label_fault(recipe: Recipe, labels: Sequence[str]) -> str | None:
 
 def reading(job: Job) -> Reading:
     """Return how the labels of a job are read."""
-    return Reading(job.tier, job.recipe.task == "pooled", vectors_per_s(job.recipe.features))
+    return Reading(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
 
 
 def split_by(job: Job) -> SplitBy | None:
     """Return what stays together when a job's recordings are split; None: what the manifest allows."""
     # Voices are told apart that were never heard: no voice may be on both sides, though the label is the speaker.
     return job.split_by or ("speaker" if job.recipe.embedding else None)
-
-
-def vectors_per_s(features: FeatureConfig) -> float:
-    """Return how many feature vectors a second there are."""
-    return features.sample_rate / features.hop_samples
 
 
 def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:
@@ -137,7 +132,7 @@ def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:
     """
     if not n_given:
         return recipe.features
-    rate = vectors_per_s(recipe.features)
+    rate = recipe.features.vectors_per_s
     needs_sound = recipe.mix.enabled or recipe.gate or recipe.embedding
     if needs_sound or recipe.features.kind == "pretrained" or rate != round(rate):
         raise ConfigError(

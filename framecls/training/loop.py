@@ -151,7 +151,7 @@ class Run:
         autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
         with torch.set_grad_enabled(learns), autocast:
             vectors = self.network.extract(batch.waveform.to(device), n_frames)
-            vectors = self._mask(vectors, part, features.sample_rate / features.hop_samples)
+            vectors = self._mask(vectors, part, features.vectors_per_s)
         return Output(*self.classifier(vectors, n_frames))
 
     def _mask(self, vectors: Tensor, part: Part, vectors_per_s: float) -> Tensor:

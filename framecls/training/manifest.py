@@ -242,12 +242,6 @@ def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy
     return _part(recordings, _draw(free, seed, "speaker"), f"{how}{given}")
 
 
-def split_by_speaker(recordings: Sequence[Recording], seed: int = 0) -> tuple[list[Recording], list[Recording]]:
-    """Return the train and dev recordings of `split_recordings`."""
-    parts = split_recordings(recordings, seed)
-    return parts.train, parts.dev
-
-
 def _part(recordings: Sequence[Recording], drawn: dict[Path, Split], how: str) -> Parts:
     sides = [recording.split or drawn[recording.file] for recording in recordings]
     train = [recording for recording, side in zip(recordings, sides, strict=True) if side == "train"]
