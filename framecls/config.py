@@ -400,6 +400,10 @@ class RawAudio:
         _require(self.encoding in RAW_ENCODINGS, f"{self.encoding!r} is no encoding of samples: choose {names}")
 
 
+# What a run does unless it is told otherwise; --help says so too.
+DEFAULT_TOP_K = 5  # labels that are ranked
+DEFAULT_BEAM = 8  # strings that the CTC search keeps from frame to frame
+
 # The answer of `identify` when no label is likely enough.
 UNKNOWN = "unknown"
 

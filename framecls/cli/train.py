@@ -18,18 +18,16 @@ from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, UsageError
-from framecls.training.names import CODECS
+from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
-    from framecls.training.manifest import SplitBy
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
-_SPLITS = ("train", "dev", "all")
 
 
 def train_model(options: TrainOptions) -> int:
@@ -206,8 +204,6 @@ def choose_split_by(name: str | None) -> SplitBy | None:
     Raises:
         UsageError: there is no such thing.
     """
-    from framecls.training.manifest import SPLIT_BY
-
     if name is not None and name not in SPLIT_BY:
         raise UsageError(f"--split-by {name}: choose {', '.join(SPLIT_BY)}")
     return name
@@ -330,8 +326,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
         FrameclsError: the model, the manifest or a recording cannot be used.
     """
     set_up_logging(options.verbose, options.debug)
-    if options.split not in _SPLITS:
-        raise UsageError(f"--split {options.split}: choose {', '.join(_SPLITS)}")
+    if options.split not in SPLITS:
+        raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     checks.check_seconds("--length", options.length)
@@ -350,7 +346,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
         test = evaluate.Test(
             manifest=options.manifest,
             cache=cache,
-            split=cast(Literal["train", "dev", "all"], options.split),
+            split=options.split,
             recipe=recipe,
             length_s=options.length,
             codec=options.codec,

@@ -12,13 +12,13 @@ from framecls.speech_encoder import look_up
 from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.manifest import (
     Recording,
-    SplitBy,
     check_labels,
     find_labels,
     find_phones,
     read_manifest,
     split_recordings,
 )
+from framecls.training.names import SplitBy
 from framecls.training.recipe import Recipe
 from framecls.training.sources import Reading
 from framecls.training.spoken import spell_all

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from framecls.errors import ManifestError
+from framecls.training.names import SplitBy
 from framecls.training.sources import ARRAY_SUFFIXES, Found, Reading, Row, Split, read_rows
 
 _log = logging.getLogger(__name__)
 
-SplitBy = Literal["source", "speaker", "file"]
-SPLIT_BY: tuple[SplitBy, ...] = ("source", "speaker", "file")
 _DEV_SHARE = 0.15
 # Whole sources are kept for measuring only if that leaves both sides enough.
 _SOURCE_SHARE = (0.03, 0.4)
