@@ -80,6 +80,7 @@ def save_model(
         config: what to write in place of `network.config` (a fuller card, say).
         precision: how matrices are stored, see `narrow`; they are widened again on loading.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
@@ -91,7 +92,8 @@ def save_model(
         save_file(state, temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
         os.replace(temporary, path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(f"{path}: cannot be written: {why}") from error
     finally:
         temporary.unlink(missing_ok=True)

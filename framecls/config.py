@@ -186,6 +186,11 @@ class FeatureConfig:
             _require(fits, "window_samples, n_fft and hop_samples are not those of the speech encoder")
 
     @property
+    def vectors_per_s(self) -> float:
+        """Feature vectors of a second of sound."""
+        return self.sample_rate / self.hop_samples
+
+    @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
         dims = {"logmel": self.n_mels, "mel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}
@@ -398,6 +403,10 @@ class RawAudio:
         names = ", ".join(RAW_ENCODINGS)
         _require(self.encoding in RAW_ENCODINGS, f"{self.encoding!r} is no encoding of samples: choose {names}")
 
+
+# What a run does unless it is told otherwise; --help says so too.
+DEFAULT_TOP_K = 5  # labels that are ranked
+DEFAULT_BEAM = 8  # strings that the CTC search keeps from frame to frame
 
 # The answer of `identify` when no label is likely enough.
 UNKNOWN = "unknown"

@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 
 from framecls.audio import Source
 from framecls.batching import Opener
-from framecls.config import ModelConfig, RawAudio
+from framecls.config import DEFAULT_BEAM, DEFAULT_TOP_K, ModelConfig, RawAudio
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
 from framecls.identification import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.results import Identification, Segment, StringResult, TagResult
 from framecls.speakers import Enrolled, decide_voice, enroll, hear, identity, know_voice, load_enrolled
-from framecls.strings import DEFAULT_BEAM, make_string, phone_engine, stitch_phones
+from framecls.strings import make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
 R = TypeVar("R")
 
-DEFAULT_TOP_K = 5
 # What is decoded at once of a live source.
 STREAM_BLOCK_S = 0.5
 

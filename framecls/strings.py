@@ -22,7 +22,6 @@ from framecls.nn.model import Network, Output
 from framecls.results import AudioInfo, Segment, StringResult
 from framecls.timeline import frame_times
 
-DEFAULT_BEAM = 8
 # Windows of a string overlap by this much even where those of the labels do not: a phone must not be cut in two.
 _OVERLAP_S = 2.0
 # Around a seam the windows must agree for so many frames on each side.

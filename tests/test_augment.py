@@ -18,7 +18,8 @@ from framecls.training.augment import augment_batch, lengthen
 from framecls.training.clips import open_clips
 from framecls.training.codecs import pass_codec
 from framecls.training.examples import IGNORED, FrameExamples
-from framecls.training.loop import Job, loss_of, prepare
+from framecls.training.job import Job, prepare
+from framecls.training.losses import loss_of
 from framecls.training.manifest import read_manifest
 from framecls.training.names import CODECS
 from framecls.training.preview import write_preview
@@ -88,7 +89,7 @@ def test_previews_are_what_a_run_learns_from(corpus: Path, tmp_path: Path, recip
     lines = [json.loads(line) for line in (tmp_path / "heard" / "preview.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == [f"000{n}.wav" for n in range(1, 6)]
     assert sorted(p.name for p in (tmp_path / "heard").glob("*.wav")) == [line["file"] for line in lines]
-    from framecls.training.loop import make_examples
+    from framecls.training.supply import make_examples
 
     batch = make_examples(data, job.recipe, dev=False).make_batch(0)
     margin = data.config.features.margin_samples

@@ -21,7 +21,7 @@ from test_training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 import framecls
 from framecls.cli.boundary import run
 from framecls.training import ladder, saw
-from framecls.training.loop import Job, prepare
+from framecls.training.job import Job, prepare
 from framecls.training.manifest import read_manifest
 from framecls.training.names import LADDER, RUNGS
 from framecls.training.recipe import Recipe, find_recipe, read_recipe

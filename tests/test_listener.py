@@ -22,7 +22,8 @@ from framecls.nn import listener
 from framecls.nn.model import Network
 from framecls.runtime import load
 from framecls.speech_encoder import look_up
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.recipe import with_encoder
 
 BASE = ModelConfig(

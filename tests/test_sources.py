@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ from framecls.results import Segment, TagResult
 from framecls.training.clips import open_clips
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.manifest import Recording, read_manifest, split_recordings
 from framecls.training.recipe import OptimConfig, Recipe, SampleConfig
 from framecls.training.sources import Reading, read_rows
@@ -166,6 +168,22 @@ def test_rttm(tmp_path: Path) -> None:
         parse_rttm("SPEAKER a 1 0 1")
 
 
+def test_rttm_of_names_with_spaces(tmp_path: Path) -> None:
+    write_wav(tmp_path / "größe 1.wav")
+    segments = (Segment(0.5, 1.0, "ann", 1.0),)
+    result = TagResult("größe 1.wav", "m", 2.0, 0.5, ("ann",), segments, np.zeros(4), np.ones((4, 1), np.float32))
+    with (tmp_path / "all.rttm").open("w") as stream:
+        writer = RttmWriter()
+        writer.begin(stream)
+        writer.write(result, stream)
+    assert "größe_1" in (tmp_path / "all.rttm").read_text()
+    [recording] = read_manifest(tmp_path)
+    assert spans_of(recording) == [("ann", 0.5, 1.0)]
+    write_wav(tmp_path / "größe_1.wav")
+    with pytest.raises(ManifestError, match="2 recordings have this name"):
+        read_manifest(tmp_path)
+
+
 # --- folders, Kaldi
 
 
@@ -231,8 +249,9 @@ def test_kaldi_pipes_are_refused(tmp_path: Path) -> None:
     write_kaldi(tmp_path)
     marker = tmp_path / "ran"
     (tmp_path / "wav.scp").write_text(f"r1 touch {marker} && cat wav/r1.wav |\nr2 wav/r2.wav\n")
-    with pytest.raises(ManifestError, match=r"r1: a pipe command, which is not run"):
+    with pytest.raises(ManifestError, match=r"r1: a pipe command, which is not run") as caught:
         read_manifest(tmp_path)
+    assert len(caught.value.rows) == 1, "what is cut from it is not listed too"
     assert not marker.exists()
 
 
@@ -240,6 +259,13 @@ def test_kaldi_splits(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         write_kaldi(tmp_path / name)
     assert {r.split for r in read_manifest(tmp_path)} == {"train", "dev"}
+    (tmp_path / "dev" / "utt2lang").write_text("u1 de\nu2\nu3 de\n")
+    with pytest.raises(
+        ManifestError, match=rf"^{re.escape(str(tmp_path))}: dev: utt2lang: line 2: nothing stands behind"
+    ):
+        read_manifest(tmp_path)
+    with pytest.raises(ManifestError, match=rf"^{re.escape(str(tmp_path / 'dev'))}: utt2lang: line 2: nothing"):
+        read_manifest(tmp_path / "dev")
 
 
 # --- what is no manifest, and what in it is wrong
@@ -250,9 +276,15 @@ def test_kaldi_splits(tmp_path: Path) -> None:
     [
         ("notes.txt", "one\ntwo\nthree", "line 1: 'one' is not a time"),
         ("notes.md", "one\ntwo\nthree", "not a manifest: 3 of 3 lines are no JSON object"),
-        ("rows.csv", "path,label\na.wav,x\n", "names no column file"),
+        ("rows.csv", "path,label\na.wav,x\n", "first line must name the columns, such as .*: it has path, label$"),
+        ("rows.csv", "file;label\na.wav;x\n", "it has file;label; between columns there must be a comma"),
+        (
+            "rows.json",
+            '[\n{"file": "a.wav", "label": "x"},\n{"file": "b.wav", "label": "x"}\n]',
+            "it is one JSON array",
+        ),
         ("a.wav", "", "one recording is nothing to learn from"),
-        ("rows.jsonl", "\0\0", "not UTF-8 text"),
+        ("rows.jsonl", "\0\0", "not UTF-8 text: save it as UTF-8"),
     ],
 )
 def test_what_is_no_manifest_is_one_short_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -266,6 +298,16 @@ def test_what_is_no_manifest_is_one_short_line(tmp_path: Path, name: str, text: 
 def test_an_empty_folder_says_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="nothing to learn from in this folder: give a manifest"):
         read_manifest(tmp_path)
+
+
+def test_fields_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav")
+    row = {"file": "a.wav", "begin": 0.5, "stop": 1, "label": 0, "speaker": 0}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    found = read_rows(tmp_path / "rows.jsonl", Reading())
+    assert [(row.label, row.speaker) for row in found.rows] == [("0", "0")]
+    [note] = found.notes
+    assert note.startswith("not read: begin, stop (fields that are read: file, start, end,")
 
 
 def test_bad_rows_are_listed_and_counted(tmp_path: Path) -> None:

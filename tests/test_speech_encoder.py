@@ -27,7 +27,8 @@ from framecls.features import FeatureExtractor
 from framecls.modelfile import read_config
 from framecls.runtime import load
 from framecls.speech_encoder import SpeechEncoder, from_hugging_face, look_up
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe, SampleConfig, with_encoder
 
 RATE = 16000

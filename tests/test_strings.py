@@ -26,7 +26,8 @@ from framecls.strings import find_seam, phone_engine, stitch_phones
 from framecls.timeline import plan_windows
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.manifest import Recording, Span
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe
 from framecls.training.spoken import index_phones, phones_within, spell_all

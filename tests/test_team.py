@@ -18,7 +18,8 @@ import framecls
 from framecls.checkpoint import load_network
 from framecls.errors import UsageError
 from framecls.training.examples import IGNORED, Batch
-from framecls.training.loop import Job, prepare, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.recipe import read_recipe
 from framecls.training.team import ALONE, Counts, Team, cut, join_team
 

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from test_training import POOLED_RECIPE, weights, write_corpus
 
 import framecls
-from framecls.errors import ModelError
+from framecls.errors import ConfigError, ModelError, OutputError
 from framecls.training import loop
-from framecls.training.loop import Job, prepare, settings_made, train
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
 from framecls.training.recipe import Recipe, read_recipe
+from framecls.training.state import refusal, settings_made
 
 RECIPE = """
 name = "toy"
@@ -122,8 +125,9 @@ def test_a_run_that_is_killed_while_it_saves_keeps_the_state_before(
             run.save()
     assert state.read_bytes() == before
     steps: list[int] = []
-    train(job, prepare(job), lambda progress: steps.append(progress.step))
-    assert steps == [3, 4, 5, 6]
+    begun: list[int] = []
+    train(job, prepare(job), lambda progress: steps.append(progress.step), begun.append)
+    assert (begun, steps) == ([2], [3, 4, 5, 6])
 
 
 def test_the_state_is_saved_as_often_as_asked(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_other_recordings_cannot_be_resumed_on(tmp_path: Path) -> None:
     job = Job(manifest, tmp_path / "m.safetensors", short(POOLED_RECIPE, steps=2, dev_every=2), resume=True)
     train(job, prepare(job))
     manifest.write_text("\n".join(manifest.read_text().splitlines()[:-2]))
-    with pytest.raises(ModelError, match="other recordings"):
+    with pytest.raises(ModelError, match="other train recordings"):
         train(job, prepare(job))
 
 
@@ -175,3 +179,60 @@ def test_settings_that_are_off_do_not_count() -> None:
     made = settings_made(recipe)
     assert made["optim"] == {"steps": 7}
     assert "codec_chance" not in made["augment"]
+
+
+def test_what_differs_is_said(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    manifest = write_corpus(tmp_path)
+    job = Job(manifest, tmp_path / "m.safetensors", short(POOLED_RECIPE, steps=2, dev_every=2), resume=True)
+    train(job, prepare(job))
+    longer = replace(job, recipe=short(job.recipe, steps=3))
+    with pytest.raises(ModelError, match=r"optim.steps was 2, is 3; .* --init goes on from a finished model"):
+        train(longer, prepare(longer))
+    slower = replace(job, recipe=short(job.recipe, learning_rate=1e-4))
+    with pytest.raises(ModelError, match=r"optim.learning_rate was 0.003, is 0.0001; without --resume it begins anew"):
+        train(slower, prepare(slower))
+    begun = replace(job, init=job.output)
+    with pytest.raises(ModelError, match="--init was not given"):
+        train(begun, prepare(begun))
+    manifest.write_text(manifest.read_text().replace('"low"', '"deep"'))
+    with pytest.raises(ModelError, match=r"other labels \(deep added, low gone\); other train recordings; other dev"):
+        train(job, prepare(job))
+    manifest.write_text("\n".join(manifest.read_text().replace('"deep"', '"low"').splitlines()[:-2]))
+    with pytest.raises(ModelError, match=r"otherwise: other train recordings \(12 then, 10 now\); without"):
+        train(job, prepare(job))
+
+
+def test_a_state_that_says_less_is_refused_all_the_same() -> None:
+    assert "another recipe, other labels or other recordings" in refusal({}, {"optim.steps": "3"})
+
+
+def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    manifest = write_corpus(tmp_path)
+    job = Job(manifest, tmp_path / "m.safetensors", short(POOLED_RECIPE, steps=2, dev_every=2), resume=True)
+    train(job, prepare(job))
+    state = job.folder / "state.safetensors"
+    before = state.read_bytes()
+
+    def write_half(_: object, path: Path, *__: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    run = loop.Run(job, prepare(job))
+    monkeypatch.setattr("safetensors.torch.save_file", write_half)
+    with pytest.raises(OutputError, match=r"m.safetensors.training: .* No space left .* then --resume"):
+        run.save()
+    assert state.read_bytes() == before
+    assert sorted(path.suffix for path in job.folder.iterdir()) == [".json", ".pcm", ".safetensors"]
+    with pytest.raises(ModelError, match=r"m.safetensors: cannot be written: .* No space left"):
+        run.measure()
+
+
+def test_a_learning_rate_that_is_too_high_is_named(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    recipe = short(POOLED_RECIPE, steps=20, dev_every=20, learning_rate=1e9, warmup_steps=1)
+    job = Job(write_corpus(tmp_path), tmp_path / "m.safetensors", recipe)
+    with pytest.raises(ConfigError, match=r"step \d+: the loss is .* a lower learning rate than 1e\+09"):
+        train(job, prepare(job))
+    assert not job.output.exists()

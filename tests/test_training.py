@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ import torch
 from framecls.checkpoint import load_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
 from framecls.engine import load_engine
-from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.errors import ConfigError, ManifestError, ModelError, OutputError
 from framecls.nn.model import Network
 from framecls.training import clips
 from framecls.training.augment import (
@@ -31,8 +34,10 @@ from framecls.training.clips import open_clips
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED, FrameExamples, PooledExamples, frame_share, hard_targets
-from framecls.training.loop import Job, prepare, take_weights, train
-from framecls.training.manifest import read_manifest, split_by_speaker
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
+from framecls.training.manifest import read_manifest, split_recordings
+from framecls.training.optimizer import take_weights
 from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
 
 RATE = 16000
@@ -138,7 +143,8 @@ def test_no_speaker_is_on_both_sides(tmp_path: Path) -> None:
         {"file": name, "label": "x", "speaker": f"s{i % 13}"} for i, name in enumerate("abcdefghijklmnopqrstuvwxyz")
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train_part, dev_part = split_by_speaker(read_manifest(tmp_path / "m.jsonl"))
+    parts = split_recordings(read_manifest(tmp_path / "m.jsonl"))
+    train_part, dev_part = parts.train, parts.dev
     assert {r.speaker for r in train_part}.isdisjoint({r.speaker for r in dev_part})
     assert len(train_part) + len(dev_part) == 26
     assert dev_part
@@ -153,6 +159,19 @@ def test_clips_are_decoded_once_and_read_in_place(corpus: Path, tmp_path: Path) 
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     open_clips(recordings, RATE, tmp_path)
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_a_cache_without_room_says_so_and_leaves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(file: Path, sample_rate: int, write: Callable[[bytes], object]) -> int:
+        write(b"some")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(clips, "_decode", fill_up)
+    with pytest.raises(OutputError, match=r"cache: decoded recordings cannot be kept here: No space left"):
+        open_clips(read_manifest(corpus), RATE, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_mixtures_say_where_each_label_is(corpus: Path, tmp_path: Path) -> None:
@@ -309,7 +328,7 @@ def test_resuming_with_another_recipe_is_refused(corpus: Path, tmp_path: Path) -
     job = Job(corpus, tmp_path / "a.safetensors", recipe, resume=True)
     train(job, prepare(job))
     other = replace(job, recipe=replace(recipe, optim=replace(recipe.optim, learning_rate=1e-4)))
-    with pytest.raises(ModelError, match="another recipe"):
+    with pytest.raises(ModelError, match=r"optim\.learning_rate was 0\.003, is 0\.0001"):
         train(other, prepare(other))
 
 
@@ -445,6 +464,19 @@ def test_a_deeper_network_begins_where_a_shallower_one_stopped(tmp_path: Path, k
     last = deep.encoder.layers[2].feed_forward.layers[3].weight
     assert last.grad is not None
     assert last.grad.abs().max() > 0, "what begins as nothing can learn"
+
+
+def test_a_network_that_hardly_fits_says_so(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun = Job(corpus, tmp_path / "a.safetensors", replace(POOLED_RECIPE, optim=replace(POOLED_RECIPE.optim, steps=1)))
+    train(begun, prepare(begun))
+    wide = Network(replace(POOLED_RECIPE, encoder=replace(POOLED_RECIPE.encoder, dim=32)).model_config(("a", "b"), ()))
+    taken = take_weights(wide, begun.output)
+    assert "head.bias" in taken
+    assert "head.weight" not in taken
+    assert "only 1 % of this recipe's network fits" in caplog.text
+    caplog.clear()
+    take_weights(Network(POOLED_RECIPE.model_config(("a", "b"), ())), begun.output)
+    assert not caplog.text
 
 
 def test_frozen_layers_stay_as_they_were(corpus: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from framecls.recipes.prepare_speaker import MOST_OF_VOICE_S, SPLIT_SOURCES, cho
 from framecls.training.evaluate import Test as Measurement
 from framecls.training.evaluate import evaluate
 from framecls.training.examples import IGNORED
-from framecls.training.loop import Data, Job, make_examples, prepare, train
+from framecls.training.job import Data, Job, prepare
+from framecls.training.loop import train
 from framecls.training.preview import write_preview
 from framecls.training.recipe import (
     AugmentConfig,
@@ -35,6 +36,7 @@ from framecls.training.recipe import (
     find_recipe,
     read_recipe,
 )
+from framecls.training.supply import make_examples
 from framecls.training.survey import survey
 from framecls.training.voices import VoiceExamples, VoiceLoss, read_teacher
 

@@ -152,7 +152,7 @@ class StringJob(Job):
         return checks.find_string_model(name)
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        from framecls.strings import DEFAULT_BEAM
+        from framecls.config import DEFAULT_BEAM
 
         beam = DEFAULT_BEAM if self._beam is None else self._beam
         return model.tag_string_many(sources, raw=self.raw, beam=beam, progress=progress)

@@ -19,7 +19,7 @@ from framecls.cli.train import (
     choose_split_by,
     load_recipe,
     set_threads,
-    tell_split,
+    tell_data,
     with_budget,
 )
 from framecls.errors import UsageError
@@ -52,12 +52,13 @@ def compare_rungs(options: CompareOptions) -> int:
 
 
 def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], cache: Path) -> Ladder:
-    from framecls.training import ladder, loop
+    from framecls.training import ladder
+    from framecls.training.job import Job, prepare
     from framecls.training.saw import write_saw
 
     device = choose_device(options.device)
     manifest = options.manifest or write_saw(cache / "saw", recipe.optim.seed)
-    job = loop.Job(
+    job = Job(
         manifest,
         cache / "compared",
         recipe,
@@ -69,14 +70,14 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
     )
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:
-        data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+        data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()
         console = Console(quiet=options.quiet)
         console.note(
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
-        tell_split(console, data)
+        tell_data(console, data, recipe)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )

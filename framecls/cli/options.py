@@ -15,7 +15,8 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.training.names import CODECS, LADDER, RUNGS
+from framecls.config import DEFAULT_BEAM, DEFAULT_TOP_K
+from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 
@@ -248,7 +249,7 @@ class TagOptions(RunOptions):
         typer.Option(
             "--beam",
             metavar="N",
-            help="--string: strings that the search keeps, by default 8; 1 takes the best phone of each frame.",
+            help=f"--string: strings the search keeps, by default {DEFAULT_BEAM}; 1 takes each frame's best phone.",
             rich_help_panel=_DECISION,
         ),
     ] = None
@@ -294,7 +295,7 @@ class IdentifyOptions(RunOptions):
     ] = field(default_factory=list)
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="N", help="How many candidates to list.", rich_help_panel=_DECISION)
-    ] = 5
+    ] = DEFAULT_TOP_K
     among: Annotated[
         str | None,
         typer.Option(
@@ -390,7 +391,7 @@ class LabelOptions:
             "--split-by",
             metavar="WHAT",
             help="What stays on one side where no split is given: source, speaker or file; by default as can be.",
-            autocompletion=_one_of("source", "speaker", "file"),
+            autocompletion=_one_of(*SPLIT_BY),
         ),
     ] = None
 
@@ -446,7 +447,13 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
     ] = None
     init: Annotated[
-        Path | None, typer.Option("--init", metavar="MODEL", help="Begin with the weights of this model that fit.")
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="NAME|PATH",
+            help="Begin with the weights of this model that fit.",
+            autocompletion=pretrained.names,
+        ),
     ] = None
     encoder: Annotated[
         str | None,
@@ -497,7 +504,7 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
             "--split",
             metavar="NAME",
             help="train, dev or all of the manifest.",
-            autocompletion=_one_of("train", "dev", "all"),
+            autocompletion=_one_of(*SPLITS),
         ),
     ] = "dev"
     recipe: Annotated[

@@ -220,6 +220,8 @@ def show_figure(value: Any) -> RenderableType:
         return FigureTable(value)
     if value is None:
         return Text("–")
+    if isinstance(value, list):
+        return Text("\n".join(escape(str(line)) for line in value), overflow="fold")
     return Text(f"{value:.4f}" if isinstance(value, float) else escape(str(value)), overflow="fold")
 
 
@@ -240,8 +242,6 @@ def survey_table(figures: dict[str, Any]) -> FigureTable:
     def shown(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: shown(name, inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return "\n".join(map(str, value))
         return length(value) if key.endswith("seconds") else value
 
     return FigureTable(shown("", figures))

@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from framecls import modelfile, pretrained
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
-from framecls.errors import ConfigError, FrameclsError, ManifestError, UsageError
-from framecls.training.names import CODECS
+from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, UsageError
+from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
-    from framecls.training.loop import Data, Job, Progress
-    from framecls.training.manifest import SplitBy
+    from framecls.training.job import Data, Job
+    from framecls.training.loop import Progress
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
-_SPLITS = ("train", "dev", "all")
 
 
 def train_model(options: TrainOptions) -> int:
@@ -61,19 +61,20 @@ def train_model(options: TrainOptions) -> int:
 
 
 def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
-    from framecls.training import loop
+    from framecls.training.job import prepare
+    from framecls.training.loop import train
 
     quiet = options.quiet or not team.is_first
     console = Console(quiet=quiet, debug=options.debug)
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
     report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
     try:
-        data = loop.prepare(job, report.decoded)
+        data = prepare(job, report.decoded)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
-        tell_split(console, data)
-        last = loop.train(job, data, report.step)
+        tell_data(console, data, recipe)
+        last = train(job, data, report.step, lambda done: _tell_resumed(console, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -86,6 +87,17 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
     return DONE
 
 
+def _tell_resumed(console: Console, job: Job, done: int) -> None:
+    """Say where a run that is resumed goes on."""
+    steps = job.recipe.optim.steps
+    if not done:
+        console.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
+    elif done < steps:
+        console.note(f"going on after step {done} of {steps}")
+    else:
+        console.note(f"all {steps} steps were done before")
+
+
 def _check_options(options: TrainOptions) -> None:
     """Refuse options that do not go together, or make no sense."""
     if options.output is None and not options.check and options.preview is None:
@@ -94,13 +106,29 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError("--check and --preview: choose one of them")
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
+    if options.output is not None:
+        _check_output(options.output)
     checks.check_count("--count", options.count)
     checks.check_seconds("--save-every", options.save_every)
 
 
+def _check_output(path: Path) -> None:
+    """Refuse, before an hour of training and not after it, what no model can be written to, or what is none."""
+    if path.is_dir():
+        raise UsageError(f"-o {path}: this is a folder: name the file, such as {path / 'model.safetensors'}")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        raise UsageError(f"-o {path}: {above} is no folder")
+    if path.exists():
+        try:
+            modelfile.read_config(path)
+        except ModelError as error:
+            raise UsageError(f"-o {path}: would be overwritten, and is no model of framecls: name another") from error
+
+
 def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path | None = None) -> Job:
     """Return the job that the options ask for; folder: where decoded recordings go if no model is to be written."""
-    from framecls.training.loop import Job
+    from framecls.training.job import Job
 
     return Job(
         manifest=options.manifest,
@@ -108,7 +136,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
         recipe=recipe,
         noise=options.noise,
         teacher=options.teacher,
-        init=options.init,
+        init=pretrained.locate(options.init) if options.init else None,
         resume=options.resume,
         device=device,
         tier=options.tier,
@@ -135,19 +163,20 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
         make_console(sys.stdout).print(survey_table(found.figures))
     sys.stdout.flush()
     if found.problems:
-        raise ManifestError(f"{options.manifest}: {len(found.problems)} problems", found.problems)
+        problems = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+        raise ManifestError(f"{options.manifest}: {problems}", found.problems)
     return DONE
 
 
 def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
-    from framecls.training import loop
+    from framecls.training.job import prepare
     from framecls.training.preview import LIST_NAME, write_preview
 
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), Path(temporary))
-            data = loop.prepare(job, lambda done, total: bar.show("decoding", done, total))
+            data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         finally:
             bar.hide()
         write_preview(data, recipe, folder, options.count)
@@ -157,12 +186,16 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
     return DONE
 
 
-def tell_split(console: Console, data: Data) -> None:
-    """Say how recordings were told apart, and whether somebody is heard on both sides."""
+def tell_data(console: Console, data: Data, recipe: Recipe) -> None:
+    """Say how recordings were told apart, and what is odd about them."""
+    from framecls.training.remarks import remark
+
     console.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         console.note(f"heard on both sides, so the dev figures flatter: {names}")
+    for line in remark(recipe, data.config.labels, data.train, data.dev, data.length_s):
+        console.note(escape(line))
 
 
 def choose_split_by(name: str | None) -> SplitBy | None:
@@ -171,8 +204,6 @@ def choose_split_by(name: str | None) -> SplitBy | None:
     Raises:
         UsageError: there is no such thing.
     """
-    from framecls.training.manifest import SPLIT_BY
-
     if name is not None and name not in SPLIT_BY:
         raise UsageError(f"--split-by {name}: choose {', '.join(SPLIT_BY)}")
     return name
@@ -295,8 +326,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
         FrameclsError: the model, the manifest or a recording cannot be used.
     """
     set_up_logging(options.verbose, options.debug)
-    if options.split not in _SPLITS:
-        raise UsageError(f"--split {options.split}: choose {', '.join(_SPLITS)}")
+    if options.split not in SPLITS:
+        raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     checks.check_seconds("--length", options.length)
@@ -315,7 +346,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
         test = evaluate.Test(
             manifest=options.manifest,
             cache=cache,
-            split=cast(Literal["train", "dev", "all"], options.split),
+            split=options.split,
             recipe=recipe,
             length_s=options.length,
             codec=options.codec,

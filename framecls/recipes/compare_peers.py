@@ -23,10 +23,10 @@ from framecls.engine import load_engine
 from framecls.training import metrics
 from framecls.training.clips import open_clips
 from framecls.training.examples import Batch, FrameExamples
-from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
-from framecls.training.manifest import read_manifest, split_by_speaker
+from framecls.training.manifest import read_manifest, split_recordings
 from framecls.training.measure import collect
 from framecls.training.recipe import find_recipe, read_recipe
+from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 
 _VAD_CHUNK = 512  # samples that silero-vad judges at once
 
@@ -52,7 +52,7 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path)
     options = arguments.parse_args()
     engine, recipe = load_engine(options.model), read_recipe(find_recipe(options.recipe))
-    _, dev = split_by_speaker(read_manifest(options.manifest))
+    dev = split_recordings(read_manifest(options.manifest)).dev
     with tempfile.TemporaryDirectory() as temporary:
         store = open_clips(dev, engine.config.features.sample_rate, options.cache or Path(temporary))
         examples = FrameExamples(dev, engine.config, recipe, store, number_from=DEV_NUMBER)

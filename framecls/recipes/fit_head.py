@@ -27,9 +27,11 @@ from framecls.errors import ConfigError
 from framecls.nn.model import Network
 from framecls.nn.pooling import MultiHeadStatisticsPooling
 from framecls.training.examples import PooledExamples
-from framecls.training.loop import Job, dev_batches, make_examples, prepare, take_weights
+from framecls.training.job import Job, prepare
 from framecls.training.measure import measure
+from framecls.training.optimizer import take_weights
 from framecls.training.recipe import OptimConfig, find_recipe, read_recipe
+from framecls.training.supply import dev_batches, make_examples
 
 _BATCH = 32  # examples a step
 _DROPOUT = 0.2

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from framecls.audio import open_audio
 from framecls.config import ModelConfig
-from framecls.errors import AudioError, ManifestError
+from framecls.errors import AudioError, ManifestError, OutputError
 from framecls.training.codecs import pass_codec
 from framecls.training.manifest import Recording, Section
 from framecls.training.sources.arrays import load_vectors
@@ -86,6 +86,7 @@ def open_clips(
 
     Raises:
         ManifestError: some recordings cannot be decoded, or some spans lie beyond the end; the message lists them.
+        OutputError: there is no room in the cache folder.
     """
     check_kind(recordings)
     files = sorted({recording.audio for recording in recordings})
@@ -181,18 +182,22 @@ def _decode_all(
     lengths, problems = [], []
     temporary = data.with_suffix(".part")
     decode = _Decoder(sample_rate)
-    with temporary.open("wb") as out:
-        for number, file in enumerate(files, start=1):
-            try:
-                lengths.append(decode(file, out.write))
-            except (AudioError, ManifestError) as error:
-                problems.append(f"{file}: {error}")
-            if progress is not None:
-                progress(number, len(files))
-    if problems:
-        temporary.unlink()
-        raise ManifestError(f"{len(problems)} of {len(files)} files cannot be read", problems)
-    os.replace(temporary, data)
+    try:
+        with temporary.open("wb") as out:
+            for number, file in enumerate(files, start=1):
+                try:
+                    lengths.append(decode(file, out.write))
+                except (AudioError, ManifestError) as error:
+                    problems.append(f"{file}: {error}")
+                if progress is not None:
+                    progress(number, len(files))
+        if problems:
+            raise ManifestError(f"{len(problems)} of {len(files)} files cannot be read: leave them out", problems)
+        os.replace(temporary, data)
+    except OSError as error:
+        raise OutputError(f"{data.parent}: decoded recordings cannot be kept here: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return lengths
 
 

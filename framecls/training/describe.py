@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import ModelConfig
+from framecls.config import DEFAULT_BEAM, ModelConfig
 from framecls.ctc import Edits, count_edits
 from framecls.engine import Engine
-from framecls.strings import DEFAULT_BEAM, decode, phone_engine, stitch_phones
+from framecls.strings import decode, phone_engine, stitch_phones
 from framecls.tagging import DEFAULT_THRESHOLD, to_probabilities
 from framecls.training import metrics
 from framecls.training.clips import ClipStore

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,11 +17,12 @@ from framecls.speakers import pool_voice
 from framecls.training.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
-from framecls.training.loop import DEV_NUMBER, N_DEV_BATCHES
-from framecls.training.manifest import Recording, SplitBy, check_labels, read_manifest, split_recordings
+from framecls.training.manifest import Recording, check_labels, read_manifest, split_recordings
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
+from framecls.training.names import MeasuredSplit, SplitBy
 from framecls.training.recipe import OptimConfig, Recipe
 from framecls.training.sources import Reading
+from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.voices import VoiceExamples
 
 
@@ -32,7 +32,7 @@ class Test:
 
     manifest: Path
     cache: Path  # folder for decoded recordings
-    split: Literal["train", "dev", "all"] = "dev"
+    split: MeasuredSplit = "dev"
     recipe: Recipe | None = None  # mix and augment as this recipe does, where it mixes; else recordings as they are
     length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
     tier: str | None = None  # of TextGrids that have several
@@ -104,7 +104,7 @@ def _measure(
 
 def _choose(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
-    reading = Reading(test.tier, engine.config.task == "pooled", features.sample_rate / features.hop_samples)
+    reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
     if test.only_candidates and engine.config.decision.candidates:
         recordings = [r for r in recordings if r.label in engine.config.decision.candidates]

@@ -18,8 +18,10 @@ from framecls.config import EncoderConfig, ModelConfig
 from framecls.engine import Engine
 from framecls.nn.model import Network
 from framecls.timeline import Window
-from framecls.training.loop import Data, Job, Run, measure_dev, training_batches
+from framecls.training.job import Data, Job
+from framecls.training.loop import Run, measure_dev
 from framecls.training.names import LADDER, RUNGS
+from framecls.training.supply import training_batches
 from framecls.training.team import cut
 
 _NEAR = 0.02  # numbers of parameters this share apart are as good as equal
@@ -69,7 +71,7 @@ def compare(
 
     Args:
         job: manifest, recipe and device; the recipe's network, as scaled dot-product attention, sets the size.
-        data: what `loop.prepare` gave for this job.
+        data: what `job.prepare` gave for this job.
         rungs: names from `names.RUNGS`.
         batch_size: windows of one forward pass where speed is measured.
         progress: told the number of steps done, and of all.

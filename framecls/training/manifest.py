@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from framecls.errors import ManifestError
+from framecls.training.names import SplitBy
 from framecls.training.sources import ARRAY_SUFFIXES, Found, Reading, Row, Split, read_rows
 
 _log = logging.getLogger(__name__)
 
-SplitBy = Literal["source", "speaker", "file"]
-SPLIT_BY: tuple[SplitBy, ...] = ("source", "speaker", "file")
 _DEV_SHARE = 0.15
 # Whole sources are kept for measuring only if that leaves both sides enough.
 _SOURCE_SHARE = (0.03, 0.4)
@@ -152,17 +150,21 @@ def _is_file(path: Path) -> bool:
 
 def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> list[Recording]:
     grouped: dict[Path, Recording] = {}
-    n_spans: dict[Path, list[Span]] = {}
+    spans: dict[Path, list[Span]] = {}
+    in_two: dict[Path, Row] = {}  # splits
     for row in rows:
         recording = _record(row, root, reading)
         known = grouped.setdefault(recording.file, recording)
-        n_spans.setdefault(recording.file, []).extend(recording.spans)
+        spans.setdefault(recording.file, []).extend(recording.spans)
         heard = (known.speaker, *known.others)
         if recording.is_named and recording.speaker not in heard:
             grouped[recording.file] = replace(known, others=(*known.others, recording.speaker))
         if known.split != recording.split:
-            found.notes.append(f"{row.where}: {row.file.name} is in two splits; the first counts")
-    return [replace(recording, spans=tuple(n_spans[file])) for file, recording in grouped.items()]
+            in_two.setdefault(recording.file, row)
+    for row in list(in_two.values())[:1]:
+        more = f", and so are {len(in_two) - 1} more" if len(in_two) > 1 else ""
+        found.notes.append(f"{row.where}: {row.file.name} is in two splits{more}; the first counts")
+    return [replace(recording, spans=tuple(spans[file])) for file, recording in grouped.items()]
 
 
 def _record(row: Row, root: Path, reading: Reading) -> Recording:
@@ -236,12 +238,6 @@ def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy
     named = any(recording.is_named for recording in free)
     how = "by speaker" if named else "by file, since no speakers are named"
     return _part(recordings, _draw(free, seed, "speaker"), f"{how}{given}")
-
-
-def split_by_speaker(recordings: Sequence[Recording], seed: int = 0) -> tuple[list[Recording], list[Recording]]:
-    """Return the train and dev recordings of `split_recordings`."""
-    parts = split_recordings(recordings, seed)
-    return parts.train, parts.dev
 
 
 def _part(recordings: Sequence[Recording], drawn: dict[Path, Split], how: str) -> Parts:

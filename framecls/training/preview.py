@@ -14,8 +14,9 @@ from framecls.config import ModelConfig
 from framecls.errors import ConfigError
 from framecls.timeline import find_runs
 from framecls.training.examples import Batch
-from framecls.training.loop import Data, make_examples
+from framecls.training.job import Data
 from framecls.training.recipe import Recipe
+from framecls.training.supply import make_examples
 from framecls.training.voices import VoiceExamples
 
 LIST_NAME = "preview.jsonl"
@@ -25,7 +26,7 @@ def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
     """Write the first examples that a run learns from as wav files, and a JSON line for each of what was done to it.
 
     Args:
-        data: what `loop.prepare` gave.
+        data: what `job.prepare` gave.
         recipe: of the run.
         folder: where to; it is made, and an earlier preview in it replaced.
         count: how many examples.

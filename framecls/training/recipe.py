@@ -220,12 +220,16 @@ class Recipe:
             f"optim.frozen_layers must be at most encoder.n_layers, {self.encoder.n_layers}",
         )
 
+    def answers(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the labels of the model that this recipe makes of data with these; none for a model of voices."""
+        return () if self.embedding else self.labels or labels
+
     def model_config(self, labels: tuple[str, ...], phones: tuple[str, ...]) -> ModelConfig:
         """Return the settings of the model that this recipe makes of data with these labels and phones."""
         return ModelConfig(
             name=self.name,
             task=self.task,
-            labels=() if self.embedding else self.labels or labels,
+            labels=self.answers(labels),
             overlapping=self.overlapping,
             phones=phones if self.hear_phones else (),
             phone_layer=self.phone_layer if self.hear_phones and phones else 0,

@@ -10,8 +10,16 @@ from typing import Any
 
 from framecls.errors import ManifestError
 from framecls.training.clips import check_kind, late_spans, measure_lengths
-from framecls.training.loop import Job, given_features, reading, split_by
-from framecls.training.manifest import Parts, Recording, find_unknown_labels, load_manifest, split_recordings
+from framecls.training.job import Job, find_label_fault, given_features, reading, split_by
+from framecls.training.manifest import (
+    Parts,
+    Recording,
+    find_labels,
+    find_unknown_labels,
+    load_manifest,
+    split_recordings,
+)
+from framecls.training.remarks import remark
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,14 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
         problems += [
             f"{line}: none of {', '.join(job.recipe.labels)}" for line in find_unknown_labels(whole, job.recipe.labels)
         ]
+    if not (problems or manifest.recordings):
+        manifest.require()
     if not whole:
         raise ManifestError(f"{job.manifest}: no row of it can be used", problems)
     parts = split_recordings(whole, job.recipe.optim.seed, split_by(job))
-    if fault := parts.find_fault():
-        problems.append(fault)
+    labels = job.recipe.answers(find_labels(whole))
+    problems += [fault for fault in (parts.find_fault(), find_label_fault(job.recipe, labels)) if fault]
+    notes = manifest.notes + remark(job.recipe, labels, parts.train, parts.dev, lambda r: _length_s(r, lengths_s))
     return Survey(
         {
             "read as": manifest.kind,
@@ -61,7 +72,7 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
             "splits": {name: _count(side, lengths_s) for name, side in (("train", parts.train), ("dev", parts.dev))},
             "labels": _by_label(parts, lengths_s),
             **({"sources": _by_source(parts, lengths_s)} if any(recording.source for recording in whole) else {}),
-            **({"notes": manifest.notes} if manifest.notes else {}),
+            **({"notes": notes} if notes else {}),
         },
         problems,
     )

@@ -31,38 +31,41 @@ def read_kaldi(root: Path) -> Found:
     """
     found = Found("a Kaldi data directory")
     for folder, split in find_directories(root).items():
-        _read_directory(folder, split, found)
+        within = "" if folder == root else f"{folder.name}: "  # the caller names the root
+        try:
+            _read_directory(folder, within, split, found)
+        except ManifestError as error:
+            raise ManifestError(f"{within}{error}") from error
     return found
 
 
-def _read_directory(folder: Path, split: Split | None, found: Found) -> None:
+def _read_directory(folder: Path, within: str, split: Split | None, found: Found) -> None:
     labels = _read_pairs(folder, "utt2lang")
     speakers = _read_pairs(folder, "utt2spk")
     if not labels and not speakers:
-        raise ManifestError(f"{folder.name}: neither utt2lang nor utt2spk is there to say what each utterance is")
+        raise ManifestError("neither utt2lang nor utt2spk is there to say what each utterance is")
     if not labels:
-        found.notes.append(f"{folder.name}: there is no utt2lang, so the speakers of utt2spk are the labels")
-    recordings = {name: path for name, path in _read_pairs(folder, WAV_SCP).items() if _is_plain(name, path, found)}
+        found.notes.append(f"{within}there is no utt2lang, so the speakers of utt2spk are the labels")
+    recordings = _read_pairs(folder, WAV_SCP)
+    piped = {name for name, path in recordings.items() if path.endswith("|")}
+    found.problems += [
+        f"{within}{WAV_SCP}: {name}: a pipe command, which is not run: write its output to a file and name that"
+        for name in recordings
+        if name in piped
+    ]
     for utterance, (recording, start_s, end_s) in _read_segments(folder, recordings).items():
-        where = f"{folder.name}: {utterance}"
+        if recording in piped:
+            continue
+        where = f"{within}{utterance}"
         label = (labels or speakers).get(utterance)
         if label is None:
             found.problems.append(f"{where}: not in {'utt2lang' if labels else 'utt2spk'}")
         elif recording not in recordings:
-            found.problems.append(f"{where}: no recording {recording} to be read in {WAV_SCP}")
+            found.problems.append(f"{where}: no recording {recording} in {WAV_SCP}")
         else:
             file = _locate(folder, recordings[recording])
             speaker = speakers.get(utterance, "")
             found.add(Row(file, label, where, recording, start_s, end_s, speaker, split=split))
-
-
-def _is_plain(name: str, path: str, found: Found) -> bool:
-    is_plain = not path.endswith("|")
-    if not is_plain:
-        found.problems.append(
-            f"{WAV_SCP}: {name}: a pipe command, which is not run: write its output to a file and name that"
-        )
-    return is_plain
 
 
 def _locate(folder: Path, path: str) -> Path:
@@ -78,7 +81,7 @@ def _read_segments(folder: Path, recordings: dict[str, str]) -> dict[str, tuple[
     for utterance, rest in segments.items():
         parts = rest.split()
         if len(parts) < 3:
-            raise ManifestError(f"{folder.name}/segments: {utterance}: a recording, start and end are expected")
+            raise ManifestError(f"segments: {utterance}: a recording, start and end are expected")
         end_s = None if parts[2] == "-1" else parse_seconds(parts[2])
         parsed[utterance] = (parts[0], parse_seconds(parts[1]), end_s)
     return parsed
@@ -92,14 +95,14 @@ def _read_pairs(folder: Path, name: str) -> dict[str, str]:
     try:
         lines = read_text(path).splitlines()
     except ManifestError as error:
-        raise ManifestError(f"{folder.name}/{name}: {error}") from error
+        raise ManifestError(f"{name}: {error}") from error
     pairs = {}
     for number, line in enumerate(lines, start=1):
         key, _, value = line.strip().partition(" ")
         if not value.strip() and "\t" in key:
             key, _, value = key.partition("\t")
         if key and not value.strip():
-            raise ManifestError(f"{folder.name}/{name}: line {number}: nothing stands behind {key}")
+            raise ManifestError(f"{name}: line {number}: nothing stands behind {key}")
         if key:
             pairs[key] = value.strip()
     return pairs

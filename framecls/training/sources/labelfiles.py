@@ -182,6 +182,8 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Re
 def _read_rttms(root: Path, labels: Sequence[Path], audio: Sequence[Path]) -> Found:
     found = Found("RTTM files")
     stems = index_by_stem(audio)
+    for stem in [stem for stem in stems if stem.split() != [stem]]:  # an id is one word: spaces become underscores
+        stems.setdefault("_".join(stem.split()), []).extend(stems[stem])
     placed = _Places(root, audio, found)
     for path in labels:
         name = str(path.relative_to(root))

@@ -15,6 +15,7 @@ from framecls.training.sources.rows import MAX_SECONDS, Found, Reading, Row, rea
 
 FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment", "soft", "frame_labels")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_MOST_OTHERS = 8  # fields that are named in a note
 
 
 def read_listing(path: Path, reading: Reading) -> Found:
@@ -30,12 +31,17 @@ def read_listing(path: Path, reading: Reading) -> Found:
         ManifestError: it cannot be read, or is no manifest at all.
     """
     found = Found("a table" if path.suffix.lower() in _SEPARATORS else "JSON lines")
+    others: dict[str, None] = {}  # in the order in which they came
     for where, row in _read_rows(path):
+        others |= dict.fromkeys(key for key in row if key and key not in FIELDS)
         try:
             for parsed in _parse_row(row, path.parent, where, reading):
                 found.add(parsed)
         except ManifestError as error:
             found.problems.append(f"{where}: {error}")
+    if others:
+        names = ", ".join(list(others)[:_MOST_OTHERS]) + (" …" if len(others) > _MOST_OTHERS else "")
+        found.notes.append(f"not read: {names} (fields that are read: {', '.join(FIELDS)})")
     return found
 
 
@@ -45,8 +51,10 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if separator is not None:
         yield from _read_table(text, separator)
         return
+    if text.lstrip().startswith("[") and _is_list_of_objects(_parse(text)):
+        raise ManifestError("not a manifest: it is one JSON array; write each of its objects on a line of its own")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    rows = [(number, _parse_json(line)) for number, line in lines]
+    rows = [(number, _parse_object(line)) for number, line in lines]
     n_other = sum(row is None for _, row in rows)
     if len(rows) > 1 and n_other > len(rows) / 2:
         raise ManifestError(
@@ -61,7 +69,10 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[str, dict[str, Any]
     rows = csv.DictReader(text.splitlines(), delimiter=separator)
     names = [name or "" for name in rows.fieldnames or ()]
     if names and "file" not in names:
-        raise ManifestError(f"its first line names no column file (it names {', '.join(names)[:100]})")
+        what = f"it has {', '.join(names)[:100]}"
+        if len(names) == 1 and ";" in names[0]:
+            what += "; between columns there must be a " + ("comma, in numbers a point" if separator == "," else "tab")
+        raise ManifestError(f"its first line must name the columns, such as file, start, end, label: {what}")
     try:
         for row in rows:
             yield f"line {rows.line_num}", {key: value for key, value in row.items() if value not in ("", None)}
@@ -69,16 +80,28 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[str, dict[str, Any]
         raise ManifestError(f"not a table: {error}") from None
 
 
-def _parse_json(line: str) -> dict[str, Any] | None:
-    """Return the object on a line, None if there is none."""
+def _parse(text: str) -> Any:
+    """Return the JSON value of a text, None if it is none."""
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _parse_object(line: str) -> dict[str, Any] | None:
+    """Return the object on a line, None if there is none."""
+    row = _parse(line)
     return row if isinstance(row, dict) else None
 
 
 def _parse_row(row: dict[str, Any], folder: Path, where: str, reading: Reading) -> list[Row]:
+    # A class or a speaker may be numbered, from 0 on.
+    named = {key: str(row[key]) for key in ("label", "speaker", "source") if type(row.get(key)) is int}
+    row = row | named
     has_frames = isinstance(row.get("frame_labels"), str)
     for field in ("file",) if has_frames else ("file", "label"):
         if not isinstance(row.get(field), str) or not row[field]:
@@ -88,7 +111,7 @@ def _parse_row(row: dict[str, Any], folder: Path, where: str, reading: Reading) 
         raise ManifestError(f"end {end_s} is not after start {start_s}")
     split = row.get("split")
     if split not in (None, "train", "dev"):
-        raise ManifestError(f"split {split!r} is neither train nor dev")
+        raise ManifestError(f"split {split!r} is neither train nor dev; a test set is a manifest of its own")
     parsed = Row(
         file=folder / row["file"],
         label=str(row.get("label") or ""),

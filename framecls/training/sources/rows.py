@@ -79,9 +79,9 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError:
-        raise ManifestError("cannot be read: it is not UTF-8 text") from None
+        raise ManifestError("cannot be read: it is not UTF-8 text: save it as UTF-8") from None
     if "\0" in text:
-        raise ManifestError("cannot be read: it is not UTF-8 text")
+        raise ManifestError("cannot be read: it is not UTF-8 text: save it as UTF-8")
     return text
 
 

@@ -1,0 +1,143 @@
+"""What a run is to do, and what it has to do it with: recordings that are read, split, decoded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from framecls.config import FeatureConfig, ModelConfig
+from framecls.errors import ConfigError, ManifestError
+from framecls.speech_encoder import look_up
+from framecls.training.clips import ClipStore, array_size, open_clips
+from framecls.training.manifest import (
+    Recording,
+    check_labels,
+    find_labels,
+    find_phones,
+    read_manifest,
+    split_recordings,
+)
+from framecls.training.names import SplitBy
+from framecls.training.recipe import Recipe
+from framecls.training.sources import Reading
+from framecls.training.spoken import spell_all
+from framecls.training.team import ALONE, Team
+from framecls.training.voices import Teacher, read_teacher
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on and where to put it."""
+
+    manifest: Path
+    output: Path
+    recipe: Recipe
+    noise: Path | None = None  # a manifest of recordings to hide speech in
+    teacher: Path | None = None  # what another model makes of the recordings, for an embedding to match
+    init: Path | None = None  # a model whose weights are taken where name and shape agree
+    resume: bool = False
+    device: str = "cpu"
+    cache: Path | None = None  # folder for the decoded recordings; None: that of the run
+    team: Team = ALONE  # the processes that share the work
+    stop_after: int | None = None  # steps after which to leave off; the schedule stays that of the whole run
+    tier: str | None = None  # of TextGrids that have several
+    split_by: SplitBy | None = None  # what stays together where the manifest gives no split; None: what it allows
+    save_every_s: float = 60.0  # the state is saved about as often, besides after each dev measurement
+
+    @property
+    def folder(self) -> Path:
+        """Where the state of the run lives, and the decoded recordings unless there is a cache."""
+        return self.output.with_name(f"{self.output.name}.training")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recordings that are split, decoded and checked."""
+
+    train: list[Recording]
+    dev: list[Recording]
+    noise: list[Recording]
+    store: ClipStore
+    config: ModelConfig
+    split: str  # how recordings were told apart into train and dev
+    shared_speakers: tuple[str, ...] = ()  # heard on both sides all the same
+    teacher: Teacher | None = None
+
+    def length_s(self, recording: Recording) -> float:
+        """Return the length of a recording in seconds."""
+        return self.store.n_samples(recording.file) / self.store.sample_rate
+
+
+def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data:
+    """Read, split, decode and check everything that a run needs; train nothing.
+
+    Raises:
+        ManifestError: something in the manifest cannot be used, or one of the splits would be empty.
+    """
+    recordings = read_manifest(job.manifest, reading(job))
+    if job.recipe.hear_phones and job.recipe.task == "frame":
+        recordings = spell_all(recordings, set(find_labels(recordings)) - set(job.recipe.silent))
+    noise = read_manifest(job.noise) if job.noise else []
+    config = job.recipe.model_config(find_labels(recordings), find_phones(recordings))
+    features = given_features(job.recipe, array_size(recordings))
+    config = replace(config, features=job.team.in_turn(lambda: look_up(features)))
+    teacher = read_teacher(job.teacher) if job.teacher else None
+    _check_task(job, config, recordings)
+    parts = split_recordings(recordings, job.recipe.optim.seed, split_by(job))
+    if fault := parts.find_fault():
+        raise ManifestError(f"{job.manifest}: {fault}")
+    cache = job.cache or job.folder
+    store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
+    return Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
+
+
+def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> None:
+    """Refuse labels, or options, that do not go with what the recipe is to answer."""
+    if config.embedding:
+        if job.team.size > 1:
+            raise ConfigError(f"{job.recipe.name}: a model of voices is trained by one process: leave torchrun out")
+        return
+    if job.teacher:
+        raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding")
+    check_labels(recordings, config.labels)
+    if fault := find_label_fault(job.recipe, config.labels):
+        raise ManifestError(f"{job.manifest}: {fault}")
+
+
+def find_label_fault(recipe: Recipe, labels: Sequence[str]) -> str | None:
+    """Return what keeps a model with these labels from being of use, if anything does."""
+    if recipe.embedding or recipe.overlapping or len(labels) > 1:
+        return None
+    way_out = "; with --set overlapping=true the model learns where it holds" if recipe.task == "frame" else ""
+    return f"all rows have the label {labels[0]!r}: at least two are needed{way_out}"
+
+
+def reading(job: Job) -> Reading:
+    """Return how the labels of a job are read."""
+    return Reading(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
+
+
+def split_by(job: Job) -> SplitBy | None:
+    """Return what stays together when a job's recordings are split; None: what the manifest allows."""
+    # Voices are told apart that were never heard: no voice may be on both sides, though the label is the speaker.
+    return job.split_by or ("speaker" if job.recipe.embedding else None)
+
+
+def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:
+    """Return the recipe's features, or those computed elsewhere that take their place, as many a second.
+
+    Raises:
+        ConfigError: the recipe cannot be used with features computed elsewhere.
+    """
+    if not n_given:
+        return recipe.features
+    rate = recipe.features.vectors_per_s
+    needs_sound = recipe.mix.enabled or recipe.gate or recipe.embedding
+    if needs_sound or recipe.features.kind == "pretrained" or rate != round(rate):
+        raise ConfigError(
+            f"{recipe.name}: features computed elsewhere go with no mix, gate, embedding or speech encoder, "
+            "and with a whole number of vectors a second (features.sample_rate / features.hop_samples)"
+        )
+    how = recipe.features.normalize
+    return FeatureConfig("given", round(rate), window_samples=1, hop_samples=1, normalize=how, n_given=n_given)

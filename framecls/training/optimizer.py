@@ -1,0 +1,96 @@
+"""How weights move: at which rate, which of them slower or not at all, and what they begin with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from framecls.errors import ConfigError, ModelError
+from framecls.modelfile import read_weights
+from framecls.nn.encoder import Encoder
+from framecls.nn.model import Network
+from framecls.training.recipe import Recipe
+
+_log = logging.getLogger(__name__)
+_FEW = 0.5  # a smaller share of a network that is brought is worth a word: sizes may be set otherwise by mistake
+_TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return the rate of a step: a linear warm-up, then half a cosine down to a hundredth."""
+    optim = recipe.optim
+    if step < optim.warmup_steps:
+        return optim.learning_rate * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
+    return optim.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was learnt before slower.
+
+    A group's "share" says how much of the learning rate is its own.
+
+    Args:
+        parameters: to learn, by name.
+        recipe: its `optim` sets the rates.
+        brought: names of the parameters that another model began.
+    """
+    optim = recipe.optim
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for key, parameter in parameters.items():
+        share = min(optim.tuned_rate if key.startswith(_TUNED) else 1.0, optim.init_rate if key in brought else 1.0)
+        groups.setdefault((share, parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": own, "weight_decay": optim.weight_decay * is_matrix, "share": share}
+            for (share, is_matrix), own in groups.items()
+        ],
+        lr=optim.learning_rate,
+        betas=(0.9, 0.98),
+    )
+
+
+def freeze(encoder: Encoder, n_layers: int, brought: Collection[str]) -> None:
+    """Keep what the first layers of an encoder, and what they read, have learnt before.
+
+    Raises:
+        ConfigError: not all of it was brought from another model.
+    """
+    for name, module in (("input", encoder.input), *((f"layers.{i}", encoder.layers[i]) for i in range(n_layers))):
+        for key, parameter in module.named_parameters():
+            if f"encoder.{name}.{key}" not in brought:
+                raise ConfigError(f"optim.frozen_layers={n_layers}: --init brought no {name}, so it must learn")
+            parameter.requires_grad_(False)
+
+
+def take_weights(network: Network, path: Path) -> set[str]:
+    """Copy from a model file the weights whose name and shape agree; return their names.
+
+    Layers of the encoder above those that it has begin by changing nothing.
+
+    Raises:
+        ModelError: there is no such file, or none of its weights fits.
+    """
+    state = read_weights(path)
+    taken = set()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key in state and state[key].shape == parameter.shape:
+                parameter.copy_(state[key])
+                taken.add(key)
+    if not taken:
+        raise ModelError(f"{path}: none of its weights fits this recipe's network")
+    sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
+    share = sum(sizes[key] for key in taken) / sum(sizes.values())
+    if share < _FEW:
+        _log.warning("%s: only %.0f %% of this recipe's network fits it and begins with its weights", path, 100 * share)
+    if brought := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
+        network.encoder.grow(max(brought) + 1)
+    return taken

@@ -1,0 +1,82 @@
+"""Batches of a run by number: those that its steps learn from, and those that it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from framecls.training.examples import Batch, FrameExamples, PooledExamples
+from framecls.training.job import Data
+from framecls.training.recipe import Recipe
+from framecls.training.team import ALONE, Team
+from framecls.training.voices import VoiceExamples
+
+N_DEV_BATCHES = 24
+DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
+_BATCHES_AHEAD = 4
+
+
+def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples | VoiceExamples:
+    """Return the supply of training or dev batches."""
+    # Noise of the training set must not be heard again in the dev set.
+    noise = [] if dev else data.noise
+    recordings = data.dev if dev else data.train
+    if data.config.embedding:
+        return VoiceExamples(recordings, data.config, recipe, data.store, noise, None if dev else data.teacher)
+    if data.config.task == "pooled":
+        return PooledExamples(recordings, data.config, recipe, data.store, noise)
+    return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
+
+
+def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
+    """Yield the fixed batches that a run is measured on."""
+    examples = make_examples(data, recipe, dev=True)
+    if isinstance(examples, VoiceExamples):
+        yield from examples.dev_batches(data.dev, recipe.voices.dev_length_s)
+    elif isinstance(examples, PooledExamples):
+        yield from examples.dev_batches(data.dev, data.config.window.length_s)
+    else:
+        yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
+
+
+class Examples(Protocol):
+    """A numbered supply of batches."""
+
+    def make_batch(self, number: int) -> Batch: ...
+
+
+class _Numbered(torch.utils.data.Dataset[Batch]):
+    """Batches by number, for torch's worker processes."""
+
+    def __init__(self, examples: Examples, numbers: range) -> None:
+        self._examples, self._numbers = examples, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._examples.make_batch(self._numbers[index])
+
+
+def training_batches(
+    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None, team: Team = ALONE
+) -> Iterator[Batch]:
+    """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers.
+
+    Of several processes, each yields the batches that are its own to make.
+    """
+    workers = recipe.optim.workers
+    loader = torch.utils.data.DataLoader(
+        _Numbered(examples or make_examples(data, recipe, dev=False), team.own_numbers(first, last)),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
