@@ -16,6 +16,7 @@ import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +25,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.audio import open_audio
+from framecls.audio import Input, find_inputs, open_audio
+from framecls.batching import Load
 from framecls.config import ModelConfig
-from framecls.engine import Engine, cut_windows, load_engine
-from framecls.errors import ConfigError, FrameclsError, UsageError
+from framecls.engine import Engine, count_decoders, cut_windows, load_engine
+from framecls.errors import AudioError, ConfigError, FrameclsError, UsageError
 from framecls.export import OnnxNetwork, require, save_onnx
 from framecls.runtime import Model
 from framecls.timeline import Window, padded_length
@@ -71,7 +73,8 @@ class Job:
 
     Attributes:
         model: a shipped model's name, or a model file.
-        file: a recording; None: one that is made up, `length_s` long, which is nothing for a model of voices.
+        file: a recording, or a folder of them; None: one that is made up, `length_s` long, which is nothing for a model
+            of voices.
         against: names out of PEERS.
         processes: also measure the command in processes of its own: its start and its memory. Not of a model of voices.
     """
@@ -106,11 +109,15 @@ class Report:
     """What was measured.
 
     Attributes:
-        stages: by name; "whole" is a recording from file to result in a process that is running.
+        n_files: recordings.
+        n_decoders: of them decoded at once.
+        stages: by name; "whole" is the recordings from files to results in a process that is running, whose stages
+            overlap.
         start_up: by command, each in a process of its own.
         peers: by name.
         missing: peers that are not installed, and how to install them.
-        peak_bytes: resident memory of the whole command on this recording, at its highest; None where the system does
+        left_out: what could not be read.
+        peak_bytes: resident memory of the whole command on these recordings, at its highest; None where the system does
             not tell.
     """
 
@@ -121,10 +128,13 @@ class Report:
     versions: dict[str, str]
     file: str
     audio_s: float
+    n_files: int = 1
+    n_decoders: int = 1
     stages: dict[str, Timing] = field(default_factory=dict)
     start_up: dict[str, Timing] = field(default_factory=dict)
     peers: dict[str, Timing] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, AudioError] = field(default_factory=dict)
     peak_bytes: int | None = None
 
     def speed(self, timing: Timing) -> float:
@@ -134,6 +144,11 @@ class Report:
     def ratio(self, peer: str) -> float:
         """Return how many times faster the whole of framecls is than a peer."""
         return self.peers[peer].median_s / self.stages["whole"].median_s
+
+    @property
+    def whole_to_decode(self) -> float:
+        """How many times as long as decoding alone the whole takes: near 1 where nothing else holds it up."""
+        return self.stages["whole"].median_s / self.stages["decode"].median_s
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain data; additions only."""
@@ -150,7 +165,11 @@ class Report:
             "versions": self.versions,
             "file": self.file,
             "duration": self.audio_s,
+            "files": self.n_files,
+            "files_left_out": len(self.left_out),
+            "decoders": self.n_decoders,
             "stages": {name: plain(timing) for name, timing in self.stages.items()},
+            "whole_to_decode": self.whole_to_decode,
             "peak_memory_bytes": self.peak_bytes,
             "start_up": {name: plain(timing, of_audio=False) for name, timing in self.start_up.items()},
             "against": {name: plain(timing) | {"ratio": self.ratio(name)} for name, timing in self.peers.items()},
@@ -171,8 +190,8 @@ def run(job: Job, progress: Callable[[str, int, int], None] | None = None) -> Re
         if job.runtime == "onnx":
             tell("exporting", 0, job.repeats)
         engine = _load(job, folder)
-        file = job.file or write_audio(folder / "made-up.wav", job.length_s)
-        samples = _decode(file, _PEER_RATE_HZ)
+        place = job.file or write_audio(folder / "made-up.wav", job.length_s)
+        files, left_out, audio_s = _look_through(place)
         report = Report(
             model=engine.config.name,
             device=str(engine.device),
@@ -180,23 +199,26 @@ def run(job: Job, progress: Callable[[str, int, int], None] | None = None) -> Re
             runtime=job.runtime,
             versions={"python": platform.python_version(), "torch": torch.__version__},
             file=str(job.file) if job.file else f"{job.length_s:g} s of made-up sound, 16 kHz wav",
-            audio_s=len(samples) / _PEER_RATE_HZ,
+            audio_s=audio_s,
+            n_files=len(files),
+            n_decoders=min(count_decoders(), len(files)),
+            left_out=left_out,
         )
         peers = _load_peers(job, report)
         tell("warming up", 0, job.repeats)
-        _round(engine, file, samples, peers)  # what is done for the first time takes longer
+        _round(engine, files, peers)  # what is done for the first time takes longer
         rounds = []
         for number in range(job.repeats):
             tell("measuring", number, job.repeats)
-            rounds.append(_round(engine, file, samples, peers))
+            rounds.append(_round(engine, files, peers))
         timings = {name: Timing(tuple(seconds[name] for seconds in rounds)) for name in rounds[0]}
         report.peers = {name: timings.pop(name) for name in peers}
         report.stages = timings
         # A command that names voices wants some that are enrolled.
         if job.processes and job.runtime == "torch" and not engine.config.embedding:
             tell("measuring the command", job.repeats, job.repeats)
-            report.peak_bytes = measure_memory(_command(job, engine.config, file))
-            command = _command(job, engine.config, write_audio(folder / "clip.wav", _CLIP_S))
+            report.peak_bytes = measure_memory(_command(job, engine.config, files))
+            command = _command(job, engine.config, [write_audio(folder / "clip.wav", _CLIP_S)])
             report.start_up = measure_start_up(command, min(job.repeats, _MAX_START_UP_REPEATS))
     return report
 
@@ -211,7 +233,8 @@ def _load(job: Job, folder: Path) -> Engine:
     if job.runtime == "onnx":
         path = folder / "model.onnx"
         save_onnx(engine.network, path)
-        exported = OnnxNetwork(path, engine.config, torch.get_num_threads())
+        # It is called by all workers at once: with all threads for each call they would be in each other's way.
+        exported = OnnxNetwork(path, engine.config, max(1, torch.get_num_threads() // engine.n_workers))
         engine.network = cast(Any, exported)
     return engine
 
@@ -237,6 +260,37 @@ def write_audio(path: Path, length_s: float) -> Path:
     return path
 
 
+def _look_through(place: Path) -> tuple[list[Path], dict[str, AudioError], float]:
+    """Return the recordings in a place that can be read, why others cannot, and the seconds of audio.
+
+    Raises:
+        AudioError: none can be read.
+    """
+    files: list[Path] = []
+    failures: dict[str, AudioError] = {}
+    audio_s = 0.0
+    for item in find_inputs([os.fspath(place)]):
+        try:
+            if not isinstance(item, Input):
+                raise item.error
+            assert item.path is not None
+            audio_s += _listen(item.path, _PEER_RATE_HZ) / _PEER_RATE_HZ
+        except AudioError as error:
+            failures[item.name] = error
+        else:
+            files.append(item.path)
+    if not files:
+        [first, *others] = failures.values()
+        raise AudioError(f"none of {len(failures)} recordings can be read; the first: {first}") if others else first
+    return files, failures, audio_s
+
+
+def _listen(file: Path, sample_rate: int) -> int:
+    """Decode a recording, keep nothing, and return how many samples there were."""
+    with open_audio(file, sample_rate) as stream:
+        return sum(len(block) for block in stream.blocks())
+
+
 def _decode(file: Path, sample_rate: int) -> Samples:
     with open_audio(file, sample_rate) as stream:
         return np.concatenate(list(stream.blocks()))
@@ -245,21 +299,38 @@ def _decode(file: Path, sample_rate: int) -> Samples:
 # Stages
 
 
-def _round(engine: Engine, file: Path, samples: Samples, peers: dict[str, Peer]) -> dict[str, float]:
+def _round(engine: Engine, files: Sequence[Path], peers: dict[str, Peer]) -> dict[str, float]:
     """Do everything once and return the seconds that each thing took."""
-    seconds = {"decode": _time(lambda: _decode(file, engine.config.features.sample_rate))}
+    seconds = {"decode": _time(lambda: _decode_all(files, engine.config.features.sample_rate))}
     if isinstance(engine.network, torch.nn.Module):
-        seconds["features"], seconds["model"] = _time_network(engine, file)
-    seconds["whole"] = _time(lambda: _answer(Model(engine), file))
+        seconds["features"], seconds["model"] = _time_network(engine, files)
+    seconds["whole"] = _time(lambda: _answer(Model(engine), files))
     for name, peer in peers.items():
-        seconds[name] = _time(lambda peer=peer: peer(samples))  # type: ignore[misc]
+        seconds[name] = 0.0
+        for file in files:
+            samples = _decode(file, _PEER_RATE_HZ)
+            seconds[name] += _time(lambda peer=peer, samples=samples: peer(samples))  # type: ignore[misc]
     return seconds
 
 
-def _answer(model: Model, file: Path) -> Any:
+def _decode_all(files: Sequence[Path], sample_rate: int) -> None:
+    """Decode as many recordings at once as the engine does."""
+    if len(files) == 1:
+        _listen(files[0], sample_rate)
+        return
+    with ThreadPoolExecutor(count_decoders()) as threads:
+        list(threads.map(lambda file: _listen(file, sample_rate), files))
+
+
+def _answer(model: Model, files: Sequence[Path]) -> None:
     if model.config.embedding:
-        return model.embed(file)
-    return model.tag(file) if model.config.task == "frame" else model.identify(file)
+        for file in files:
+            model.embed(file)
+        return
+    is_frame_task = model.config.task == "frame"
+    for result in model.tag_many(files, keep_scores=False) if is_frame_task else model.identify_many(files):
+        if isinstance(result, Exception):
+            raise result
 
 
 def _time(call: Callable[[], Any]) -> float:
@@ -268,10 +339,10 @@ def _time(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _time_network(engine: Engine, file: Path) -> tuple[float, float]:
+def _time_network(engine: Engine, files: Sequence[Path]) -> tuple[float, float]:
     """Return the seconds for the features of all windows, and for the rest of the network (and its gate's)."""
     features_s = model_s = 0.0
-    for waveform, n_frames in _batches(engine, _decode(file, engine.config.features.sample_rate)):
+    for waveform, n_frames in _batches(engine, files):
         with torch.inference_mode():
             start = _now(engine.device)
             vectors = engine.network.extract(waveform, n_frames)
@@ -293,20 +364,20 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _batches(engine: Engine, samples: Samples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(engine: Engine, files: Sequence[Path]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (batch, sample) windows on the device and (batch,) their frames, as the engine makes them up."""
-    config, held = engine.config, list[tuple[Window, Samples]]()
-    last = (0, False)
-    for window, cut in cut_windows([samples], config):
-        padded = padded_length(window.n_frames, config.window_frames)
-        kind = (padded, padded == window.n_frames)  # what is padded, or to another length, is another batch
-        if held and (kind != last or len(held) == engine.batch_size):
-            yield _stack(held, engine)
-            held.clear()
-        held.append((window, cut))
-        last = kind
-    if held:
-        yield _stack(held, engine)
+    config = engine.config
+    load = Load(config.window_frames, engine.batch_size)
+    held: dict[tuple[int, bool], list[tuple[Window, Samples]]] = {}
+    for file in files:
+        for window, cut in cut_windows([_decode(file, config.features.sample_rate)], config):
+            padded = padded_length(window.n_frames, config.window_frames)
+            kind = (padded, padded == window.n_frames)  # what is padded, or to another length, is another batch
+            held.setdefault(kind, []).append((window, cut))
+            if len(held[kind]) == load.capacity(padded):
+                yield _stack(held.pop(kind), engine)
+    for windows in held.values():
+        yield _stack(windows, engine)
 
 
 def _stack(windows: list[tuple[Window, Samples]], engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
@@ -389,10 +460,10 @@ _MEMORY_OF = (
 )
 
 
-def _command(job: Job, config: ModelConfig, file: Path) -> list[str]:
-    """Return the arguments of the command that does to a file what is measured."""
-    command = ["tag" if config.task == "frame" else "identify", str(file), "-m", str(job.model), "-f", "jsonl", "-q"]
-    command += ["--device", job.device, "--threads", str(torch.get_num_threads())]
+def _command(job: Job, config: ModelConfig, files: Sequence[Path]) -> list[str]:
+    """Return the arguments of the command that does to files what is measured."""
+    command = ["tag" if config.task == "frame" else "identify", *map(str, files), "-m", str(job.model), "-f", "jsonl"]
+    command += ["-q", "--device", job.device, "--threads", str(torch.get_num_threads())]
     return command + (["--batch-size", str(job.batch_size)] if job.batch_size else [])
 
 

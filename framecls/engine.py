@@ -57,6 +57,11 @@ class Engine:
         self.batch_size = batch_size or _BATCH_SIZE.get(device.type, 8)
         self.gate = Gate(gate.to(device), self.config) if gate is not None else None
 
+    @property
+    def n_workers(self) -> int:
+        """Batches that a run has under way at once, among which the CPU threads of torch are shared out."""
+        return min(_torch_threads.wanted(), _MAX_WORKERS) if self.device.type == "cpu" else 1
+
     def open(self, source: Source, sample_rate: int | None = None, raw: RawAudio | None = None) -> AudioStream:
         """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate.
 
@@ -107,9 +112,8 @@ class Engine:
         Yields:
             the recordings in order; reading the windows of one raises what opening, decoding or running it raised.
         """
-        n_workers = min(_torch_threads.wanted(), _MAX_WORKERS) if self.device.type == "cpu" else 1
-        n_decoders = min(os.cpu_count() or 1, _MAX_DECODERS)
-        load = Load(self.config.window_frames, self.batch_size, n_workers, n_decoders, block_s or _BLOCK_S)
+        n_workers = self.n_workers
+        load = Load(self.config.window_frames, self.batch_size, n_workers, count_decoders(), block_s or _BLOCK_S)
         with _torch_threads.shared_out(n_workers):
             pump = Pump(openers, self._cut, lambda items: list(self.forward(items)), load)
             with closing(pump.run()) as recordings:
@@ -137,6 +141,11 @@ class Engine:
         counts = [(counted[0] * hop_s).tolist(), (counted[1] * hop_s).tolist()]
         for (window, _), row, weight_s, again_s in zip(windows, logits, *counts, strict=True):
             yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, again_s)
+
+
+def count_decoders() -> int:
+    """Return how many recordings a run decodes at once."""
+    return min(os.cpu_count() or 1, _MAX_DECODERS)
 
 
 class Gate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import threading
 import wave
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from models import save_tiny_model, save_tiny_voice_model, tiny_config, write_wa
 
 from framecls import bench
 from framecls.cli.boundary import run
+from framecls.engine import count_decoders
 from framecls.errors import ConfigError, FrameclsError
 
 
@@ -55,6 +57,47 @@ def test_a_recording_of_the_users(models: dict[str, Path], tmp_path: Path) -> No
     assert (report.audio_s, report.file) == (2.0, str(tmp_path / "a.wav"))
 
 
+def test_a_folder(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its recordings are decoded at once, as many as there are decoders, and answered together."""
+    for number in range(5):
+        write_wav(tmp_path / "in" / f"{number % 2}" / f"{number}.wav", 1.0 + 0.5 * number, 200 + 90 * number)
+    (tmp_path / "in" / "text.wav").write_text("no audio\n" * 100)
+    command = ["bench", str(tmp_path / "in"), "-m", str(models["frame"]), "--device", "cpu", "--repeats", "2"]
+    assert run([*command, "--no-processes", "-f", "json"]) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    assert (said["duration"], said["files"], said["files_left_out"]) == (10.0, 5, 1)
+    assert said["decoders"] == min(count_decoders(), 5)
+    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
+    medians = {name: stage["median_s"] for name, stage in said["stages"].items()}
+    assert said["whole_to_decode"] == medians["whole"] / medians["decode"]
+    [line] = captured.err.splitlines()
+    assert line.startswith(f"framecls: {tmp_path / 'in' / 'text.wav'} is left out: not audio")
+    assert run([*command, "--no-processes", "-q"]) == 0
+    table = capsys.readouterr().out
+    assert ", 5 recordings, 0:00:10 (torch, cpu" in table.replace("\n", "")
+    assert f"decode, {said['decoders']} at once" in table
+    assert "times as long as decoding alone" in table
+
+
+def test_a_folder_is_decoded_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_decoders = count_decoders()
+    files = [write_wav(tmp_path / f"{number}.wav", 1.0) for number in range(2 * n_decoders)]
+    together = threading.Barrier(n_decoders)
+    heard: list[Path] = []
+    monkeypatch.setattr(bench, "_listen", lambda file, rate: (together.wait(10), heard.append(file)))
+    bench._decode_all(files, 16000)
+    assert sorted(heard) == files
+
+
+def test_a_folder_of_nothing(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_text("no audio\n" * 100)
+    assert run(["bench", str(tmp_path), "-m", str(models["frame"]), "--device", "cpu"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"framecls: error: {tmp_path}: none of 2 recordings can be read; the first: not audio")
+
+
 def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows that are timed stage by stage are those that the engine reads."""
     engine = bench.load_engine(models["frame"], device="cpu", batch_size=2)
@@ -62,7 +105,7 @@ def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeyp
     really = engine.network.features.forward
     monkeypatch.setattr(engine.network.features, "forward", lambda w, n: (seen.append(w.clone()), really(w, n))[1])
     file = write_wav(tmp_path / "a.wav", 7.3)
-    bench._time_network(engine, file)
+    bench._time_network(engine, [file])
     by_stage, seen[:] = list(seen), []
     bench.Model(engine).tag(file)
     # Which windows share a batch depends on which is decoded first.
@@ -130,7 +173,7 @@ def test_the_start_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_is_that_of_the_command(models: dict[str, Path], tmp_path: Path) -> None:
-    command = bench._command(quick(model=models["frame"]), tiny_config("frame"), write_wav(tmp_path / "a.wav"))
+    command = bench._command(quick(model=models["frame"]), tiny_config("frame"), [write_wav(tmp_path / "a.wav")])
     peak_bytes = bench.measure_memory(command)
     assert peak_bytes is None or 50e6 < peak_bytes < 5e9
 
@@ -189,3 +232,20 @@ def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixt
 def test_missing_recording_is_one_line(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "missing.wav", "-m", str(models["frame"]), "--device", "cpu"]) == 1
     assert capsys.readouterr().err == "framecls: error: missing.wav: there is no such file or folder\n"
+
+
+def test_the_exported_network_gets_its_share_of_threads(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[int | None] = []
+    monkeypatch.setattr(bench, "require", lambda *_: None)
+    monkeypatch.setattr(bench, "save_onnx", lambda *_: None)
+    monkeypatch.setattr(bench, "OnnxNetwork", lambda path, config, threads: shares.append(threads))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            bench._load(quick(model=models["frame"], runtime="onnx"), tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert shares == [1, 1, 1]  # there is a worker for each

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
 from models import LANGUAGES, RATE, TAG_LABELS, save_tiny_model, tone, write_wav
 
 import framecls
@@ -862,6 +863,39 @@ def test_a_model_of_features_refuses_sound(cli: Cli, corpus: Path) -> None:
 
 
 # --- interruptions
+
+
+def test_interrupt_while_arguments_are_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typer makes an exit status of it, and no words."""
+    app = typer.Typer()
+
+    @app.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("framecls.cli.app.app", app)
+    assert run([]) == 130
+    assert capsys.readouterr().err == "framecls: error: interrupted\n"
+
+
+def test_the_end_of_a_process_waits_for_nothing(here: Path) -> None:
+    """What is written arrives, what was to be done at exit is, and nothing is taken apart."""
+    script = (
+        "import atexit, sys\n"
+        "from framecls.cli import boundary\n"
+        "class Slow:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "sys.slow = Slow()\n"
+        "atexit.register(print, 'at exit')\n"
+        "boundary.run = lambda arguments: print('written') or 3\n"
+        "boundary.main()"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "written\nat exit\n", "")
 
 
 def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

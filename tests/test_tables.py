@@ -159,6 +159,12 @@ def test_no_names_or_numbers_are_lost_when_narrow() -> None:
     ).replace(" ", "")
 
 
+def test_labels_are_whole_at_thirty_columns() -> None:
+    lines = show(tag_table(make_tag()), 30)
+    assert "  0:03.10 0:09.44 speech  0.97" in lines
+    assert sum(line.endswith(" 0.97") for line in lines) == len(make_tag().segments)
+
+
 def test_labels_keep_their_colours() -> None:
     lines = show(tag_table(make_tag()), color=True)
     colors = dict(zip(LABELS, PALETTE, strict=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from framecls import modelfile, pretrained
 from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
-from framecls.cli.progress import StepBar
+from framecls.cli.progress import StepBar, clock
 from framecls.cli.train import check_machine
 from framecls.errors import AudioError, ConfigError, UsageError
 
@@ -76,6 +76,8 @@ def run_bench(options: BenchOptions) -> int:
         return FAILED
     finally:
         bar.hide()
+    for name, fault in report.left_out.items():
+        console.note(f"{escape(name)} is left out: {fault}")
     for name, how in report.missing.items():
         console.note(f"{name} is not installed: {how}")
     _show(report, options.format)
@@ -91,8 +93,10 @@ def _show(report: Report, format: str) -> None:
     console = make_console(sys.stdout)
     threads = f"{report.threads} thread{'s' if report.threads != 1 else ''}"
     where = f"{report.runtime}, {report.device}, {threads}"
-    console.print(f"{escape(report.model)} on {escape(report.file)} ({where})", markup=False)
+    several = f", {report.n_files:,} recordings, {clock(report.audio_s)}" if report.n_files > 1 else ""
+    console.print(f"{escape(report.model)} on {escape(report.file)}{several} ({where})", markup=False)
     console.print(_speed_table(report))
+    console.print(f"the whole takes {report.whole_to_decode:.2f} times as long as decoding alone")
     if report.peak_bytes is not None:
         console.print(f"peak memory of the whole command: {report.peak_bytes / 1e6:.0f} MB")
     if report.start_up:
@@ -101,9 +105,10 @@ def _show(report: Report, format: str) -> None:
 
 def _speed_table(report: Report) -> Table:
     table = _table("", "Time", "Spread", "× real time", *(f"× {name}" for name in report.peers))
+    titles = {"decode": f"decode, {report.n_decoders} at once"} if report.n_decoders > 1 else {}
     for name, timing in report.stages.items():
         ratios = [f"{report.ratio(peer):.1f}" if name == "whole" else "" for peer in report.peers]
-        table.add_row(name, *_times(timing), f"{report.speed(timing):,.0f}", *ratios)
+        table.add_row(titles.get(name, name), *_times(timing), f"{report.speed(timing):,.0f}", *ratios)
     for name, timing in report.peers.items():
         table.add_row(name, *_times(timing), f"{report.speed(timing):,.0f}", *[""] * len(report.peers))
     return table

@@ -7,9 +7,8 @@ import codecs
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
 from framecls.errors import UsageError
@@ -20,15 +19,13 @@ _PLAIN = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
 
 def main() -> None:
     """Run the command line of this process and end it."""
-    status = run(sys.argv[1:])
-    if any(thread.daemon and thread.name.startswith(f"{PROGRAM}-") for thread in threading.enumerate()):
-        # A decoder is in the middle of a block, or in a read of a silent pipe, and nobody wants what it decodes. Python
-        # would stop it where it is and then complain, page by page, of what it still holds.
-        _leave(status)
-    sys.exit(status)
+    # Not by sys.exit: to take torch apart, object by object, keeps a user waiting for half a second. And a decoder may
+    # be in the middle of a block, or in a read of a silent pipe, where Python would stop it and then complain, page by
+    # page, of what it still holds.
+    _leave(run(sys.argv[1:]))
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
     """End the process as `sys.exit` does, temporary files removed, but with no look at what threads still hold."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -80,6 +77,8 @@ def _dispatch(arguments: list[str]) -> int:
         raise _translate(error) from error
     if callable(command):
         return int(command())
+    if command == INTERRUPTED:  # Typer heard Ctrl-C while it read the arguments, and says nothing of it
+        raise KeyboardInterrupt
     return command if isinstance(command, int) else DONE  # --help and --version have printed all there is
 
 

@@ -590,7 +590,9 @@ class BenchOptions(MessageOptions, MachineOptions):
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="A recording; without one, made-up sound is measured.", show_default=False
+            metavar="[INPUT]",
+            help="A recording, or a folder of them; without one, made-up sound is measured.",
+            show_default=False,
         ),
     ] = None
     model: ModelOption = "sound"

@@ -121,6 +121,8 @@ class Crew:
         """End workers at once."""
         for member in list(members):
             self.members.remove(member)
+            if not self.ray.is_initialized():
+                continue  # they ended with their Ray, and asked to kill them it would start another one first
             with contextlib.suppress(Exception):  # it may be gone, and so may be the cluster
                 self.ray.kill(member.actor)
 

@@ -36,7 +36,7 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
         n_cpus: how many CPUs a Ray of this machine alone may count on.
 
     Raises:
-        UsageError: ray is not installed, or the address is none.
+        UsageError: ray is not installed, the address is none, or this process is connected already.
         ClusterError: no cluster answers there, or it is of another kind.
     """
     require_ray()
@@ -47,20 +47,24 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
         if address is None and ray.is_initialized():
             yield ray
             return
+        is_ours = not ray.is_initialized()
         with end_in_order():
             try:
                 with hold_sigterm(ray):
                     _connect(ray, address or os.environ.get("RAY_ADDRESS"), n_cpus)
                 yield ray
             finally:
-                with hold_sigterm(ray):
-                    ray.shutdown()
+                if is_ours:
+                    with hold_sigterm(ray):
+                        ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is not None:
         _knock(address)
+    if ray.is_initialized():
+        raise UsageError(f"this program is connected to a Ray already: leave {address} out to use that one")
     try:
         if address is None:
             ray.init(

@@ -180,14 +180,15 @@ class _TagView:
         right = {0, 1, 2, 4}
         if 2 + _natural_width(rows) > options.max_width:  # start and end say how long it is
             rows, right = [row[:2] + row[3:] for row in rows], {0, 1, 3}
+        gap = _GAP if 2 + _natural_width(rows) <= options.max_width else " "
         label = len(rows[0]) - 2
-        room = options.max_width - 2 - _natural_width([r[:label] + r[label + 1 :] for r in rows]) - len(_GAP)
+        room = options.max_width - 2 - _natural_width([r[:label] + r[label + 1 :] for r in rows], gap) - len(gap)
         folded = {name: "\n".join(fold(name, max(room, 1))) for name in {r[label] for r in rows}}
         styles = ["", *(_label_style(result, s.label) for s in result.segments)]
         cells = [[Text(c) for c in row] for row in rows]
         for row, source, style in zip(cells, rows, styles, strict=True):
             row[label] = Text(folded[source[label]], style)
-        yield from _lines(cells, right)
+        yield from _lines(cells, right, gap=gap)
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,11 @@ def _width(cells: Iterable[Text]) -> int:
     return max(cell_len(line) for cell in cells for line in cell.plain.split("\n"))
 
 
-def _natural_width(rows: Sequence[Sequence[str]]) -> int:
-    return sum(max(map(cell_len, column)) for column in zip(*rows, strict=True)) + len(_GAP) * (len(rows[0]) - 1)
+def _natural_width(rows: Sequence[Sequence[str]], gap: str = _GAP) -> int:
+    return sum(max(map(cell_len, column)) for column in zip(*rows, strict=True)) + len(gap) * (len(rows[0]) - 1)
 
 
-def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ") -> Iterator[Text]:
+def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ", gap: str = _GAP) -> Iterator[Text]:
     """Lay cells out in columns under a header row, without a frame.
 
     rich's own Table is ten times slower, which shows with the phones of an hour, and fills lines up with blanks.
@@ -271,9 +272,9 @@ def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ") 
                 if text.plain:
                     line.append(" " * (blanks + (spare if column in right else 0)))
                     line.append_text(text)
-                    blanks = (0 if column in right else spare) + len(_GAP)
+                    blanks = (0 if column in right else spare) + len(gap)
                 else:
-                    blanks += spare + len(_GAP)
+                    blanks += spare + len(gap)
             yield line
 
 
