@@ -55,6 +55,19 @@ def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
             parameter.copy_(state[key])
 
 
+def rebuild(network: Network, config: ModelConfig, changed: Mapping[str, Tensor]) -> Network:
+    """Return a network of other settings that has the weights of this one, but for those that are given by name.
+
+    Raises:
+        ModelError: as `fill`.
+    """
+    from framecls.nn.model import Network
+
+    rebuilt = Network(config)
+    fill(rebuilt, {**dict(network.named_parameters()), **changed}, config.name)
+    return rebuilt.eval().requires_grad_(False)
+
+
 def _check_weights(network: Network, state: Mapping[str, Tensor], name: str) -> None:
     wanted = dict(network.named_parameters())
     if missing := sorted(wanted.keys() - state.keys()):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from framecls.checkpoint import fill, load_network, save_model
+from framecls.checkpoint import load_network, rebuild, save_model
 from framecls.errors import ModelError
 from framecls.nn.model import Network
 
@@ -26,9 +26,7 @@ def blend(before: Network, after: Network, share: float) -> Network:
     there = {key: value.detach() for key, value in after.named_parameters()}
     if {key: value.shape for key, value in here.items()} != {key: value.shape for key, value in there.items()}:
         raise ModelError(f"{before.config.name} and {after.config.name} are not of one shape: there is nothing between")
-    between = Network(after.config)
-    fill(between, {key: here[key].lerp(there[key], share) for key in here}, after.config.name)
-    return between.eval().requires_grad_(False)
+    return rebuild(after, after.config, {key: here[key].lerp(there[key], share) for key in here})
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from framecls.checkpoint import fill, load_network, save_model
+from framecls.checkpoint import load_network, rebuild, save_model
 from framecls.engine import load_engine
 from framecls.errors import ConfigError
 from framecls.nn.model import Network
@@ -39,12 +39,9 @@ def keep_labels(network: Network, labels: Sequence[str]) -> Network:
     kept = [index for index, label in enumerate(config.labels) if label in labels]
     thresholds = {label: bound for label, bound in config.decision.thresholds.items() if label in labels}
     decision = replace(config.decision, thresholds=thresholds, candidates=())
-    smaller = Network(replace(config, labels=tuple(config.labels[index] for index in kept), decision=decision))
-    state = {key: value.detach() for key, value in network.named_parameters()}
-    for key in ("head.weight", "head.bias"):
-        state[key] = state[key][kept]
-    fill(smaller, state, config.name)
-    return smaller.eval().requires_grad_(False)
+    smaller = replace(config, labels=tuple(config.labels[index] for index in kept), decision=decision)
+    head = {"head.weight": network.head.weight[kept], "head.bias": network.head.bias[kept]}
+    return rebuild(network, smaller, head)
 
 
 def fit_voices(model: Path, manifest: Path, cache: Path | None) -> DevReport:

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framecls.checkpoint import fill, save_model
+from framecls.checkpoint import fill, rebuild, save_model
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
 from framecls.nn.model import Network
@@ -122,10 +122,8 @@ def project(network: Network, batches: Iterable[Batch], size: int) -> Network:
         heard.append(network(batch.waveform[known], batch.n_frames[known]).logits)
         voices.append(batch.targets[known])
     mean, matrix = discriminate(torch.cat(heard), torch.cat(voices), size)
-    projected = Network(replace(network.config, embedding=size))
-    state = {key: value.detach() for key, value in network.named_parameters()}
-    fill(projected, state | {"head.weight": matrix.T, "head.bias": -mean @ matrix}, network.config.name)
-    return projected.eval().requires_grad_(False)
+    head = {"head.weight": matrix.T, "head.bias": -mean @ matrix}
+    return rebuild(network, replace(network.config, embedding=size), head)
 
 
 def main() -> None:
