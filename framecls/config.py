@@ -34,9 +34,9 @@ MODEL_PREFIX = "framecls:"
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """A speech encoder whose vectors stand in place of log-mel energies: `speech_encoder` has the rest.
+    """The name and settings of a speech encoder whose vectors stand in place of log-mel energies.
 
-    A recipe gives the first three; what they stand for is looked up when training begins.
+    A recipe gives the first three fields; `encoder_sources.look_up` fills in the others when training begins.
     """
 
     source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", "framecls:language", or the path of a checkpoint

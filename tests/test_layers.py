@@ -19,7 +19,7 @@ ROOT = Path(framecls.__file__).parent
 LAYERS: list[set[str]] = [
     {"_version", "errors", "config", "results", "timeline"},
     {"modelfile", "pretrained"},
-    {"audio", "features", "gallery", "speech_encoder"},
+    {"audio", "features", "gallery", "encoder_sources", "speech_encoder"},
     {"nn"},
     {"checkpoint"},
     {"batching", "engine"},

@@ -16,12 +16,12 @@ from torch.nn.functional import layer_norm
 from framecls import pretrained
 from framecls.checkpoint import load_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
+from framecls.encoder_sources import look_up
 from framecls.errors import ConfigError, ModelError
 from framecls.modelfile import read_config
 from framecls.nn import listener
 from framecls.nn.model import Network
 from framecls.runtime import load
-from framecls.speech_encoder import look_up
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import with_encoder

@@ -18,15 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import layer_norm
 from torchaudio.pipelines import Wav2Vec2Bundle
 
-from framecls import speech_encoder
+from framecls import encoder_sources
 from framecls.checkpoint import load_network
 from framecls.cli.boundary import run
 from framecls.config import EncoderConfig, FeatureConfig, PretrainedConfig, WindowConfig
+from framecls.encoder_sources import from_hugging_face, look_up
 from framecls.errors import ConfigError, ModelError
 from framecls.features import FeatureExtractor
 from framecls.modelfile import read_config
 from framecls.runtime import load
-from framecls.speech_encoder import SpeechEncoder, from_hugging_face, look_up
+from framecls.speech_encoder import SpeechEncoder
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe, SampleConfig, with_encoder
@@ -62,7 +63,7 @@ def architecture(family: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     yield
-    speech_encoder._open_bundle.cache_clear()
+    encoder_sources.open_bundle.cache_clear()
 
 
 @pytest.fixture(params=["Wav2Vec2", "WavLM"])
@@ -110,7 +111,7 @@ def test_every_frame_has_a_vector_that_reads_what_is_around_its_middle(tiny: Pat
     extractor = FeatureExtractor(config).eval()
     for n_frames in (1, 2, 7):
         assert extractor(noise(n_frames * 320 + 80)[None]).shape == (1, n_frames, 16)
-    convolutions = speech_encoder._open_bundle("TINY", 3).feature_extractor
+    convolutions = encoder_sources.open_bundle("TINY", 3).feature_extractor
     convolutions.conv_layers[0].layer_norm = None  # it is a norm over time, which looks everywhere
     waveform = noise(9 * 320 + 80)[None].requires_grad_()
     [slope] = torch.autograd.grad(convolutions(waveform, None)[0][0, 4].sum(), waveform)
@@ -183,11 +184,11 @@ def test_a_frozen_encoder_is_named_and_not_carried(tiny: Path, tmp_path: Path) -
     config = read_config(job.output)
     assert config.hop_s == 0.04  # as with the recipe's log-mel
     assert config.features.pretrained.source == "torchaudio:TINY"
-    speech_encoder._open_bundle.cache_clear()
+    encoder_sources.open_bundle.cache_clear()
     answer = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     state = torch.load(tiny, weights_only=True)
     torch.save({key: -value if value.ndim == 3 else value for key, value in state.items()}, tiny)
-    speech_encoder._open_bundle.cache_clear()
+    encoder_sources.open_bundle.cache_clear()
     other = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     assert answer.top[0].score != pytest.approx(other.top[0].score, abs=1e-6)  # it is the cached weights that hear
 
@@ -204,7 +205,7 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     assert not any(key.startswith("feature_extractor.") for key in moved)
     assert not any("transformer.layers.2" in key for key in after)  # what is above the second layer is left out
     tiny.unlink()
-    speech_encoder._open_bundle.cache_clear()
+    encoder_sources.open_bundle.cache_clear()
     assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
 
 
@@ -255,7 +256,7 @@ def save_as_hugging_face(folder: Path, state: dict[str, torch.Tensor], family: s
             renamed[f"{model_type}.{name.replace('.attention.attention.', '.attention.')}"] = tensor
     folder.mkdir()
     save_file(renamed, folder / "model.safetensors")
-    settings = {theirs: ARCHITECTURE[own] for theirs, own in speech_encoder._HUGGING_FACE.items()}
+    settings = {theirs: ARCHITECTURE[own] for theirs, own in encoder_sources._HUGGING_FACE.items()}
     settings |= {"num_buckets": 20, "max_bucket_distance": 50, "model_type": model_type, "feat_extract_norm": "group"}
     dims, kernels, strides = zip(*ARCHITECTURE["extractor_conv_layer_config"], strict=True)
     settings |= {"conv_dim": dims, "conv_kernel": kernels, "conv_stride": strides}
@@ -277,8 +278,8 @@ def test_a_checkpoint_in_the_form_of_hugging_face(tiny: Path, tmp_path: Path, fa
 
 
 def test_every_encoder_of_torchaudio_has_frames_of_20_ms() -> None:
-    for name, bundle in speech_encoder._bundles().items():
-        found = speech_encoder._of_bundle(bundle)
+    for name, bundle in encoder_sources._bundles().items():
+        found = encoder_sources._of_bundle(bundle)
         plain = json.loads(json.dumps(found.architecture))
         config = PretrainedConfig(f"torchaudio:{name}", family=found.family, architecture=plain)
         assert (config.kernel_samples, config.hop_samples, bundle.sample_rate) == (400, 320, RATE), name

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from framecls.config import PretrainedConfig
+from framecls.encoder_sources import State, read_lower_part
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
-from framecls.speech_encoder import PretrainedEncoder, State, read_lower_part, take_weights
+from framecls.speech_encoder import PretrainedEncoder, take_weights
 
 
 class LowerPart(nn.Module):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from framecls.config import FeatureConfig, ModelConfig
+from framecls.encoder_sources import look_up
 from framecls.errors import ConfigError, ManifestError
-from framecls.speech_encoder import look_up
 from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.manifest import (
     Recording,
