@@ -287,35 +287,6 @@ def _absorb_tiles(tiles: list[_Tile], length: int) -> list[_Tile]:
     return joined
 
 
-def overlapping_segments(
-    scores: NDArray[np.float32], labels: Sequence[str], thresholds: Sequence[float], rules: SegmentRules
-) -> list[Segment]:
-    """Return the segments that `OverlappingSegmenter` finds in a whole recording: by start, then in order of labels.
-
-    Args:
-        scores: (frame, label) probabilities.
-        labels: one name a column of `scores`.
-        thresholds: one probability a column.
-        rules: hop, duration, shortest segment and shortest gap.
-    """
-    return _segment_whole(OverlappingSegmenter(labels, thresholds, rules), scores)
-
-
-def tiling_segments(scores: NDArray[np.float32], labels: Sequence[str], rules: SegmentRules) -> list[Segment]:
-    """Return the segments that `TilingSegmenter` finds in a whole recording.
-
-    Args:
-        scores: (frame, label) probabilities.
-        labels: one name a column of `scores`.
-        rules: hop, duration and shortest segment; gaps do not occur.
-    """
-    return _segment_whole(TilingSegmenter(labels, rules), scores)
-
-
-def _segment_whole(segmenter: Segmenter, scores: NDArray[np.float32]) -> list[Segment]:
-    return order_segments([*segmenter.push(scores), *segmenter.finish(segmenter.rules.duration_s)], segmenter.labels)
-
-
 def order_segments(segments: Iterable[Segment], labels: Sequence[str]) -> list[Segment]:
     """Return segments by start, then in the order of `labels`."""
     rank = {label: index for index, label in enumerate(labels)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from framecls.checkpoint import save_model
 from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
 from framecls.nn.model import Network
+from framecls.timeline import Segment, Segmenter, order_segments
 
 RATE = 16000
 TAG_LABELS = ("speech", "music", "noise")
@@ -60,6 +61,11 @@ def write_wav(path: Path, duration_s: float = 1.0, frequency_hz: float = 440.0) 
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(duration_s, frequency_hz), RATE, format="WAV", subtype="PCM_16")
     return path
+
+
+def segment_whole(segmenter: Segmenter, scores: NDArray[np.float32]) -> list[Segment]:
+    """Return the segments of a whole recording, (frame, label) probabilities, by start and label."""
+    return order_segments([*segmenter.push(scores), *segmenter.finish(segmenter.rules.duration_s)], segmenter.labels)
 
 
 def tiny_voice_config() -> ModelConfig:

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from models import segment_whole
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -26,7 +27,7 @@ from framecls.output.tables import (
     tag_table,
 )
 from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
-from framecls.timeline import SegmentRules, frame_times, overlapping_segments, tiling_segments
+from framecls.timeline import OverlappingSegmenter, SegmentRules, TilingSegmenter, frame_times
 
 LABELS = ("speech", "music", "noise")
 LONG = "recordings/2019/a folder/an interview with somebody, taken in the kitchen (final version, really).flac"
@@ -42,7 +43,7 @@ def make_tag(file: str = "interview.mp3") -> TagResult:
     ]
     active = [np.any([(times > a) & (times < b) for a, b in own], axis=0) for own in spans]
     scores = np.where(np.stack(active, axis=1), 0.97, 0.01).astype(np.float32)
-    segments = tuple(overlapping_segments(scores, LABELS, (0.5, 0.5, 0.5), SegmentRules(0.02, 42.3)))
+    segments = tuple(segment_whole(OverlappingSegmenter(LABELS, (0.5, 0.5, 0.5), SegmentRules(0.02, 42.3)), scores))
     return TagResult(file, "sound", 42.3, 0.02, LABELS, segments, times, scores, True, AudioInfo(44100, 2))
 
 
@@ -51,7 +52,7 @@ def make_phones(n_segments: int) -> TagResult:
     scores = np.zeros((5 * n_segments, 40), np.float32)
     scores[np.arange(len(scores)), np.arange(len(scores)) // 5 % 40] = 0.9
     duration_s = len(scores) * 0.02
-    segments = tuple(tiling_segments(scores, labels, SegmentRules(0.02, duration_s)))
+    segments = tuple(segment_whole(TilingSegmenter(labels, SegmentRules(0.02, duration_s)), scores))
     return TagResult("p.wav", "phones", duration_s, 0.02, labels, segments, frame_times(len(scores), 0.02), scores)
 
 

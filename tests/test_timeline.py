@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import segment_whole
 
 from framecls.timeline import (
     OutlineMaker,
@@ -21,10 +22,8 @@ from framecls.timeline import (
     find_runs,
     frame_times,
     order_segments,
-    overlapping_segments,
     padded_length,
     plan_windows,
-    tiling_segments,
 )
 
 
@@ -67,7 +66,7 @@ def test_runs() -> None:
 
 def test_overlapping_segments_end_with_the_file() -> None:
     scores = np.array([[0.9, 0.2], [0.8, 0.6], [0.7, 0.9]], np.float32)
-    segments = overlapping_segments(scores, ["a", "b"], [0.5, 0.5], SegmentRules(0.02, duration_s=0.05))
+    segments = segment_whole(OverlappingSegmenter(["a", "b"], [0.5, 0.5], SegmentRules(0.02, duration_s=0.05)), scores)
     assert [(s.start, s.end, s.label) for s in segments] == [(0.0, 0.05, "a"), (0.02, 0.05, "b")]
     assert segments[0].score == pytest.approx(0.8)
 
@@ -88,7 +87,8 @@ def one_hot(labels: str) -> np.ndarray:
 )
 def test_tiling_segments(frames: str, min_frames: int, wanted: list[tuple[str, int, int]]) -> None:
     scores = one_hot(frames).reshape(-1, 3)
-    segments = tiling_segments(scores, "abc", SegmentRules(1.0, float(len(frames)), min_frames=min_frames))
+    rules = SegmentRules(1.0, float(len(frames)), min_frames=min_frames)
+    segments = segment_whole(TilingSegmenter("abc", rules), scores)
     spans = [(s.label, int(s.start), int(s.end)) for s in segments]
     assert [span[1:] for span in spans] == [w[1:] for w in wanted]
     if frames != "abc":  # which of three single frames wins is a tie
@@ -97,7 +97,8 @@ def test_tiling_segments(frames: str, min_frames: int, wanted: list[tuple[str, i
 
 @given(st.text("abc", min_size=1, max_size=80), st.integers(0, 6))
 def test_tiles_abut_and_are_long_enough(frames: str, min_frames: int) -> None:
-    segments = tiling_segments(one_hot(frames), "abc", SegmentRules(1.0, float(len(frames)), min_frames=min_frames))
+    rules = SegmentRules(1.0, float(len(frames)), min_frames=min_frames)
+    segments = segment_whole(TilingSegmenter("abc", rules), one_hot(frames))
     assert segments[0].start == 0
     assert segments[-1].end == len(frames)
     for before, after in pairwise(segments):
