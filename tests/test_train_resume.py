@@ -203,6 +203,23 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
         train(job, prepare(job))
 
 
+def test_the_number_of_workers_changes_no_weight(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    manifest = write_corpus(tmp_path)
+    recipe = short(POOLED_RECIPE, steps=4, dev_every=2)
+    none = Job(manifest, tmp_path / "none.safetensors", short(recipe, workers=0))
+    train(none, prepare(none))
+    changing = Job(manifest, tmp_path / "changing.safetensors", short(recipe, workers=2), resume=True, stop_after=2)
+    train(changing, prepare(changing))
+    rest = replace(changing, recipe=short(recipe, workers=1), stop_after=None)
+    begun: list[int] = []
+    train(rest, prepare(rest), None, begun.append)
+    assert begun == [2]
+    one, other = weights(none.output), weights(rest.output)
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
 def test_a_state_that_says_less_is_refused_all_the_same() -> None:
     assert "another recipe, other labels or other recordings" in refusal({}, {"optim.steps": "3"})
 

@@ -17,7 +17,7 @@ from framecls.speakers import pool_voice
 from framecls.training.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.describe import describe, phone_figures
 from framecls.training.examples import Batch, FrameExamples, PooledExamples
-from framecls.training.manifest import Recording, check_labels, read_manifest, split_recordings
+from framecls.training.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
 from framecls.training.measure import DevReport, collect_frames, measure, report_frames, report_pooled, report_voices
 from framecls.training.names import MeasuredSplit, SplitBy
 from framecls.training.recipe import OptimConfig, Recipe
@@ -111,7 +111,7 @@ def _choose(engine: Engine, test: Test) -> list[Recording]:
     if not engine.config.embedding:
         check_labels(recordings, engine.config.labels)
     check_features(recordings, engine.config)
-    by = test.split_by or ("speaker" if engine.config.embedding else None)
+    by = keep_together(test.split_by, voices=bool(engine.config.embedding))
     parts = split_recordings(recordings, _seed(engine, test), by)
     chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
     if not chosen:

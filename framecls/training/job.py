@@ -11,10 +11,12 @@ from framecls.encoder_sources import look_up
 from framecls.errors import ConfigError, ManifestError
 from framecls.training.clips import ClipStore, array_size, open_clips
 from framecls.training.manifest import (
+    Parts,
     Recording,
     check_labels,
     find_labels,
     find_phones,
+    keep_together,
     read_manifest,
     split_recordings,
 )
@@ -84,7 +86,7 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     config = replace(config, features=job.team.in_turn(lambda: look_up(features)))
     teacher = read_teacher(job.teacher) if job.teacher else None
     _check_task(job, config, recordings)
-    parts = split_recordings(recordings, job.recipe.optim.seed, split_by(job))
+    parts = split(job, recordings)
     if fault := parts.find_fault():
         raise ManifestError(f"{job.manifest}: {fault}")
     cache = job.cache or job.folder
@@ -118,10 +120,10 @@ def reading(job: Job) -> Reading:
     return Reading(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
 
 
-def split_by(job: Job) -> SplitBy | None:
-    """Return what stays together when a job's recordings are split; None: what the manifest allows."""
-    # Voices are told apart that were never heard: no voice may be on both sides, though the label is the speaker.
-    return job.split_by or ("speaker" if job.recipe.embedding else None)
+def split(job: Job, recordings: list[Recording]) -> Parts:
+    """Return the recordings of a job to learn from and those to measure on."""
+    by = keep_together(job.split_by, voices=bool(job.recipe.embedding))
+    return split_recordings(recordings, job.recipe.optim.seed, by)
 
 
 def given_features(recipe: Recipe, n_given: int) -> FeatureConfig:

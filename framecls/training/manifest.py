@@ -240,6 +240,14 @@ def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy
     return _part(recordings, _draw(free, seed, "speaker"), f"{how}{given}")
 
 
+def keep_together(asked: SplitBy | None, *, voices: bool) -> SplitBy | None:
+    """Return what stays together in `split_recordings`: what was asked for, else what goes with the kind of model.
+
+    A model of voices is for people it never heard: none may be on both sides, though the label is the speaker.
+    """
+    return asked or ("speaker" if voices else None)
+
+
 def _part(recordings: Sequence[Recording], drawn: dict[Path, Split], how: str) -> Parts:
     sides = [recording.split or drawn[recording.file] for recording in recordings]
     train = [recording for recording, side in zip(recordings, sides, strict=True) if side == "train"]

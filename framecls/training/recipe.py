@@ -171,7 +171,7 @@ class OptimConfig:
     keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
     patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
     precision: Literal["float32", "bfloat16"] = "float32"
-    workers: int = 1
+    workers: int = 1  # processes that make batches ahead; 0: none, the run makes each itself; no batch depends on it
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from framecls.config import to_dict
 from framecls.errors import ModelError, OutputError
 from framecls.training.job import Data, Job
 from framecls.training.manifest import Recording
+from framecls.training.recipe import OptimConfig
 
 _MOST_NAMED = 5  # settings that differ, in one message
 
@@ -45,7 +46,10 @@ class Identity:
         Settings at their defaults are left out, so that a setting which framecls learns later, and which is off unless
         asked for, does not keep an older run from being resumed.
         """
-        held_fast = [settings_made(self.job.recipe), settings_made(self.data.config), self._input_digest()]
+        # The number of workers changes how fast batches are made and nothing in them: a run may go on with another.
+        optim = replace(self.job.recipe.optim, workers=OptimConfig.workers)
+        recipe = replace(self.job.recipe, optim=optim)
+        held_fast = [settings_made(recipe), settings_made(self.data.config), self._input_digest()]
         return hashlib.sha256(json.dumps(held_fast, sort_keys=True).encode()).hexdigest()[:16]
 
     def _input_digest(self) -> str:
@@ -71,6 +75,7 @@ class Identity:
     def facts(self) -> dict[str, str]:
         """Return, by name, what the fingerprint is made of, for a message that says which of it differs."""
         settings = _flatten(to_dict(self.job.recipe))
+        del settings["optim.workers"]
         facts = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
         facts["labels"] = ", ".join(self.data.config.labels)
         facts["phones"] = ", ".join(self.data.config.phones)

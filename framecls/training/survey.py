@@ -10,14 +10,13 @@ from typing import Any
 
 from framecls.errors import ManifestError
 from framecls.training.clips import check_kind, late_spans, measure_lengths
-from framecls.training.job import Job, find_label_fault, given_features, reading, split_by
+from framecls.training.job import Job, find_label_fault, given_features, reading, split
 from framecls.training.manifest import (
     Parts,
     Recording,
     find_labels,
     find_unknown_labels,
     load_manifest,
-    split_recordings,
 )
 from framecls.training.remarks import remark
 
@@ -57,7 +56,7 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
         manifest.require()
     if not whole:
         raise ManifestError(f"{job.manifest}: no row of it can be used", problems)
-    parts = split_recordings(whole, job.recipe.optim.seed, split_by(job))
+    parts = split(job, whole)
     labels = job.recipe.answers(find_labels(whole))
     problems += [fault for fault in (parts.find_fault(), find_label_fault(job.recipe, labels)) if fault]
     notes = manifest.notes + remark(job.recipe, labels, parts.train, parts.dev, lambda r: _length_s(r, lengths_s))
