@@ -29,7 +29,8 @@ from framecls import modelfile
 from framecls._version import __version__
 from framecls.cli import formats
 from framecls.cli.boundary import run
-from framecls.cli.console import escape, one_line
+from framecls.cli.console import Console, escape, one_line
+from framecls.errors import AudioError
 from framecls.output.frames import FRAME_WRITERS
 from framecls.output.writers import WRITERS
 
@@ -1005,3 +1006,15 @@ def test_a_picture_of_the_table(cli: Cli, tag_model: str, tmp_path: Path) -> Non
     assert text.startswith("<svg")
     assert "a.wav" in text
     assert "speech" in text
+
+
+def test_a_warning_is_a_line_and_status_3_unless_something_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    assert console.status == 0
+    console.warn("a\n.wav", "cut off:\n 5 of 9 s")
+    assert console.status == 3
+    console.failure("b.wav", AudioError("there is no audio in it"))
+    assert console.status == 1
+    assert capsys.readouterr().err == (
+        "framecls: warning: a\\n.wav: cut off: 5 of 9 s\nframecls: error: b.wav: there is no audio in it\n"
+    )

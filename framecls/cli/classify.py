@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, PROGRAM, Console, escape, set_up_logging
+from framecls.cli.console import INTERRUPTED, PROGRAM, Console, escape, set_up_logging
 from framecls.cli.formats import TEXT, choose_format, needs_frames
 from framecls.cli.interrupts import Interrupts
 from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
@@ -272,7 +272,7 @@ def _classify_inputs(
         batch.bar.hide()
     if len(found) > 1 or options.resume:
         console.note(batch.describe())
-    return FAILED if console.failed else DONE
+    return console.status
 
 
 def _report(found: Sequence[Input | InputFailure], console: Console) -> None:
@@ -291,7 +291,7 @@ def _stream(options: RunOptions, job: Job, form: Form, console: Console, inputs:
         model = job.prepare(_load(options))
         assert isinstance(model, Model)
         stream_inputs(inputs, model, form.format, job.raw, console)
-    return FAILED if console.failed else DONE
+    return console.status
 
 
 @contextlib.contextmanager

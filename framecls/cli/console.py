@@ -1,4 +1,4 @@
-"""What the command says on stderr: one line a failure, notes, and nothing else."""
+"""What the command says on stderr: one line a failure or warning, notes, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from framecls.errors import FrameclsError, ManifestError, OutputError, UsageErro
 
 PROGRAM = "framecls"
 
-# Exit statuses, a part of the contract.
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# Exit statuses, a part of the contract; the README has them in words.
+DONE, FAILED, USAGE = 0, 1, 2
+INCOMPLETE = 3  # everything was done, but something of an input is missing in its result, and a warning said so
+INTERRUPTED = 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports of any program whose reader went away
 
 
@@ -52,12 +54,18 @@ def describe(error: BaseException) -> str:
 
 @dataclass
 class Console:
-    """Where messages go; counts the failures."""
+    """Where messages go; counts the failures and the warnings."""
 
     quiet: bool = False
     debug: bool = False
     errors_file: TextIO | None = None
     failed: int = field(default=0, init=False)
+    warned: int = field(default=0, init=False)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a run that went through all of its inputs."""
+        return FAILED if self.failed else INCOMPLETE if self.warned else DONE
 
     def failure(self, file: str, error: BaseException) -> None:
         """Report that one input could not be done, and count it."""
@@ -73,6 +81,11 @@ class Console:
                 path = escape(self.errors_file.name)
                 self.close()
                 raise OutputError(f"cannot write {path}: {full.strerror}") from full
+
+    def warn(self, file: str, message: str) -> None:
+        """Say that the result of one input lacks something, also in a quiet run, and count it."""
+        self.warned += 1
+        self._write(f"{PROGRAM}: warning: {escape(file)}: {one_line(message)}")
 
     def report(self, error: BaseException) -> None:
         """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""

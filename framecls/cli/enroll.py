@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
+from framecls.cli.console import INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EnrollOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import observe
@@ -52,7 +52,7 @@ def enroll_voice(options: EnrollOptions) -> int:
         return INTERRUPTED
     finally:
         bar.hide()
-    return FAILED if console.failed else DONE
+    return console.status
 
 
 def _enroll(options: EnrollOptions, name: str, inputs: Sequence[Input], console: Console, bar: InputBar) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framecls import modelfile, pretrained
-from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
+from framecls.cli.console import DONE, Console, escape, set_up_logging
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import make_console, show_figure
 from framecls.config import ModelConfig
@@ -48,7 +48,7 @@ def list_models(options: ModelsOptions) -> int:
         make_console(sys.stdout).print(table)
     else:
         messages.note("no models are installed; give -m the path of a model file")
-    return FAILED if messages.failed else DONE
+    return messages.status
 
 
 def show_model(options: ModelsOptions) -> int:
