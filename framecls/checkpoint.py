@@ -5,6 +5,7 @@ safetensors holds plain arrays and strings, so loading runs no code from the fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -99,9 +100,9 @@ def save_model(
     state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
     state = narrow(state, precision)
     metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config or network.config))}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
         os.replace(temporary, path)
@@ -109,4 +110,5 @@ def save_model(
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(f"{path}: cannot be written: {why}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # that of a folder which could not be made
+            temporary.unlink()

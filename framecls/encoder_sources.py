@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 
 import torch
 import torchaudio
@@ -27,8 +29,8 @@ from torch import Tensor, nn
 
 from framecls import pretrained
 from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
-from framecls.errors import ConfigError, ModelError
-from framecls.modelfile import read_config, read_stored, widen
+from framecls.errors import ConfigError, ModelError, is_out_of_memory
+from framecls.modelfile import find_system_fault, read_config, read_stored, widen
 
 _FACTORIES = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
 State = dict[str, Tensor]  # weights by name
@@ -156,6 +158,8 @@ def build(config: PretrainedConfig) -> Any:
     try:
         model = _FACTORIES[config.family](**config.architecture)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{config.source}: no speech encoder can be built of its settings: {error}") from error
     return _trim(model, config.n_layers)
 
@@ -200,7 +204,7 @@ def _find(source: str) -> _Found:
             raise ConfigError(f"{source}: torchaudio has no such speech encoder: choose {', '.join(bundles)}")
         return _of_bundle(bundles[bundle_name])
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ConfigError(
             f"{source}: no such file; a speech encoder is {BUNDLE_PREFIX}NAME, {MODEL_PREFIX}NAME "
             "or the path of a checkpoint"
@@ -225,8 +229,12 @@ def open_bundle(name: str, n_layers: int) -> Any:
     try:
         model = bundles[name].get_model(dl_kwargs={"progress": False})
     except (OSError, RuntimeError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = getattr(error, "reason", None) or error
+        if not isinstance(error, URLError | ConnectionError | TimeoutError):
+            raise ModelError(f"the speech encoder {name}: what is in {folder} cannot be read: {error}") from error
+        reason = getattr(error, "reason", error)
         raise ModelError(
             f"the speech encoder {name} is not in {folder} and could not be fetched ({reason}): "
             "connect to a network once, or set TORCH_HOME to where it is"
@@ -276,8 +284,8 @@ def _read_state_dict(path: Path) -> State:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as weights: {error}") from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, MemoryError) as error:
+        raise ModelError(f"{path}: cannot be read as weights: {find_system_fault(path, error) or error}") from error
     except Exception as error:  # torch's own pickle.UnpicklingError says in many lines how to load it unsafely
         raise ModelError(f"{path}: not a file of weights alone: save the state_dict of the encoder") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -5,11 +5,22 @@ The command line turns a `FrameclsError` into one line on stderr; anything else 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
 class FrameclsError(Exception):
     """A failure whose message says what is wrong and what to do."""
+
+
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")  # as torch and the systems have it
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, whoever found that: Python, the system or torch."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class UsageError(FrameclsError):

@@ -247,14 +247,16 @@ def open_gallery(path: Path, *, create: bool = False) -> Iterator[Gallery]:
     Raises:
         GalleryError: there is no such file, it is not a gallery, or it is one of a newer kind.
     """
-    if not path.exists() and not create:
-        raise GalleryError(f"{path}: nobody is enrolled yet, there is no such gallery: framecls enroll NAME CLIP...")
     try:
-        if create and not path.exists():
+        exists = path.exists()
+        if create and not exists:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError as error:
-        raise GalleryError(f"{path}: this gallery cannot be made: {error.strerror}") from error
+        what = "made" if create else "opened"
+        raise GalleryError(f"{path}: this gallery cannot be {what}: {error.strerror}") from error
+    if not exists and not create:
+        raise GalleryError(f"{path}: nobody is enrolled yet, there is no such gallery: framecls enroll NAME CLIP...")
     with translated(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S, isolation_level=None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framecls.config import ModelConfig, Precision, from_dict
-from framecls.errors import ConfigError, ModelError
+from framecls.errors import ConfigError, ModelError, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,15 +86,42 @@ def read_stored(path: Path) -> dict[str, Tensor]:
     """Return what a model file holds, as it holds it; `widen` makes weights of it.
 
     Raises:
-        ModelError: the file is damaged.
+        ModelError: the file is damaged, or the system does not let it be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, MemoryError, RuntimeError, ValueError) as error:
+        if fault := find_system_fault(path, error):
+            raise ModelError(f"{path}: cannot be read: {fault}") from error
+        if isinstance(error, RuntimeError):
+            raise
         raise ModelError(f"{path}: the file is damaged or cut short: {error}") from error
+
+
+def find_system_fault(path: Path, error: Exception) -> str | None:
+    """Return what keeps the system from reading a file; None where it was read, and is itself at fault.
+
+    Args:
+        path: of the file.
+        error: what safetensors or torch raised.
+    """
+    if is_out_of_memory(error):
+        return "there is not enough memory; close other programs"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return os.strerror(int(number[1]))
+    if not isinstance(error, OSError):
+        return None
+    # safetensors says that a file is not there for whatever kept it from being opened.
+    try:
+        with path.open("rb"):
+            return str(error)
+    except OSError as reason:
+        return reason.strerror or str(reason)
 
 
 def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:

@@ -3,65 +3,79 @@
 from __future__ import annotations
 
 import atexit
-import codecs
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
+from framecls.cli.interrupts import Terminated, end_on_signals
+from framecls.cli.streams import StdoutError, guarded_streams
 from framecls.errors import UsageError
-
-# What stands for the characters of our own texts where a stream has ASCII only.
-_PLAIN = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
 
 
 def main() -> None:
     """Run the command line of this process and end it."""
+    _occupy_standard_descriptors()
+    end_on_signals()
     # Not by sys.exit: to take torch apart, object by object, keeps a user waiting for half a second. And a decoder may
     # be in the middle of a block, or in a read of a silent pipe, where Python would stop it and then complain, page by
     # page, of what it still holds.
     _leave(run(sys.argv[1:]))
 
 
+def _occupy_standard_descriptors() -> None:
+    """Keep the first file that is opened from taking the place of a standard stream that the caller has closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
+
+
 def _leave(status: int) -> NoReturn:
     """End the process as `sys.exit` does, temporary files removed, but with no look at what threads still hold."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # None: it was closed by the caller
             stream.flush()
     os._exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
-    _prepare_streams()
     # Asked for here, and not of the parsed options, because parsing too can fail.
     console = Console(debug="--debug" in arguments)
-    try:
-        status = _dispatch(list(arguments))
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        _discard(sys.stdout)  # what is buffered has no reader; flushing it at exit would complain
+    with guarded_streams():
+        try:
+            status = _dispatch(list(arguments))
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            console.error("interrupted")
+            return INTERRUPTED
+        except Terminated as signal:
+            console.error("terminated")
+            return signal.status
+        except StdoutError as error:
+            return _report_stdout(error, console)
+        except UsageError as error:
+            console.show_traceback(error)
+            console.error(describe(error))
+            return USAGE
+        except Exception as error:
+            console.show_traceback(error)
+            console.report(error)
+            return FAILED
+
+
+def _report_stdout(error: StdoutError, console: Console) -> int:
+    if error.reader_left:  # who has enough, as `head` has, is told nothing
         return BROKEN_PIPE
-    except UsageError as error:
-        console.show_traceback(error)
-        console.error(describe(error))
-        return USAGE
-    except OSError as error:  # of stdout: inputs and result files have their own handling
-        console.show_traceback(error)
-        console.error(f"cannot write the results: {one_line(error.strerror or str(error))}")
-        _discard(sys.stdout)
-        return FAILED
-    except Exception as error:
-        console.show_traceback(error)
-        console.report(error)
-        return FAILED
+    console.show_traceback(error)
+    console.error(f"cannot write the results: {one_line(str(error))}")
+    return FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -90,37 +104,3 @@ def _translate(error: Exception) -> Exception:
     context: Any = getattr(error, "ctx", None)
     command = context.command_path if context is not None else PROGRAM
     return UsageError(f"{message[:1].lower()}{message[1:]}; see {command} --help")
-
-
-def _prepare_streams() -> None:
-    """Make sure that no file name can break a message: text that a stream cannot show is made plain, or escaped."""
-    codecs.register_error(PROGRAM, _make_plain)
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors=PROGRAM)
-
-
-def _make_plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    plain = _PLAIN.get(error.object[error.start])
-    if plain is not None:
-        return plain, error.start + 1
-    error.end = error.start + 1  # what follows may be ours again
-    return codecs.backslashreplace_errors(error)
-
-
-def _discard(stream: TextIO) -> None:
-    """Send what a stream still holds nowhere."""
-    try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import sys
@@ -12,15 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError
+from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError, is_out_of_memory
 
 PROGRAM = "framecls"
 
 # Exit statuses, a part of the contract; the README has them in words.
 DONE, FAILED, USAGE = 0, 1, 2
 INCOMPLETE = 3  # everything was done, but something of an input is missing in its result, and a warning said so
-INTERRUPTED = 130
-BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports of any program whose reader went away
+# 128 and the number of the signal: what a shell reports of any program that one has ended.
+SIGNALLED = 128
+INTERRUPTED, BROKEN_PIPE = SIGNALLED + 2, SIGNALLED + 13  # by Ctrl-C, and by a reader of stdout that went away
 
 
 def escape(text: str) -> str:
@@ -47,8 +49,10 @@ def describe(error: BaseException) -> str:
     message = one_line(str(error))
     if isinstance(error, FrameclsError):
         return message
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "not enough memory; close other programs or lower --batch-size"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{one_line(str(error.strerror))}; close other programs or allow more (ulimit -n)"
     return f"unexpected {type(error).__name__}: {message}; run again with --debug"
 
 

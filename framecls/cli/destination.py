@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from framecls.cli.formats import FOR_EYES, SUFFIXES, SVG, needs_frames
 from framecls.cli.resume import Run
+from framecls.cli.streams import StdoutError, check_stdout
 from framecls.errors import FrameclsError, OutputError, UsageError
 from framecls.output.files import is_device, remove_leftovers
 from framecls.output.frames import make_frame_writer
@@ -296,9 +297,9 @@ def plan_destination(form: Form, output: str | None, n_inputs: int, *, from_fold
             raise UsageError(f"-f {form.format} holds one recording, and there are {n_inputs}: name a folder with -o")
         return Plan(lambda run: _open_stdout(form, run))
     path = Path(output)
-    if path.is_dir() or output.endswith("/"):
+    if os.path.isdir(path) or output.endswith("/"):
         return Plan(lambda run: _open_folder(form, path, run), is_resumable=True)
-    is_file = path.exists() or path.suffix.casefold() == form.suffix.casefold()
+    is_file = os.path.exists(path) or path.suffix.casefold() == form.suffix.casefold()
     if several and not (n_inputs == 1 and is_file):
         if is_file:
             raise UsageError(
@@ -310,6 +311,7 @@ def plan_destination(form: Form, output: str | None, n_inputs: int, *, from_fold
 
 @contextmanager
 def _open_stdout(form: Form, run: Run) -> Iterator[Destination]:
+    check_stdout()
     stream = sys.stdout
     reconfigure = getattr(stream, "reconfigure", None)
     if form.format not in FOR_EYES and reconfigure is not None:
@@ -319,7 +321,7 @@ def _open_stdout(form: Form, run: Run) -> Iterator[Destination]:
     writer.begin(stream)
     try:
         yield StreamDestination(run.inputs, writer, stream)
-    except BrokenPipeError:
+    except StdoutError:
         raise
     except BaseException:
         writer.end(stream)  # also after an interrupt: what is there can be read

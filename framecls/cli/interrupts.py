@@ -1,4 +1,4 @@
-"""Ctrl-C during a run over several recordings: the first lets the one under way finish, the second stops at once."""
+"""Signals: the first Ctrl-C lets the recording under way finish, the second stops at once; SIGTERM ends in order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+from framecls.cli.console import SIGNALLED
 
 _ANNOUNCE_S = 1.0  # how long a terminal may take to show a line
 
@@ -66,3 +68,31 @@ class Interrupts:
         self._asked = True
         self._announcing = threading.Thread(target=self._announce, name="framecls-interrupt", daemon=True)
         self._announcing.start()
+
+
+class Terminated(SystemExit):
+    """A signal asked this process to end. A SystemExit, so that a forked process that gets one ends without a word."""
+
+    def __init__(self, number: int) -> None:
+        self.status = SIGNALLED + number
+        super().__init__(self.status)
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed; what is ignored stays ignored.
+
+    Only the first one is heard: whoever sends it often sends it again, to the whole group of processes, and what it
+    began must not be cut off.
+    """
+    heard = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            raise Terminated(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)

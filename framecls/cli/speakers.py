@@ -40,7 +40,7 @@ def list_people(options: SpeakersListOptions) -> int:
         raise UsageError(f"-f {options.format}: choose table or json")
     path = options.gallery or default_path()
     people = []
-    if path.exists():
+    if _may_exist(path):
         with open_gallery(path) as gallery:
             people = gallery.people()
     if options.format == "json":
@@ -51,6 +51,17 @@ def list_people(options: SpeakersListOptions) -> int:
     if not people:
         console.note(f"nobody is enrolled in {escape(str(path))}: framecls enroll NAME CLIP...")
     return DONE
+
+
+def _may_exist(path: Path) -> bool:
+    """Return False where there is nothing; where that cannot be told, whoever opens it says why."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _print_people(rows: list[tuple[str, str, str, str]]) -> None:

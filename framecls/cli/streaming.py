@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from framecls.cli.console import Console
 from framecls.cli.formats import STREAMED
 from framecls.cli.options import LOCAL, TagOptions
+from framecls.cli.streams import StdoutError, check_stdout
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAu
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(encoding="utf-8", newline="\n")
+    check_stdout()
     writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
     writer.begin(sys.stdout)
     for item in inputs:
@@ -53,7 +55,7 @@ def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAu
                 for segment in segments:
                     writer.write(item.name, segment, sys.stdout)
                     sys.stdout.flush()
-            except (OSError, UnicodeError):  # of stdout: the library's own failures are no such errors
+            except StdoutError:
                 raise
             except Exception as error:
                 console.failure(item.name, error)

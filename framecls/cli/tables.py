@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any
 
 import rich.console
 from rich.cells import cell_len
@@ -79,18 +79,10 @@ class SvgWriter(TableWriter):
         return self._recorder
 
 
-class Console(rich.console.Console):
-    """A rich console that leaves a reader who went away to the command line's own handling."""
-
-    def on_broken_pipe(self) -> NoReturn:
-        """Raise what the write raised; rich itself would end the process with status 1."""
-        raise BrokenPipeError
-
-
-def make_console(stream: IO[Any]) -> Console:
+def make_console(stream: IO[Any]) -> rich.console.Console:
     """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
     asked = stream.isatty() or "COLUMNS" in os.environ
-    return Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
+    return rich.console.Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
 
 
 def frame_table(result: TagResult, encoding: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
-from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, UsageError
+from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
 from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
@@ -114,12 +115,16 @@ def _check_options(options: TrainOptions) -> None:
 
 def _check_output(path: Path) -> None:
     """Refuse, before an hour of training and not after it, what no model can be written to, or what is none."""
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise UsageError(f"-o {path}: cannot be written: {error.strerror}") from error
     if path.is_dir():
         raise UsageError(f"-o {path}: this is a folder: name the file, such as {path / 'model.safetensors'}")
-    above = next(folder for folder in path.parents if folder.exists())
+    above = next(folder for folder in path.parents if os.path.exists(folder))
     if not above.is_dir():
         raise UsageError(f"-o {path}: {above} is no folder")
-    if path.exists():
+    if is_there:
         try:
             modelfile.read_config(path)
         except ModelError as error:
@@ -173,9 +178,9 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
     from framecls.training.preview import LIST_NAME, write_preview
 
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
-    with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
+    with cache_folder(None) as temporary:
         try:
-            job = _make_job(options, recipe, choose_device(options.device), Path(temporary))
+            job = _make_job(options, recipe, choose_device(options.device), temporary)
             data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         finally:
             bar.hide()
@@ -372,7 +377,11 @@ def cache_folder(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="framecls-")
+    except OSError as error:
+        raise OutputError(f"no temporary folder can be made: {error.strerror}; set TMPDIR to one") from error
+    with made as temporary:
         yield Path(temporary)
 
 

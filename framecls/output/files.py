@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
@@ -44,20 +45,43 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
 
     The text or bytes go to a hidden temporary file in the same folder; parent folders are made. Text is UTF-8, lines
     end in a line feed. A link is followed, and a pipe or a device, which nothing may replace, is written directly.
+    What else goes wrong in the block is not of this file, and passes as it is.
 
     Raises:
-        OutputError: no space, or the disk cannot be written at all.
-        FrameclsError: no permission, a folder in the way, or any other OSError while writing.
+        OutputError: no space, or the disk cannot be written at all; also raised by the stream.
+        FrameclsError: no permission, a folder in the way, or anything else that keeps the file from being written.
     """
-    try:
+    with _explained(path):
         target = Path(os.path.realpath(path))
+        temporary = None
         if is_device(target):
-            with _open(target, os.O_WRONLY, binary) as stream:
-                yield stream
+            stream = _open(target, os.O_WRONLY, path, binary)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _replacement(target, binary) as stream:
-                yield stream
+            temporary, stream = _open_temporary(target, path, binary)
+    try:
+        yield stream
+        with _explained(path):
+            stream.flush()
+            if temporary is not None:
+                os.fsync(stream.fileno())
+                if target.exists():
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                os.replace(temporary, target)  # before it is closed: until then its lock says that it has an owner
+            stream.close()
+    except BaseException:  # an interrupt too must leave nothing behind
+        with contextlib.suppress(OSError, FrameclsError):  # what went wrong first is what is told
+            stream.close()
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise explain_write_error(path, error) from error
 
@@ -130,29 +154,12 @@ def _remove_orphan(path: str) -> bool:
     return False
 
 
-@contextmanager
-def _replacement(target: Path, binary: bool) -> Iterator[IO[Any]]:
+def _open_temporary(target: Path, path: Path, binary: bool) -> tuple[Path, IO[Any]]:
     if target.is_dir():
         raise IsADirectoryError(None, "it is a folder")
-    temporary, opened = _open_temporary(target.parent, binary)
-    try:
-        with opened as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            if target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            os.replace(temporary, target)  # before it is closed: until then its lock says that it has an owner
-    except BaseException:  # an interrupt too must leave nothing behind
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _open_temporary(folder: Path, binary: bool) -> tuple[Path, IO[Any]]:
     while True:
-        temporary = folder / f".framecls-{secrets.token_hex(8)}.tmp"
-        stream = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, binary)
+        temporary = target.with_name(f".framecls-{secrets.token_hex(8)}.tmp")
+        stream = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, path, binary)
         with contextlib.suppress(OSError):
             lock(stream.fileno(), alone=True)
         if os.fstat(stream.fileno()).st_nlink:  # else another run took it for an orphan before it was locked
@@ -160,9 +167,22 @@ def _open_temporary(folder: Path, binary: bool) -> tuple[Path, IO[Any]]:
         stream.close()
 
 
-def _open(path: Path, flags: int, binary: bool) -> IO[Any]:
+class _File(io.FileIO):
+    """A file that says which one it is where it cannot be written."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        """See FileIO."""
+        with _explained(self._path):
+            return super().write(data)
+
+
+def _open(file: Path, flags: int, path: Path, binary: bool) -> IO[Any]:
+    """Open a file to write it; `path` is what it is called where that fails."""
     # os.open and not tempfile: the file's permissions then follow the umask, as those of any other file.
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
-    if binary:
-        return os.fdopen(descriptor, "wb")
-    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="")
+    descriptor = os.open(file, flags | getattr(os, "O_BINARY", 0), 0o666)
+    buffer = io.BufferedWriter(_File(descriptor, path))
+    return buffer if binary else io.TextIOWrapper(buffer, "utf-8", errors="backslashreplace", newline="")

@@ -93,18 +93,24 @@ def open_clips(
     n_features = array_size(recordings)
     key = hashlib.sha256(str(sample_rate).encode())
     for file in files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise ManifestError(f"{file}: cannot be read: {error.strerror}") from error
         key.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     data, index = cache / f"{key.hexdigest()[:20]}.pcm", cache / f"{key.hexdigest()[:20]}.json"
-    if not index.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache):
-            if not index.exists():  # nobody else has made it meanwhile
-                lengths = _decode_all(files, sample_rate, data, progress)
-                temporary = index.with_suffix(".tmp")
-                temporary.write_text(json.dumps(lengths), encoding="utf-8")
-                os.replace(temporary, index)
-    lengths = json.loads(index.read_text(encoding="utf-8"))
+    try:
+        if not os.path.exists(index):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _alone(cache):
+                if not index.exists():  # nobody else has made it meanwhile
+                    lengths = _decode_all(files, sample_rate, data, progress)
+                    temporary = index.with_suffix(".tmp")
+                    temporary.write_text(json.dumps(lengths), encoding="utf-8")
+                    os.replace(temporary, index)
+        lengths = json.loads(index.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"{cache}: decoded recordings cannot be kept here: {error.strerror or error}") from error
     ends = np.cumsum(lengths).tolist()
     offsets = {file: (end - length, end) for file, end, length in zip(files, ends, lengths, strict=True)}
     offsets |= {r.file: _cut(offsets[r.audio], r.section, sample_rate) for r in recordings if r.section}
@@ -194,8 +200,6 @@ def _decode_all(
         if problems:
             raise ManifestError(f"{len(problems)} of {len(files)} files cannot be read: leave them out", problems)
         os.replace(temporary, data)
-    except OSError as error:
-        raise OutputError(f"{data.parent}: decoded recordings cannot be kept here: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return lengths

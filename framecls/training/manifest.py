@@ -142,10 +142,7 @@ def _describe_missing(file: Path, rows: Sequence[Row]) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, a loop of links
-        return False
+    return os.path.isfile(path)
 
 
 def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> list[Recording]:
@@ -176,7 +173,7 @@ def _record(row: Row, root: Path, reading: Reading) -> Recording:
         file = row.file.with_name(f"{row.file.name}#t={row.start_s:g}{end}")
         length_s = None if row.end_s is None else row.end_s - row.start_s
         span = Span(row.label, 0.0, length_s, row.where)
-    name = row.name or os.path.relpath(row.file, root if root.is_dir() else root.parent)
+    name = row.name or os.path.relpath(row.file, root if os.path.isdir(root) else root.parent)
     return Recording(
         file=file,
         spans=(span,),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import soundfile
 from torch import Tensor
 
 from framecls.config import ModelConfig
-from framecls.errors import ConfigError
+from framecls.errors import ConfigError, OutputError
 from framecls.timeline import find_runs
 from framecls.training.examples import Batch
 from framecls.training.job import Data
@@ -33,17 +35,34 @@ def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
 
     Raises:
         ConfigError: there is no sound to listen to, or the folder holds something else.
+        OutputError: the folder cannot be written.
     """
     if data.config.features.kind == "given":
         raise ConfigError("features computed elsewhere cannot be listened to: there is no preview of them")
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LIST_NAME).exists())):
+    is_ours = not os.path.exists(folder) or (
+        folder.is_dir() and (not any(folder.iterdir()) or (folder / LIST_NAME).exists())
+    )
+    if not is_ours:
         raise ConfigError(f"{folder}: there is something else here: name a new folder for the preview")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LIST_NAME).open("w", encoding="utf-8") as lines:
-        for number, (samples, note) in zip(range(1, count + 1), _examples(data, recipe), strict=False):
-            name = f"{number:04d}.wav"
+    lines = []
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, (samples, note) in zip(range(1, count + 1), _examples(data, recipe), strict=False):
+        name = f"{number:04d}.wav"
+        with _explained(folder):
             soundfile.write(folder / name, samples.numpy(), data.config.features.sample_rate, subtype="PCM_16")
-            lines.write(json.dumps({"file": name, **note}) + "\n")
+        lines.append(json.dumps({"file": name, **note}) + "\n")
+    with _explained(folder):
+        (folder / LIST_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{folder}: the preview cannot be written here: {reason}") from error
 
 
 def _examples(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, dict[str, Any]]]:

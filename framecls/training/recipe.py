@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -326,8 +327,8 @@ def find_recipe(name: str) -> Path:
         ConfigError: there is neither.
     """
     shipped = SHIPPED / f"{name}.toml"
-    path = shipped if shipped.is_file() else Path(name)
-    if not path.is_file():
+    path = shipped if os.path.isfile(shipped) else Path(name)
+    if not os.path.isfile(path):
         known = ", ".join(shipped_recipes())
         raise ConfigError(f"no recipe is called {name!r}: choose {known}, or give the path of a TOML file")
     return path

@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from framecls.errors import OutputError
+
 SAMPLE_RATE = 16000  # Hz
 FRAME_SAMPLES = 640  # of the recipe "saw", whose frames do not overlap
 N_FRAMES = 50
@@ -49,7 +51,18 @@ def write_saw(folder: Path, seed: int = 0, n_train: int = 60, n_dev: int = 40) -
         seed: of everything that is drawn.
         n_train: pairs of clips to learn from, of each distance.
         n_dev: pairs of clips to measure on, of each distance.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
+    try:
+        return _write_clips(folder, seed, n_train, n_dev)
+    except (OSError, soundfile.LibsndfileError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{folder}: the clips cannot be written here: {reason}") from error
+
+
+def _write_clips(folder: Path, seed: int, n_train: int, n_dev: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     rows: list[dict[str, object]] = []

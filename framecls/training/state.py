@@ -15,10 +15,12 @@ from torch import Tensor
 
 from framecls.config import to_dict
 from framecls.errors import ModelError, OutputError
+from framecls.modelfile import find_system_fault
 from framecls.training.job import Data, Job
 from framecls.training.manifest import Recording
 from framecls.training.recipe import OptimConfig
 
+_DAMAGED = "this state of a run is damaged: leave out --resume"
 _MOST_NAMED = 5  # settings that differ, in one message
 
 
@@ -177,21 +179,33 @@ class StateFile:
         """Return the state that is there, if any is.
 
         Raises:
-            ModelError: it belongs to another recipe, other labels or other recordings, or cannot be read.
+            ModelError: it belongs to another recipe, other labels or other recordings, is damaged, or cannot be read
+                as things are, which says nothing of it.
         """
         from safetensors import SafetensorError, safe_open
 
-        if not self.path.exists():
-            return None
         try:
+            os.stat(self.path)
             with safe_open(self.path, "pt", device=device) as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{self.path}: this state of a run is damaged: leave out --resume") from error
-        if metadata.get("fingerprint") != identity.fingerprint:
-            raise ModelError(f"{self.path}: {refusal(json.loads(metadata.get('facts', '{}')), identity.facts())}")
-        return State(tensors, int(metadata["step"]), float(metadata["best"]), int(metadata["since_best"]))
+        except (SafetensorError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, FileNotFoundError) and error.errno:  # not safetensors' own, which may mean anything
+                return None
+            if fault := find_system_fault(self.path, error):
+                raise ModelError(
+                    f"{self.path}: the state of the run cannot be read: {fault}; it was left as it is: mend that, and "
+                    "--resume again"
+                ) from error
+            if isinstance(error, SafetensorError):
+                raise ModelError(f"{self.path}: {_DAMAGED}") from error
+            raise
+        try:
+            if metadata.get("fingerprint") != identity.fingerprint:
+                raise ModelError(f"{self.path}: {refusal(json.loads(metadata.get('facts', '{}')), identity.facts())}")
+            return State(tensors, int(metadata["step"]), float(metadata["best"]), int(metadata["since_best"]))
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{self.path}: {_DAMAGED}") from error
 
 
 def refusal(then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from framecls.audio import AUDIO_SUFFIXES
@@ -32,7 +33,7 @@ def read_rows(path: Path, reading: Reading) -> Found:
     """
     if path.name == WAV_SCP:
         return read_kaldi(path.parent)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return _read_file(path, reading)
     if find_directories(path):
         return read_kaldi(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.errors import ManifestError
+from framecls.errors import ManifestError, is_out_of_memory
 from framecls.training.sources.folders import read_folders
 from framecls.training.sources.rows import (
     ARRAY_SUFFIXES,
@@ -45,6 +46,8 @@ def load_array(file: Path) -> NDArray[Any]:
     except OSError as error:
         raise ManifestError(f"cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, _unpickling_error()) as error:
+        if is_out_of_memory(error):
+            raise
         raise ManifestError(f"no plain array of numbers ({type(error).__name__})") from None
     if not isinstance(value, torch.Tensor):
         raise ManifestError(f"it holds a {type(value).__name__}, not one tensor")
@@ -129,7 +132,7 @@ def read_arrays(root: Path, files: Sequence[Path], reading: Reading) -> Found:
 
 def _find_beside(array: Path) -> Path | None:
     names = (array.with_name(array.stem + ending) for ending in _BESIDE)
-    return next((path for path in names if path.is_file()), None)
+    return next((path for path in names if os.path.isfile(path)), None)
 
 
 def _try_labels(path: Path, found: Found) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from framecls.errors import ManifestError
@@ -12,7 +13,7 @@ WAV_SCP = "wav.scp"
 
 def find_directories(root: Path) -> dict[Path, Split | None]:
     """Return the data directories that a path means, with their splits: itself, or those in it (train, dev, test)."""
-    if (root / WAV_SCP).is_file():
+    if os.path.isfile(root / WAV_SCP):
         return {root: None}
     inside = [folder for folder in sorted(root.iterdir()) if (folder / WAV_SCP).is_file()]
     splits = splits_of_folders(folder.name for folder in inside)
@@ -70,7 +71,7 @@ def _read_directory(folder: Path, within: str, split: Split | None, found: Found
 
 def _locate(folder: Path, path: str) -> Path:
     """Return where a recording is: Kaldi's paths start from where its scripts run, which is seldom where we do."""
-    return next((place for place in (folder / path, Path(path)) if place.is_file()), folder / path)
+    return next((place for place in (folder / path, Path(path)) if os.path.isfile(place)), folder / path)
 
 
 def _read_segments(folder: Path, recordings: dict[str, str]) -> dict[str, tuple[str, float, float | None]]:
@@ -90,7 +91,7 @@ def _read_segments(folder: Path, recordings: dict[str, str]) -> dict[str, tuple[
 def _read_pairs(folder: Path, name: str) -> dict[str, str]:
     """Return what a file of "key value" lines says, nothing if there is no such file."""
     path = folder / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     try:
         lines = read_text(path).splitlines()
