@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from framecls import modelfile, pretrained
+from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import StepBar, clock
@@ -27,7 +28,9 @@ def export_model(options: ExportOptions) -> int:
         ModelError: the model cannot be used, or the file not be written.
     """
     set_up_logging(options.verbose, options.debug)
-    modelfile.read_config(pretrained.locate(options.model))
+    path = pretrained.locate(options.model)
+    modelfile.read_config(path)
+    checks.check_overwrites({"-o": options.output}, {"the model": path})
 
     from framecls.export import export_onnx
 

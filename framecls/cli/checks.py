@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +15,7 @@ from framecls import modelfile, pretrained
 from framecls.cli.options import ENGINES, LOCAL, RAY
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
 from framecls.errors import ConfigError, UsageError
+from framecls.output.files import is_device
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -181,17 +184,48 @@ def check_only_unknown(thresholds: Iterable[str]) -> None:
             )
 
 
+def check_overwrites(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Refuse to write over what is to be read, and two things into one file; a pipe or a device is nobody's loss.
+
+    Args:
+        written: files by the options that name them.
+        read: files by what they are.
+
+    Raises:
+        UsageError: two of them are one file, by whatever spelling or link.
+    """
+    files = [(option, path) for option, path in written.items() if path is not None and not is_device(path)]
+    for number, (option, path) in enumerate(files):
+        for other, other_path in files[:number]:
+            if _is_same(path, other_path):
+                raise UsageError(f"{other} and {option} {path}: these are one file, name two")
+        for what, source in read.items():
+            if source is not None and _is_same(path, source):
+                raise UsageError(f"{option} {path}: this is {what}, and would be overwritten")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file, which need not be there yet."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
+
+
 def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:
-    """Refuse to write over a recording that is to be read.
+    """Refuse to write over a recording that is to be read, by whatever name or link.
 
     Raises:
         UsageError: the path is one of the inputs.
     """
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         return
+    status = os.stat(path)
     for item in inputs:
-        if item.path is not None and item.path.name == path.name and item.path.samefile(path):
-            raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
+        if item.path is not None:
+            with contextlib.suppress(OSError):  # it will fail when it is its turn
+                if os.path.samestat(status, os.stat(item.path)):
+                    raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
 def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | None:

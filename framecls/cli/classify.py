@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -214,6 +215,7 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_engine(options)
     model_path, config = job.find(options.model)
     job.check(config)
+    _check_files(options, model_path, config)
 
     from framecls.cli.destination import Form  # numpy: only once the options are right
 
@@ -230,6 +232,22 @@ def classify(options: RunOptions, job: Job) -> int:
         return _classify_inputs(options, job, form, console, fingerprint)
     finally:
         console.close()
+
+
+def _check_files(options: RunOptions, model: Path, config: ModelConfig) -> None:
+    """Refuse, before anything is read, to write over what is read besides the recordings.
+
+    Raises:
+        UsageError: an output is also something else.
+    """
+    output = options.output
+    written = {"-o": Path(output) if output and not os.path.isdir(output) else None, "--errors": options.errors}
+    read: dict[str, Path | None] = {f"the list {name}": Path(name[1:]) for name in options.inputs if name[:1] == "@"}
+    if config.embedding:
+        from framecls.gallery import default_path  # numpy: only once the options are right
+
+        read["the gallery"] = getattr(options, "gallery", None) or default_path()
+    checks.check_overwrites(written, {**read, "the model": model})
 
 
 def _classify_inputs(
@@ -457,7 +475,7 @@ class Batch:
 
     def _advice(self) -> str:
         file = self._plan.file
-        state = "was left alone" if file is not None and file.exists() else "is not written yet"
+        state = "was left alone" if file is not None and os.path.exists(file) else "is not written yet"
         kept = f"; {escape(str(file))} {state}" if file is not None else ""
         can_resume = self._plan.is_resumable and self._run.keeps_journal
         return f"{kept}; --resume goes on from there" if can_resume else kept

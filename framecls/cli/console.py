@@ -8,12 +8,12 @@ import json
 import logging
 import sys
 import traceback
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError, is_out_of_memory
+from framecls.output.text import escape as escape  # what the commands say goes through here, names in it too
 
 PROGRAM = "framecls"
 
@@ -23,20 +23,6 @@ INCOMPLETE = 3  # everything was done, but something of an input is missing in i
 # 128 and the number of the signal: what a shell reports of any program that one has ended.
 SIGNALLED = 128
 INTERRUPTED, BROKEN_PIPE = SIGNALLED + 2, SIGNALLED + 13  # by Ctrl-C, and by a reader of stdout that went away
-
-
-def escape(text: str) -> str:
-    """Return text as one line that a terminal can show: line ends, controls and undecodable bytes as escapes."""
-    return "".join(
-        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape_char(char) for char in text
-    )
-
-
-def _escape_char(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8, smuggled in by surrogateescape
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def one_line(text: str) -> str:

@@ -332,9 +332,9 @@ def _open_stdout(form: Form, run: Run) -> Iterator[Destination]:
 @contextmanager
 def _open_file(form: Form, path: Path, run: Run) -> Iterator[Destination]:
     # Behind a link: the journal is beside the file itself.
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     if run.keeps_journal and not is_device(target):
-        if target.is_dir():
+        if os.path.isdir(target):
             raise FrameclsError(f"cannot write {path}: it is a folder")
         form.make_writer()  # what it lacks is said before the work and not after it
         with open_journal(_journal_of(target), alone=True) as journal:

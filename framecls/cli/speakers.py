@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from framecls.cli import checks
 from framecls.cli.console import DONE, Console, escape, set_up_logging
 from framecls.cli.options import (
     MessageOptions,
@@ -101,7 +102,9 @@ def rename_person(options: SpeakersRenameOptions) -> int:
 def export_people(options: SpeakersExportOptions) -> int:
     """Write people's clips and return the exit status."""
     console = _begin(options)
-    with open_gallery(options.gallery or default_path()) as gallery:
+    path = options.gallery or default_path()
+    checks.check_overwrites({"-o": options.output}, {"the gallery": path})
+    with open_gallery(path) as gallery:
         clips = gallery.clips([check_name(name) for name in options.names] if options.names else None)
     text = "".join(json.dumps(_as_row(clip), ensure_ascii=False) + "\n" for clip in clips)
     if options.output is None:

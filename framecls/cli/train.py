@@ -40,6 +40,15 @@ def train_model(options: TrainOptions) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     recipe = _choose_recipe(options)
+    checks.check_overwrites(
+        {"-o": options.output},
+        {
+            "the manifest": options.manifest,
+            "the recipe": find_recipe(options.recipe or options.task),
+            "the list of noise": options.noise,
+            "the teacher's file": options.teacher,
+        },
+    )
     _check_options(options)
     check_machine(options)
     set_threads(options.threads)
@@ -340,6 +349,14 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
+    checks.check_overwrites(
+        {"-o": options.output},
+        {
+            "the manifest": options.manifest,
+            "the model": pretrained.locate(options.model),
+            "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
+        },
+    )
 
     from framecls.engine import load_engine
     from framecls.output.files import atomic_write

@@ -7,7 +7,7 @@ import json
 from typing import IO, Any
 
 from framecls.errors import UsageError
-from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, encodable, score, seconds
+from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, score, seconds
 from framecls.output.writers import CsvWriter, JsonLinesWriter, JsonWriter, NpzWriter, Result, TsvWriter, Writer
 from framecls.results import TagResult
 
@@ -61,11 +61,11 @@ class FrameCsvWriter(CsvWriter):
 
     def _header(self, result: Result) -> list[str]:
         assert isinstance(result, TagResult)
-        return ["file", "time", *map(encodable, result.labels)]
+        return ["file", "time", *map(cell, result.labels)]
 
     def _rows(self, result: Result) -> list[list[str]]:
         assert isinstance(result, TagResult)
-        file = encodable(result.file)
+        file = cell(result.file)
         frames = zip(result.times.tolist(), result.scores.tolist(), strict=True)
         return [[file, seconds(time), *map(score, row)] for time, row in frames]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 TIME_DIGITS = 6
 SCORE_DIGITS = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell begins with that is more than text to a spreadsheet
 
 
 def decimal(value: float, digits: int) -> str:
@@ -50,25 +52,46 @@ def encodable(name: str) -> str:
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
 
 
+def without_controls(text: str, keep: str = "") -> str:
+    """Return text for a file: what would steer the terminal that shows it, or cannot be encoded, as escapes.
+
+    Args:
+        text: of any characters.
+        keep: control characters that the format has a place for.
+    """
+    return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), encodable(text))
+
+
 def one_line(name: str) -> str:
     """Return text for a format with one record a line: white space of any kind becomes a single space."""
-    return " ".join(encodable(name).split())
+    return without_controls(" ".join(name.split()))
+
+
+def cell(text: str) -> str:
+    """Return text for a cell of a csv table, which quotes line ends and tabs.
+
+    What a spreadsheet would take for a formula gets an apostrophe before it, which says that it is text. The lone `-`
+    is the name of standard input, and no formula.
+    """
+    text = without_controls(text, keep="\t\n\r")
+    return f"'{text}" if text.startswith(_FORMULA) and text != "-" else text
+
+
+def escape(text: str) -> str:
+    """Return text as one line that a person can be shown: line ends, controls and undecodable bytes as escapes.
+
+    A file name must not move the cursor, colour the screen, turn the direction of writing or fail to print.
+    """
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
 
 
 def printable(name: str, encoding: str) -> str:
-    """Return text that a terminal of this encoding shows as it stands.
-
-    Line breaks and control characters are escaped: a file name must not move the cursor, colour the screen or fail to
-    print.
-    """
-    shown = "".join(c if c.isprintable() else _escape(c) for c in name)
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    """Return text as `escape` does, of characters that an encoding has."""
+    return escape(name).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
-    if code < 0x100:
-        return _ESCAPES.get(character, f"\\x{code:02x}")
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return character.encode("unicode_escape").decode("ascii")

@@ -20,7 +20,7 @@ import numpy as np
 
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.files import atomic_write, mirrored_path
-from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, encodable, one_line, score, seconds
+from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, one_line, score, seconds
 from framecls.results import Identification, Segment, StringResult, TagResult
 
 __all__ = ["WRITERS", "Writer", "as_record", "atomic_write", "make_writer", "mirrored_path"]
@@ -162,6 +162,8 @@ class CsvWriter(Writer):
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…`, a row for each recording. The numbered
     columns are the candidates from the likeliest down, as many as the first recording has; `label` is the answer, which
     may be "unknown".
+
+    A file or label that a spreadsheet would take for a formula, such as `=1+1.wav`, has an apostrophe before it.
     """
 
     suffix = ".csv"
@@ -184,13 +186,11 @@ class CsvWriter(Writer):
         return ["file", "duration", "label", "score", *ranks]
 
     def _rows(self, result: Result) -> list[list[str]]:
-        file = encodable(result.file)
+        file = cell(result.file)
         if isinstance(result, TagResult):
-            return [
-                [file, seconds(s.start), seconds(s.end), encodable(s.label), score(s.score)] for s in result.segments
-            ]
-        top = [cell for c in result.top for cell in (encodable(c.label), score(c.score))]
-        return [[file, seconds(result.duration), encodable(result.label), score(result.score), *top]]
+            return [[file, seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
+        top = [text for c in result.top for text in (cell(c.label), score(c.score))]
+        return [[file, seconds(result.duration), cell(result.label), score(result.score), *top]]
 
 
 class TsvWriter(CsvWriter):
