@@ -166,7 +166,13 @@ class Pump(Generic[T]):
             if answer is not None:
                 yield answer
             elif error is not None:
-                raise error
+                # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it
+                # would stay, with all that the recording needed, until the garbage collector looks.
+                recording.failure = recording.error = None
+                try:
+                    raise error
+                finally:
+                    del error
             else:
                 return
 
@@ -209,17 +215,15 @@ class Pump(Generic[T]):
         return recording
 
     def _decode(self, recording: Recording[T]) -> None:
-        error: BaseException | None = None
         try:
             with recording.open() as stream:
                 recording.info = stream.info
                 for item in self._cut(_count(recording, stream.blocks(self._load.block_s))):
                     if not self._hold(recording, item):
                         break
-        except BaseException as caught:  # the consumer raises it
-            error = caught
-        with self._wake:
+        except BaseException as error:  # the consumer raises it
             recording.error = error
+        with self._wake:
             recording.ended = True
             self._wake.notify_all()
 

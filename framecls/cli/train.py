@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_re
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
+    from framecls.training.measure import DevReport
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
@@ -93,8 +95,15 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> in
         return INTERRUPTED
     finally:
         report.bar.hide()
-    console.note(f"{escape(str(job.output))}: the best of this run; the last dev score was {last.score:.4f}")
+    console.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
     return DONE
+
+
+def _describe_kept(recipe: Recipe, last: DevReport) -> str:
+    if not math.isfinite(last.score):
+        return "the last dev score is no number; these are the best weights before it, or, where none had one, the last"
+    kept = "the last" if recipe.optim.keep == "last" else "the best"
+    return f"{kept} of this run; the last dev score was {last.score:.4f}"
 
 
 def _tell_resumed(console: Console, job: Job, done: int) -> None:

@@ -25,7 +25,7 @@ from framecls.training.recipe import Recipe
 from framecls.training.sources import Reading
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Team
-from framecls.training.voices import Teacher, read_teacher
+from framecls.training.voices import Teacher, find_dev_fault, read_teacher
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
         raise ManifestError(f"{job.manifest}: {fault}")
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
-    return Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
+    data = Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
+    if config.embedding and (fault := find_dev_fault(data.dev, data.length_s, job.recipe.voices.dev_length_s)):
+        raise ManifestError(f"{job.manifest}: {fault}")
+    return data
 
 
 def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> None:

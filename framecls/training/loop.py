@@ -182,7 +182,8 @@ class Run:
         is_best = report.score > self.best
         if is_best:
             self.best, self.since_best = report.score, 0
-        if is_best or self.recipe.optim.keep == "last":
+        # While no score is a number, none is better: then the last weights are kept, rather than none.
+        if is_best or self.recipe.optim.keep == "last" or self.best == -math.inf:
             card = {**self.data.config.card, "dev": report.figures, "step": self.step, "recipe": self.recipe.name}
             card["split"] = {"how": self.data.split, "seed": self.recipe.optim.seed}
             config = replace(self.data.config, decision=report.decision, card=card)
@@ -282,7 +283,7 @@ def train(
         resumed: told how many steps were done before, of a run that is to be resumed.
 
     Returns:
-        the last dev report; the file holds the weights of the best one.
+        the last dev report; the file holds the weights of the best one, or of the last where no score is a number.
 
     Raises:
         ConfigError: the weights went wild.

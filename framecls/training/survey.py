@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from framecls.training.manifest import (
     load_manifest,
 )
 from framecls.training.remarks import remark
+from framecls.training.voices import find_dev_fault
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
         raise ManifestError(f"{job.manifest}: no row of it can be used", problems)
     parts = split(job, whole)
     labels = job.recipe.answers(find_labels(whole))
-    problems += [fault for fault in (parts.find_fault(), find_label_fault(job.recipe, labels)) if fault]
-    notes = manifest.notes + remark(job.recipe, labels, parts.train, parts.dev, lambda r: _length_s(r, lengths_s))
+    length_s = partial(_length_s, lengths_s=lengths_s)
+    faults = [parts.find_fault(), find_label_fault(job.recipe, labels)]
+    if job.recipe.embedding and parts.dev:
+        faults.append(find_dev_fault(parts.dev, length_s, job.recipe.voices.dev_length_s))
+    problems += [fault for fault in faults if fault]
+    notes = manifest.notes + remark(job.recipe, labels, parts.train, parts.dev, length_s)
     return Survey(
         {
             "read as": manifest.kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,30 @@ def read_teacher(path: Path) -> Teacher:
     for file, speed, index in zip(files, speeds, group, strict=True):
         rows[path.parent / str(file)][round(float(speed), 4)] = int(index)
     return Teacher(functional.normalize(vectors - vectors.mean(dim=0), dim=1), dict(rows))
+
+
+def find_dev_fault(
+    recordings: Sequence[Recording], length_s: Callable[[Recording], float], piece_s: float
+) -> str | None:
+    """Return what keeps voices from being measured on some recordings, if anything does.
+
+    Args:
+        recordings: to measure on.
+        length_s: gives the length of one.
+        piece_s: what a voice says is cut into pieces of this length.
+    """
+    spoken_s: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for recording in recordings:
+        if recording.label != UNKNOWN:
+            spoken_s[recording.source][recording.label] += length_s(recording) + _GAP_S
+    # Pairs of one voice and pairs of two are compared, within a source.
+    if any(len(voices) > 1 and max(voices.values()) >= 2 * piece_s for voices in spoken_s.values()):
+        return None
+    where = " of one source" if len(spoken_s) > 1 else ""
+    return (
+        f"voices cannot be told apart on this dev split: it needs two{where}, and {2 * piece_s:g} s of one of them: "
+        "name more speakers, or give rows the split dev"
+    )
 
 
 class VoiceExamples(BatchMaker):
