@@ -30,9 +30,9 @@ from framecls.audio.readers import (
     parse_wav_header,
     read_exactly,
 )
-from framecls.config import RawAudio
+from framecls.config import DEFAULT_READING, RawAudio, ReadOptions
 from framecls.errors import AudioError
-from framecls.results import AudioInfo
+from framecls.results import AudioInfo, Remarks
 
 # A path, a file object, an array, or an iterator of arrays that follow each other.
 Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Iterator[NDArray[Any]]
@@ -54,10 +54,20 @@ class AudioStream:
     Attributes:
         info: sample rate and channels of the original.
         sample_rate: Hz of the blocks.
+        remarks: what is to be said of the recording; complete after the last block.
     """
 
-    def __init__(self, reader: Reader, sample_rate: int, resources: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        sample_rate: int,
+        resources: contextlib.ExitStack,
+        options: ReadOptions,
+        remarks: Remarks,
+    ) -> None:
         self.info: AudioInfo = reader.info
+        self.remarks = remarks
+        self._options = options
         self.sample_rate = sample_rate
         self._reader = reader
         self._resources = resources
@@ -80,7 +90,8 @@ class AudioStream:
         without seams, and because decoding runs in a thread of its own on the CPU and must not load torch.
 
         Raises:
-            AudioError: decoding broke, a sample is not finite, or there are no samples at all.
+            AudioError: decoding broke, a sample is not finite, there are no samples at all, the recording is longer
+                than `max_duration_s`, or, after the last block, there was a warning and reading is strict.
             RuntimeError: a second call: the recording has gone by.
         """
         if self._started:
@@ -101,12 +112,17 @@ class AudioStream:
         pieces = _read_mono(self._reader, max(1, chunk_frames))
         if rate != self.sample_rate:
             pieces = _resample(pieces, rate, self.sample_rate)
-        empty = True
+        longest_s = self._options.max_duration_s
+        n_samples = 0
         for block in _rechunk(pieces, block_samples):
-            empty = False
+            n_samples += len(block)
+            if longest_s is not None and n_samples > longest_s * self.sample_rate + 1:
+                raise AudioError(f"it is longer than --max-duration {longest_s:g} s")
             yield block
-        if empty:
+        if not n_samples:
             raise AudioError(NO_AUDIO)
+        if self._options.strict and self.remarks.warnings:
+            raise AudioError(self.remarks.warnings[0])
 
     def close(self) -> None:
         """Close what `open_audio` opened; a file object that was given to it stays open."""
@@ -122,7 +138,10 @@ class AudioStream:
 
 
 def open_audio(
-    source: Source, sample_rate: int = 16000, raw_sample_rate: int | None = None, raw: RawAudio | None = None
+    source: Source,
+    sample_rate: int = 16000,
+    raw_sample_rate: int | None = None,
+    options: ReadOptions = DEFAULT_READING,
 ) -> AudioStream:
     """Open a recording.
 
@@ -136,12 +155,12 @@ def open_audio(
             arrays, the blocks of one recording.
         sample_rate: Hz of the blocks that the stream yields.
         raw_sample_rate: Hz of an array or of blocks; nothing else takes or needs it.
-        raw: what a file or a file object holds that has no header.
+        options: how it is read.
 
     Raises:
         AudioError: the source is missing, unreadable, empty, or not audio, or the rate of an array cannot be.
         TypeError: the source is of none of these types.
-        ValueError: `raw_sample_rate` without an array, or an array without it, or with `raw`.
+        ValueError: `raw_sample_rate` without an array, or an array without it, or with `options.raw`.
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
@@ -153,25 +172,28 @@ def open_audio(
         raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
     if raw_sample_rate is not None and raw_sample_rate != int(raw_sample_rate):
         raise AudioError(f"{raw_sample_rate} Hz: a sample rate is a whole number")
-    if raw is not None and not (is_path or is_file):
+    if options.raw is not None and not (is_path or is_file):
         raise ValueError("raw is for files: an array has no encoding")
     with contextlib.ExitStack() as resources:
-        reader = _open_reader(source, int(raw_sample_rate or 0), raw, resources)
+        remarks = Remarks()
+        reader = _open_reader(source, int(raw_sample_rate or 0), options, remarks, resources)
         resources.callback(reader.close)
         if not _MIN_RATE_HZ <= reader.info.sample_rate <= _MAX_RATE_HZ:
             rate = reader.info.sample_rate
             raise AudioError(f"a sample rate of {rate} Hz: only {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz can be read")
-        return AudioStream(reader, sample_rate, resources.pop_all())
+        return AudioStream(reader, sample_rate, resources.pop_all(), options, remarks)
     raise AssertionError("unreachable: an ExitStack of closers swallows nothing")
 
 
-def _open_reader(source: Source, raw_sample_rate: int, raw: RawAudio | None, resources: contextlib.ExitStack) -> Reader:
+def _open_reader(
+    source: Source, raw_sample_rate: int, options: ReadOptions, remarks: Remarks, resources: contextlib.ExitStack
+) -> Reader:
     if isinstance(source, np.ndarray):
         return ArrayReader(source, raw_sample_rate)
     if isinstance(source, str | os.PathLike):
-        return _open_path(Path(source), raw, resources)
+        return _open_path(Path(source), options.raw, resources)
     if hasattr(source, "read"):
-        return _open_file_object(cast(BinaryIO, source), raw, resources)
+        return _open_file_object(cast(BinaryIO, source), options.raw, resources)
     return BlocksReader(source, raw_sample_rate)
 
 

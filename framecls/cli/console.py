@@ -8,9 +8,10 @@ import logging
 import sys
 import traceback
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError
 
@@ -52,6 +53,18 @@ def describe(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {message}; run again with --debug"
 
 
+class Remarked(Protocol):
+    """A result, or the remarks of a recording."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What its result lacks."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How it was read, where there was a choice."""
+
+
 @dataclass
 class Console:
     """Where messages go; counts the failures and the warnings."""
@@ -86,6 +99,13 @@ class Console:
         """Say that the result of one input lacks something, also in a quiet run, and count it."""
         self.warned += 1
         self._write(f"{PROGRAM}: warning: {escape(file)}: {one_line(message)}")
+
+    def remark(self, file: str, read: Remarked) -> None:
+        """Say what there is to say of one input that was read."""
+        for warning in read.warnings:
+            self.warn(file, warning)
+        for note in read.notes:
+            self.note(f"{escape(file)}: {one_line(note)}")
 
     def report(self, error: BaseException) -> None:
         """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""
