@@ -51,6 +51,8 @@ _LEAST_GAP_S = 0.06
 # than so much in all.
 _LONGEST_GAP_S, _LONGEST_JUMP_BACK_S, _MOST_SILENCE_S = 3600.0, 1.0, 12 * 3600.0
 _LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length
+# What FFmpeg says of a packet that is not whole.
+_COMPLAINTS = ("PES packet size mismatch", "ended prematurely", "runcated", "Packet corrupt", "partial file")
 _MESSAGE_BYTES = 1 << 18
 # To find out which track is not silent, each is decoded so far.
 _SILENCE, _SEARCH_S, _SEARCH_CLOCK_S = 2.0**-13, 1800.0, 15.0
@@ -97,17 +99,19 @@ class Track:
         self.n_damaged = 0  # packets that did not decode
         self.damaged_s = 0.0  # where the first of them was
         self.cut = False  # the last packet is not whole
+        self.complaint_s = -1.0  # where the demuxer last found a packet that is not whole
         self.jumps: list[float] = []  # where times jumped and nothing was made of it
         self.has_frames = False
         has_video = any(s.type == "video" and not _is_picture(s) for s in container.streams)
         self._times = name in _TIMED or (name == "ogg" and has_video)
         self._zero_s = 0.0 if name == _MOV else (container.start_time or 0) / 1_000_000
-        self._header_s = container.duration / 1_000_000 if container.duration and name != "mpegts" else 0.0
+        self._header_s = container.duration / 1_000_000 if container.duration else 0.0
         self._container, self._stream, self._output = container, stream, output
         self._rate, self._layout, self._channels = 0, None, 0
         self._n_written = 0
         self._offset_s = 0.0  # of times that jumped
         self._silence_s = 0.0
+        self._first_s: float | None = None  # the time of the first packet
         self._resampler: Any = None
         self._shape: tuple[Any, ...] = ()
 
@@ -116,17 +120,30 @@ class Track:
         """Seconds that were written."""
         return self._n_written / self._rate if self._rate else 0.0
 
-    def decode(self) -> None:
-        """Write the whole track."""
+    def decode(self, log: list[tuple[int, str, str]]) -> None:
+        """Write the whole track.
+
+        Args:
+            log: what the libraries say meanwhile.
+        """
         for packet in _packets(self._container, self._stream):
+            self._note_complaints(log)
             if packet.stream.index != self._stream.index:
                 self._note_end(packet)
                 continue
-            self.cut = bool(packet.is_corrupt) and bool(packet.size)
+            if packet.size:
+                self.cut = bool(packet.is_corrupt)
             for frame in self._frames(packet):
                 self._place(frame)
         if self._resampler is not None:
             self._write(self._resampler.resample(None))
+        self._note_complaints(log)
+        self.cut |= self.complaint_s > self.position_s - _LEAST_MISSING_S
+
+    def _note_complaints(self, log: list[tuple[int, str, str]]) -> None:
+        if any(part in message for _, _, message in log for part in _COMPLAINTS):
+            self.complaint_s = self.position_s
+        log.clear()
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         from av.error import FFmpegError
@@ -136,11 +153,14 @@ class Track:
         except FFmpegError:
             if packet.size:
                 self.n_damaged += 1
+                self.cut = True  # if nothing follows
                 if self.n_damaged == 1:
                     self.damaged_s = self.position_s
             return
         if packet.size:
             self._note_end(packet)
+            if self._first_s is None and packet.pts is not None:
+                self._first_s = float(packet.pts * packet.time_base)
         yield from frames
 
     def _note_end(self, packet: Any) -> None:
@@ -158,6 +178,7 @@ class Track:
             self.has_frames = True
             self._rate, self._layout, self._channels = frame.sample_rate, frame.layout, frame.layout.nb_channels
             self._send_header()
+            self._skip_delay(frame)
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
             if self._resampler is not None:
@@ -168,6 +189,12 @@ class Track:
             self._close_gap(float(frame.pts * frame.time_base))
         frame.pts = None  # the resampler would make something of a jump
         self._write(self._resampler.resample(frame))
+
+    def _skip_delay(self, frame: Any) -> None:
+        """Take the first frame for what begins with the first packet, though a decoder gives nothing for that yet."""
+        if self._first_s is not None and frame.pts is not None:
+            delay_s = float(frame.pts * frame.time_base) - self._first_s
+            self._offset_s = delay_s if delay_s > _LEAST_GAP_S else 0.0
 
     def _close_gap(self, time_s: float) -> None:
         ahead_s = time_s - self._zero_s - self._offset_s - self.position_s
@@ -328,6 +355,7 @@ def run(path: str, track: int, output: Output) -> dict[str, Any]:
     Raises:
         RefusalError: it is not audio that can be read.
     """
+    import av.logging
     from av.error import FFmpegError
 
     try:
@@ -342,7 +370,10 @@ def run(path: str, track: int, output: Output) -> dict[str, Any]:
         stream = streams[number - 1]
         stream.codec_context.thread_count = 1
         reading = Track(container, stream, output)
-        reading.decode()
+        av.logging.set_level(av.logging.WARNING)
+        with av.logging.Capture() as log:
+            reading.decode(log)
+        av.logging.set_level(None)
         if not reading.has_frames:
             broken = reading.n_damaged or reading.cut
             raise RefusalError("nothing in it can be decoded" if broken else "there is no audio in it")
@@ -363,6 +394,8 @@ def _explain(path: str, error: Exception) -> str:
     lists = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"<?xml", b"<MPD", b"<smil", b"<asx", b"v=0\r\n", b"v=0\n")
     if head.lower().startswith(tuple(start.lower() for start in lists)):
         return "a playlist, not a recording"
+    if head[4:8] == b"ftyp":
+        return "it was cut off before its index (moov), without which nothing in it can be found"
     reason = getattr(error, "strerror", None) or str(error)
     return f"not audio that can be read ({reason})"
 

@@ -35,6 +35,7 @@ class Extent:
 
 
 WHOLE = Extent()
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def measure_extent(handle: IO[bytes]) -> Extent:
@@ -46,7 +47,7 @@ def measure_extent(handle: IO[bytes]) -> Extent:
     """
     size = handle.seek(0, os.SEEK_END)
     try:
-        head = _read(handle, 0, 64)
+        head = _read(handle, 0, 256)
         for start, measure in _MEASURES:
             if re.match(start, head, re.DOTALL):
                 return measure(handle, size)
@@ -126,8 +127,11 @@ def _compare(
 def _measure_wav(handle: IO[bytes], size: int) -> Extent:
     long_bytes: int | None = None
     fmt = b""
+    n_frames = 0
     for name, first, length in _chunks(handle, 12, size, "<"):
-        if name == b"ds64":
+        if name == b"fact":
+            (n_frames,) = struct.unpack("<I", _read(handle, first, 4).ljust(4, b"\0"))
+        elif name == b"ds64":
             long_bytes = struct.unpack_from("<Q", _read(handle, first, 16).ljust(16, b"\0"), 8)[0]
         elif name == b"fmt ":
             fmt = _read(handle, first, min(length, 64))
@@ -135,11 +139,11 @@ def _measure_wav(handle: IO[bytes], size: int) -> Extent:
             if len(fmt) < 16:
                 return WHOLE
             declared = long_bytes if long_bytes and length == 0xFFFFFFFF else length
-            return _compare_wav(handle, size, first, declared, fmt)
+            return _compare_wav(handle, size, first, declared, fmt, n_frames)
     return WHOLE
 
 
-def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: bytes) -> Extent:
+def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: bytes, n_frames: int) -> Extent:
     code, channels, rate, byte_rate, frame_bytes, bits = struct.unpack_from("<HHIIHH", fmt)
     if code == 0xFFFE and len(fmt) >= 26:
         (code,) = struct.unpack_from("<H", fmt, 24)
@@ -151,7 +155,8 @@ def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: b
     samples = make_wav_format(fmt, 0)
     if not byte_rate or not rate:
         return WHOLE
-    return _compare(handle, size, first, declared, samples, rate, samples.frame_bytes if samples else byte_rate / rate)
+    frame_bytes = samples.frame_bytes if samples else declared / n_frames if n_frames else byte_rate / rate
+    return _compare(handle, size, first, declared, samples, rate, frame_bytes)
 
 
 # Type of compression -> libsndfile's name, byte order
@@ -269,7 +274,7 @@ def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
             break
     # Several streams side by side are a film, or the like; one that begins further on is a link of a chain.
     is_longer = first_pages > 1 or _find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")) >= 0
-    return Extent(is_longer=is_longer, is_cut=not is_longer and not _ends_ogg(handle, size))
+    return Extent(is_longer=is_longer, is_cut=not _ends_ogg(handle, size))
 
 
 def _ends_ogg(handle: IO[bytes], size: int) -> bool:
@@ -284,6 +289,60 @@ def _ends_ogg(handle: IO[bytes], size: int) -> bool:
             return at + length <= len(tail) and bool(head[5] & 4)
         at = tail.rfind(b"OggS\0", 0, at)
     return False
+
+
+def _measure_avi(handle: IO[bytes], size: int) -> Extent:
+    head = _read(handle, 0, 64).ljust(64, b"\0")
+    (length,) = struct.unpack_from("<I", head, 4)
+    if length + 8 <= size or head[24:28] != b"avih":
+        return WHOLE
+    frame_us, n_frames = struct.unpack_from("<I12xI", head, 32)
+    return Extent(promised_s=frame_us * n_frames / 1e6 or None, is_cut=True)
+
+
+def _measure_asf(handle: IO[bytes], size: int) -> Extent:
+    head = _read(handle, 0, 1 << 16)
+    at = head.find(_ASF_PROPERTIES)
+    if at < 0 or len(head) < at + 88:
+        return WHOLE
+    (length,) = struct.unpack_from("<Q", head, at + 40)
+    duration, preroll_ms = struct.unpack_from("<Q8xQ", head, at + 64)
+    is_cut = size < length < 2**62
+    return Extent(promised_s=duration / 1e7 - preroll_ms / 1e3, is_cut=True) if is_cut else WHOLE
+
+
+def _measure_adts(handle: IO[bytes], size: int) -> Extent:
+    """Go from frame to frame of an AAC stream."""
+    position, start, data = 0, 0, b""
+    while position + 7 <= size:
+        if position + 7 > start + len(data):
+            start, data = position, _read(handle, position, 1 << 20)
+        head = data[position - start : position - start + 7]
+        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+        if head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or length < 7:
+            return WHOLE  # tags, or not what it seemed
+        position += length
+    return Extent(is_cut=position != size)
+
+
+def _measure_transport(handle: IO[bytes], size: int) -> Extent:
+    for length in (188, 204):
+        if all(_read(handle, length * n, 1) == b"G" for n in range(min(4, size // length))):
+            return Extent(is_cut=size % length != 0)
+    return WHOLE
+
+
+def _measure_program(handle: IO[bytes], size: int) -> Extent:
+    """Look whether the last packet of an MPEG program stream is whole."""
+    start = max(0, size - (1 << 18))
+    tail = _read(handle, start, size - start)
+    at = tail.rfind(b"\x00\x00\x01\xba")
+    if at < 0:
+        return WHOLE
+    at += 14 + (tail[at + 13] & 7) if len(tail) > at + 13 and tail[at + 4] >> 6 == 1 else 12
+    while at + 6 <= len(tail) and tail[at : at + 3] == b"\x00\x00\x01" and tail[at + 3] >= 0xBB:
+        at += 6 + int.from_bytes(tail[at + 4 : at + 6], "big")
+    return Extent(is_cut=at > len(tail))
 
 
 def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> int:
@@ -313,6 +372,11 @@ _MEASURES = (
     (rb"\.snd", _measure_au),
     (rb"riff\x2e\x91\xcf\x11", _measure_w64),
     (rb"caff", _measure_caf),
+    (rb"RIFF....AVI ", _measure_avi),
+    (re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")), _measure_asf),
+    (rb"\xff[\xf0\xf1\xf8\xf9]", _measure_adts),
+    (rb"G.{187}G", _measure_transport),
+    (rb"\x00\x00\x01\xba", _measure_program),
     (rb"fLaC", _measure_flac),
     (rb"OggS", _measure_ogg),
     (rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", _measure_mp3),

@@ -19,7 +19,7 @@ _KILOBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 class MpegExtent:
     """What the frames of an mp3 file say."""
 
-    is_plain: bool  # libsndfile reads it to its end
+    is_plain: bool  # libsndfile reads it to its end, and prints nothing of its own
     promised_s: float | None = None  # what a Xing or VBRI header says, where the file has less
     is_cut: bool = False  # the last frame is not whole
 
@@ -105,7 +105,7 @@ def measure_mpeg(handle: IO[bytes], size: int) -> MpegExtent | None:
     if not n_frames or not n_bytes:
         return _count(window, first, frame)
     if first + n_bytes > size:
-        return MpegExtent(True, promised_s=n_frames * frame.n_samples / frame.rate)
+        return MpegExtent(False, promised_s=n_frames * frame.n_samples / frame.rate)
     return MpegExtent(not _has_frames(window, first + n_bytes))
 
 

@@ -165,6 +165,7 @@ class SoundFileReader:
         # The header of a FLAC file has the number of samples, which libsndfile passes on whatever there is.
         self._promised_s = self.duration_s if self._file.format == "FLAC" else extent.promised_s
         self._is_cut = extent.is_cut
+        self._is_broken = False  # decoding failed, and there is no going on
         self._remarks: Remarks | None = remarks
         self._n_read = 0
 
@@ -179,24 +180,32 @@ class SoundFileReader:
         with self._lock:
             if self._file.closed:
                 raise AudioError("it was closed while it was read")
+            buffer = np.empty((0 if self._is_broken else n_frames, self.info.channels), np.float32)
             try:
-                chunk: NDArray[np.float32] = self._file.read(n_frames, dtype="float32", always_2d=True)
+                chunk: NDArray[np.float32] = self._file.read(out=buffer)
             except soundfile.LibsndfileError as error:
-                raise _broken(self._n_read / self.info.sample_rate, f"libsndfile: {error.error_string}") from error
+                chunk = buffer[: self._count_rescued()]
+                self._is_broken = True
+                if not self._n_read and not len(chunk):
+                    raise AudioError(f"decoding broke at its start: it is damaged ({error.error_string})") from error
         self._n_read += len(chunk)
         if not len(chunk) and self._remarks is not None:
-            remark_end(self._remarks, self._n_read / self.info.sample_rate, self._promised_s, self._is_cut)
+            is_cut = self._is_cut or self._is_broken
+            remark_end(self._remarks, self._n_read / self.info.sample_rate, self._promised_s, is_cut)
             self._remarks = None
         return chunk
+
+    def _count_rescued(self) -> int:
+        """Return how many frames of the read that failed came before the damage."""
+        try:
+            return max(0, int(self._file.tell()) - self._n_read)
+        except soundfile.LibsndfileError:
+            return 0
 
     def close(self) -> None:
         """See Reader."""
         with self._lock:
             self._file.close()
-
-
-def _broken(position_s: float, reason: str) -> AudioError:
-    return AudioError(f"decoding broke after {position_s:.2f} s: the file is damaged or cut off ({one_line(reason)})")
 
 
 class WavStreamReader:
@@ -423,7 +432,7 @@ def remark_end(remarks: Remarks, came_s: float, promised_s: float | None, is_cut
     if promised_s is not None and promised_s - came_s > LEAST_MISSING_S:
         reason = f"but its header says {promised_s:.1f} s"
     elif is_cut:
-        reason = "without the end that its kind of file has"
+        reason = "in the middle of its data"
     else:
         return
     remarks.truncated = True
