@@ -41,7 +41,7 @@ _TIMED = {
 }  # fmt: skip
 # Headers that say how long the recording is, where others let the decoder guess from the bit rate or the last page.
 _PROMISING = {
-    "matroska,webm", "asf", "avi", "flv", "rm", "flac", "wav", "w64", "aiff", "au", "caf", "ape", "tta", "wv", "tak",
+    "matroska,webm", "avi", "flv", "rm", "flac", "wav", "w64", "aiff", "au", "caf", "ape", "tta", "wv", "tak",
     "mpc", "mpc8", "nut", "dsf", "gxf", "mxf",
 }  # fmt: skip
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"

@@ -6,6 +6,7 @@ before.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import struct
@@ -17,6 +18,7 @@ from framecls.audio.wav import MIN_OPEN_BYTES, WavFormat, make_wav_format
 from framecls.errors import AudioError
 
 _MAX_CHUNKS = 10_000
+_MAX_LINKS = 100_000
 # What may follow the samples without a chunk around it.
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
@@ -29,6 +31,7 @@ class Extent:
     is_cut: bool = False  # it ends within a packet, or without the mark of an end
     is_longer: bool = False  # libsndfile would stop before the end
     has_samples: bool = True
+    links: tuple[int, ...] = ()  # where each of several files begins that were joined
     # Where samples go on after those that the header counts: all of them, from this byte on.
     samples: WavFormat | None = None
     first_byte: int = 0
@@ -258,7 +261,12 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
 
 def _measure_flac(handle: IO[bytes], size: int) -> Extent:
     # libsndfile knows how many samples the header promises. A second stream begins with another one.
-    return Extent(is_longer=_find(handle, 4, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")) >= 0)
+    return _make_chain(_find(handle, 4, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")), False)
+
+
+def _make_chain(further: Iterator[int], is_cut: bool) -> Extent:
+    links = (0, *itertools.islice(further, _MAX_LINKS))
+    return Extent(is_longer=len(links) > 1, links=links if len(links) > 1 else (), is_cut=is_cut)
 
 
 def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
@@ -273,8 +281,10 @@ def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
         if first_pages > 64:
             break
     # Several streams side by side are a film, or the like; one that begins further on is a link of a chain.
-    is_longer = first_pages > 1 or _find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")) >= 0
-    return Extent(is_longer=is_longer, is_cut=not _ends_ogg(handle, size))
+    is_cut = not _ends_ogg(handle, size)
+    if first_pages > 1:
+        return Extent(is_longer=True, is_cut=is_cut)
+    return _make_chain(_find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")), is_cut)
 
 
 def _ends_ogg(handle: IO[bytes], size: int) -> bool:
@@ -345,16 +355,16 @@ def _measure_program(handle: IO[bytes], size: int) -> Extent:
     return Extent(is_cut=at > len(tail))
 
 
-def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> int:
-    """Return where a pattern of at most 16 bytes is first found, or -1."""
+def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> Iterator[int]:
+    """Yield where a pattern of at most 8 bytes is found."""
     handle.seek(position)
     tail = b""
     while position < size and (part := handle.read(1 << 20)):
-        if found := pattern.search(tail + part):
-            return position - len(tail) + found.start()
+        data = tail + part
+        for found in pattern.finditer(data):
+            yield position - len(tail) + found.start()
         position += len(part)
-        tail = (tail + part)[-16:]
-    return -1
+        tail = data[-7:]  # too short for what was found already
 
 
 def _measure_mp3(handle: IO[bytes], size: int) -> Extent:
