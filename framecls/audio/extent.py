@@ -237,6 +237,7 @@ def _measure_w64(handle: IO[bytes], size: int) -> Extent:
 def _measure_caf(handle: IO[bytes], size: int) -> Extent:
     position, rate, frame_bytes = 8, 0.0, 0.0
     n_frames = 0
+    samples: WavFormat | None = None
     for _ in range(_MAX_CHUNKS):
         head = _read(handle, position, 12)
         if len(head) < 12:
@@ -246,17 +247,40 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
             desc = _read(handle, position + 12, 32).ljust(32, b"\0")
             rate, packet_bytes, packet_frames = struct.unpack(">d8xII", desc[:8] + desc[8:24])
             frame_bytes = packet_bytes / packet_frames if packet_frames else 0.0
+            samples = _caf_format(desc)
         elif name == b"pakt":
             (n_frames,) = struct.unpack(">8xq", _read(handle, position + 12, 16).ljust(16, b"\0"))
         elif name == b"data":
             if length > size - position - 12 and rate >= 1:
                 duration_s = (length - 4) / frame_bytes / rate if frame_bytes else n_frames / rate
                 return Extent(promised_s=duration_s) if duration_s > 0 else Extent(is_cut=True)
+            first, end = position + 12 + 4, position + 12 + length
+            if samples is not None and length >= 4 and _caf_goes_on(handle, end, size):
+                said_s = (length - 4) / samples.frame_bytes / samples.sample_rate
+                return Extent(is_longer=True, samples=samples, first_byte=first, promised_s=said_s)
             break
         if length < 0:
             break
         position += 12 + length
     return WHOLE
+
+
+def _caf_format(desc: bytes) -> WavFormat | None:
+    """Return what a `desc` chunk says; None: the samples do not lie one after the other."""
+    rate, kind, flags, packet_bytes, _, channels, bits = struct.unpack(">d4sIIIII", desc)
+    if kind != b"lpcm" or not 1 <= channels <= 1024 or packet_bytes * 8 != channels * bits or not 1 <= rate < 1e7:
+        return None
+    subtypes = {32: "FLOAT", 64: "DOUBLE"} if flags & 1 else {16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}
+    endian: Literal["LITTLE", "BIG"] = "LITTLE" if flags & 2 else "BIG"
+    return WavFormat(round(rate), channels, subtypes[bits], packet_bytes, None, endian) if bits in subtypes else None
+
+
+def _caf_goes_on(handle: IO[bytes], position: int, size: int) -> bool:
+    head = _read(handle, position, 12)
+    if len(head) < 12 or not head.strip(b"\0"):
+        return False
+    name, length = struct.unpack(">4sq", head)
+    return re.fullmatch(rb"[A-Za-z0-9_ ]{4}", name) is None or not 0 <= length <= size - position - 12
 
 
 def _measure_flac(handle: IO[bytes], size: int) -> Extent:

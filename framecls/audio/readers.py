@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import select
 import struct
 import subprocess
@@ -323,14 +324,19 @@ class WavStreamReader:
         self._handle = handle
         self._wav = wav
         self._left = wav.n_frames
+        self._ahead = b""  # read already, to see whether samples go on
         self.info = AudioInfo(wav.sample_rate, wav.channels)
         self.duration_s: float | None = None if wav.n_frames is None else wav.n_frames / wav.sample_rate
 
     def read(self, n_frames: int) -> NDArray[np.float32]:
         """See Reader."""
+        if self._left == 0 and self._goes_on():
+            self._left = None
         if self._left is not None:
             n_frames = min(n_frames, self._left)
-        data = read_exactly(self._handle, n_frames * self._wav.frame_bytes)
+        n_bytes = n_frames * self._wav.frame_bytes
+        data = self._ahead[:n_bytes] + read_exactly(self._handle, max(0, n_bytes - len(self._ahead)))
+        self._ahead = self._ahead[n_bytes:]
         n_frames = len(data) // self._wav.frame_bytes
         if self._left is not None:
             self._left -= n_frames
@@ -352,6 +358,20 @@ class WavStreamReader:
             endian=self._wav.endian,
         )[0]
         return decoded
+
+    def _goes_on(self) -> bool:
+        """Tell whether more samples follow those that the header counted, and no chunk."""
+        n_odd = self._n_read * self._wav.frame_bytes % 2
+        ahead = read_exactly(self._handle, 8 + n_odd)
+        if len(ahead) < 8 + n_odd or not ahead.strip(b"\0"):
+            return False
+        if any(re.match(rb"[A-Za-z0-9_]{3}[A-Za-z0-9_ \0]|ID3|TAG", ahead[skip:]) for skip in (0, n_odd)):
+            return False
+        assert self.duration_s is not None
+        if self._remarks is not None:
+            self._remarks.notes.append(f"its header says {self.duration_s:.1f} s, and samples go on: all are read")
+        self._ahead = ahead
+        return True
 
     def close(self) -> None:
         """See Reader."""
