@@ -20,6 +20,7 @@ from framecls.errors import AudioError
 _MAX_CHUNKS = 10_000
 _MAX_LINKS = 100_000
 # What may follow the samples without a chunk around it.
+_TEXT = bytes((*range(32, 127), 9, 10, 13))
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -60,6 +61,8 @@ def measure_extent(handle: IO[bytes]) -> Extent:
 
 
 def _read(handle: IO[bytes], position: int, n_bytes: int) -> bytes:
+    if position >= 2**62:  # no place that a file has
+        return b""
     handle.seek(position)
     parts = []
     while n_bytes > 0 and (part := handle.read(n_bytes)):
@@ -86,7 +89,7 @@ def _goes_on(handle: IO[bytes], position: int, size: int, frame_bytes: int, orde
     if size - position < max(8, frame_bytes):
         return False
     start = _read(handle, position, 1 << 16)
-    if start.startswith(_TAGS) or not start.strip(b"\0"):
+    if start.startswith(_TAGS) or not start.strip(b"\0") or not start.translate(None, _TEXT):
         return False
     # Some writers forget that chunks begin at even places.
     return not any(_is_chunk_list(handle, position + skip, size, order) for skip in (0, 1))
