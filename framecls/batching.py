@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import AudioStream
-from framecls.results import AudioInfo
+from framecls.results import AudioInfo, Remarks
 from framecls.timeline import Window, padded_length
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Recording(Generic[T]):
 
     open: Opener
     info: AudioInfo | None = None
+    remarks: Remarks = field(default_factory=Remarks)
     n_samples: int = 0  # decoded so far
     items: deque[Item] = field(default_factory=deque)  # decoded, not batched
     n_items: int = 0  # decoded so far
@@ -217,7 +218,7 @@ class Pump(Generic[T]):
     def _decode(self, recording: Recording[T]) -> None:
         try:
             with recording.open() as stream:
-                recording.info = stream.info
+                recording.info, recording.remarks = stream.info, stream.remarks
                 for item in self._cut(_count(recording, stream.blocks(self._load.block_s))):
                     if not self._hold(recording, item):
                         break

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from framecls.errors import ConfigError
 
@@ -402,6 +402,42 @@ class RawAudio:
         _require(1 <= self.channels <= 1024, f"{self.channels} channels are not in 1..1024")
         names = ", ".join(RAW_ENCODINGS)
         _require(self.encoding in RAW_ENCODINGS, f"{self.encoding!r} is no encoding of samples: choose {names}")
+
+
+# Seconds after which a decoder that gives nothing is stopped.
+DEFAULT_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a recording is read."""
+
+    raw: RawAudio | None = None  # what a file or file object without a header holds
+    track: int | None = None  # which audio track of a file that has several, from 1; None: the default one
+    channel: str | None = None  # which channel; None: all of them, mixed
+    timeout_s: float = DEFAULT_TIMEOUT_S  # a decoder that gives nothing for so long is stopped; pipes are waited for
+    max_duration_s: float | None = None  # a longer recording is refused
+    strict: bool = False  # what would be a warning, such as a recording that was cut off, is a failure
+
+    def __post_init__(self) -> None:
+        _require(self.track is None or self.track >= 1, f"track {self.track}: they are counted from 1")
+        _require(0 < self.timeout_s < math.inf, f"timeout_s {self.timeout_s} is not a length of time in seconds")
+        longest_s = self.max_duration_s
+        _require(longest_s is None or 0 < longest_s < math.inf, f"max_duration_s {longest_s} is not above 0 seconds")
+
+
+DEFAULT_READING = ReadOptions()
+
+
+class ReadKeywords(TypedDict, total=False):
+    """`ReadOptions` as keyword arguments."""
+
+    raw: RawAudio | None
+    track: int | None
+    channel: str | None
+    timeout_s: float
+    max_duration_s: float | None
+    strict: bool
 
 
 # What a run does unless it is told otherwise; --help says so too.

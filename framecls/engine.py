@@ -20,11 +20,11 @@ from torch.nn import functional
 from framecls.audio import AudioStream, Source, open_audio, open_vectors
 from framecls.batching import Block, Item, Load, Opener, Pump, Recording
 from framecls.checkpoint import load_network
-from framecls.config import ModelConfig, RawAudio
+from framecls.config import DEFAULT_READING, ModelConfig, ReadOptions
 from framecls.errors import ConfigError, ModelError, UsageError
 from framecls.nn.model import Network, Output
 from framecls.pretrained import GATE_MODEL, locate
-from framecls.results import AudioInfo
+from framecls.results import AudioInfo, Remarks
 from framecls.timeline import Window, count_frames, padded_length
 
 _BLOCK_S = 30.0
@@ -62,10 +62,12 @@ class Engine:
         """Batches that a run has under way at once, among which the CPU threads of torch are shared out."""
         return min(_torch_threads.wanted(), _MAX_WORKERS) if self.device.type == "cpu" else 1
 
-    def open(self, source: Source, sample_rate: int | None = None, raw: RawAudio | None = None) -> AudioStream:
+    def open(
+        self, source: Source, sample_rate: int | None = None, options: ReadOptions = DEFAULT_READING
+    ) -> AudioStream:
         """Open a path, a binary file object or an array at `sample_rate`, to be read at the model's rate.
 
-        Blocks of one recording, an iterator of arrays, are a source too; `raw` says what a file without a header holds.
+        Blocks of one recording, an iterator of arrays, are a source too; `options` say how it is read.
 
         Raises:
             UsageError: the model takes features computed elsewhere, and this is none of them.
@@ -84,7 +86,7 @@ class Engine:
             raise ConfigError("an array needs its sample_rate: how many samples a second it has")
         if sample_rate is not None and (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
             raise ConfigError("sample_rate is for arrays, a file says its own; one without a header needs raw")
-        return open_audio(source, features.sample_rate, sample_rate, raw)
+        return open_audio(source, features.sample_rate, sample_rate, options)
 
     def run(self, stream: AudioStream, progress: Callable[[float], None] | None = None) -> Iterator[WindowOutput]:
         """Classify the windows of a stream as they are decoded, in order; `progress` gets the seconds done."""
@@ -219,6 +221,11 @@ class RunningWindows:
     def info(self) -> AudioInfo | None:
         """What the recording was, once it is open."""
         return self._recording.info
+
+    @property
+    def remarks(self) -> Remarks:
+        """What is to be said of the recording, once its windows have been read."""
+        return self._recording.remarks
 
     @property
     def n_samples(self) -> int:

@@ -21,6 +21,15 @@ class AudioInfo:
     channels: int
 
 
+@dataclass
+class Remarks:
+    """What is to be said of a recording that is being read; complete once it has been."""
+
+    truncated: bool = False  # it ends before its header says
+    warnings: list[str] = field(default_factory=list)  # what is wrong with it, and was read all the same
+    notes: list[str] = field(default_factory=list)  # how it is read, where there was a choice
+
+
 @dataclass(frozen=True)
 class Segment:
     """One label over the half-open span `[start, end)`, in seconds from the start of the file."""
@@ -55,6 +64,9 @@ class TagResult:
     overlapping: bool = False  # labels may hold at once, each has its own segments
     audio: AudioInfo | None = None
     outline: Outline | None = field(default=None, repr=False)  # where the frames were not kept
+    truncated: bool = False  # the recording ends before its header says
+    warnings: tuple[str, ...] = ()  # what is wrong with the recording, and was read all the same
+    notes: tuple[str, ...] = ()  # how it was read, where there was a choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +106,6 @@ class Identification:
     score: float
     top: tuple[Candidate, ...]
     audio: AudioInfo | None = None
+    truncated: bool = False  # as of `TagResult`
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

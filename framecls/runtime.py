@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -9,24 +10,25 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import Source
 from framecls.batching import Opener
-from framecls.config import DEFAULT_BEAM, DEFAULT_TOP_K, ModelConfig, RawAudio
+from framecls.config import DEFAULT_BEAM, DEFAULT_READING, DEFAULT_TOP_K, ModelConfig, ReadKeywords, ReadOptions
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
 from framecls.identification import check_among, choose_candidates, decide, pool_windows, rank
-from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.results import Identification, Remarks, Segment, StringResult, TagResult
 from framecls.speakers import Enrolled, decide_voice, enroll, hear, identity, know_voice, load_enrolled
 from framecls.strings import make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
 R = TypeVar("R")
+Answer = TypeVar("Answer", TagResult, StringResult, Identification)
 
 # What is decoded at once of a live source.
 STREAM_BLOCK_S = 0.5
@@ -92,9 +94,9 @@ class Model:
         source: Source,
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> TagResult:
         """Say what is heard when in one recording.
 
@@ -102,16 +104,16 @@ class Model:
             source: a path, a binary file object, (sample,) or (channel, sample) floats, -1..1, or an iterator of
                 arrays that follow each other.
             sample_rate: Hz, of an array or of arrays.
-            raw: what a file or file object without a header holds.
             keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
             progress: told the seconds of audio that are done.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         return _only(
-            self.tag_many([source], sample_rate=sample_rate, raw=raw, keep_scores=keep_scores, progress=progress)
+            self.tag_many([source], sample_rate=sample_rate, keep_scores=keep_scores, progress=progress, **reading)
         )
 
     def tag_many(
@@ -119,9 +121,9 @@ class Model:
         sources: Iterable[Source],
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[TagResult | Exception, None, None]:
         """Say what is heard when in many recordings: decoded ahead, and short ones batched together.
 
@@ -135,7 +137,7 @@ class Model:
         """
         self._check_frame_task()
         _refuse_single(sources)
-        options = _Reading(sample_rate, raw, progress)
+        options = _Reading(sample_rate, ReadOptions(**reading), progress)
         return self._each(sources, options, lambda windows, name: self._tag(windows, name, keep_scores))
 
     def stream(
@@ -143,7 +145,8 @@ class Model:
         source: Source,
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
+        remark: Callable[[Remarks], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[Segment, None, None]:
         """Yield the segments of one recording, live or not, each as soon as nothing still to come can change it.
 
@@ -154,16 +157,19 @@ class Model:
         Args:
             source: as for `tag`; from a microphone, say, an iterator of blocks.
             sample_rate: Hz, of an array or of arrays.
-            raw: what a file or file object without a header holds.
+            remark: told, once the recording is over, what is to be said of it.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it; after the segments before.
         """
         self._check_frame_task()
-        return self._stream(source, _Reading(sample_rate, raw))
+        return self._stream(source, _Reading(sample_rate, ReadOptions(**reading)), remark)
 
-    def _stream(self, source: Source, reading: _Reading) -> Generator[Segment, None, None]:
+    def _stream(
+        self, source: Source, reading: _Reading, remark: Callable[[Remarks], None] | None
+    ) -> Generator[Segment, None, None]:
         segmenter = make_segmenter(self.config)
         openers = self._openers([source], reading, deque())
         with closing(self._engine.run_many(openers, block_s=STREAM_BLOCK_S)) as recordings:
@@ -171,40 +177,42 @@ class Model:
                 for logits in stitch_parts(windows, self.config.overlap_frames):
                     yield from segmenter.push(to_probabilities(logits, self.config))
                 yield from segmenter.finish(self._duration(windows.n_samples))
+                if remark is not None:
+                    remark(windows.remarks)
 
     def tag_string(
         self,
         source: Source,
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         beam: int = DEFAULT_BEAM,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> StringResult:
         """Say which phones are heard in one recording, in order: as many as there are.
 
         Args:
             source: as for `tag`.
             sample_rate: Hz, of an array or of arrays.
-            raw: what a file or file object without a header holds.
             beam: strings that the search keeps from frame to frame; 1 takes the best phone of each frame.
             progress: told the seconds of audio that are done.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model hears no phones.
             ConfigError: `beam` is not positive.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        return _only(self.tag_string_many([source], sample_rate=sample_rate, raw=raw, beam=beam, progress=progress))
+        return _only(self.tag_string_many([source], sample_rate=sample_rate, beam=beam, progress=progress, **reading))
 
     def tag_string_many(
         self,
         sources: Iterable[Source],
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         beam: int = DEFAULT_BEAM,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[StringResult | Exception, None, None]:
         """Say which phones are heard in many recordings: decoded ahead, and short ones batched together.
 
@@ -222,7 +230,7 @@ class Model:
         if beam < 1:
             raise ConfigError(f"beam {beam}: at least 1")
         overlap = engine.config.overlap_frames
-        options = _Reading(sample_rate, raw, progress)
+        options = _Reading(sample_rate, ReadOptions(**reading), progress)
         return self._each(sources, options, lambda windows, name: self._spell(windows, name, overlap, beam), engine)
 
     def identify(
@@ -230,23 +238,23 @@ class Model:
         source: Source,
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
         enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Identification:
         """Give one recording one label.
 
         Args:
             source: as for `tag`.
             sample_rate: Hz, of an array or of arrays.
-            raw: what a file or file object without a header holds.
             top_k: how many labels to rank.
             among: only these labels can be the answer; None: those that the model trusts itself with.
             enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
                 user's own gallery.
             progress: told the seconds of audio that are done.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a frame.
@@ -258,11 +266,11 @@ class Model:
             self.identify_many(
                 [source],
                 sample_rate=sample_rate,
-                raw=raw,
                 top_k=top_k,
                 among=among,
                 enrolled=enrolled,
                 progress=progress,
+                **reading,
             )
         )
 
@@ -271,11 +279,11 @@ class Model:
         sources: Iterable[Source],
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
         enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[Identification | Exception, None, None]:
         """Give each of many recordings one label: decoded ahead, and short ones batched together.
 
@@ -294,7 +302,7 @@ class Model:
         _refuse_single(sources)
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
-        options = _Reading(sample_rate, raw, progress)
+        options = _Reading(sample_rate, ReadOptions(**reading), progress)
         if self.config.embedding:
             known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
             known = known if among is None else known.among(check_among(among))
@@ -310,15 +318,15 @@ class Model:
         self,
         sources: Iterable[Source],
         reading: _Reading,
-        answer: Callable[[RunningWindows, str], R],
+        answer: Callable[[RunningWindows, str], Answer],
         engine: Engine | None = None,
-    ) -> Generator[R | Exception, None, None]:
+    ) -> Generator[Answer | Exception, None, None]:
         names: deque[str] = deque()
         openers = self._openers(sources, reading, names)
         with closing((engine or self._engine).run_many(openers, progress=reading.progress)) as recordings:
             for windows in recordings:
                 try:
-                    result: R | Exception = answer(windows, names.popleft())
+                    result: Answer | Exception = _add_remarks(answer(windows, names.popleft()), windows.remarks)
                 except Exception as error:
                     result = error
                 yield result
@@ -327,7 +335,7 @@ class Model:
         """Yield what opens each source, and add its name to `names`."""
         for source in sources:
             names.append(_name(source))
-            yield partial(self._engine.open, source, reading.sample_rate, reading.raw)
+            yield partial(self._engine.open, source, reading.sample_rate, reading.options)
 
     def _tag(self, windows: RunningWindows, name: str, keep_scores: bool) -> TagResult:
         tagger = Tagger(self.config, keep_scores=keep_scores)
@@ -357,22 +365,22 @@ class Model:
         source: Source,
         *,
         sample_rate: int | None = None,
-        raw: RawAudio | None = None,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> NDArray[np.float32]:
         """Return (number,) the unit vector of the voice in one recording; two of one voice have a large product.
 
         Args:
             source: as for `tag`.
             sample_rate: Hz, of an array or of arrays.
-            raw: what a file or file object without a header holds.
             progress: told the seconds of audio that are done.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model does not answer with an embedding.
             AudioError: the recording cannot be read, or there is too little speech in it.
         """
-        return hear(self._engine, source, sample_rate, raw, progress).vector
+        return hear(self._engine, source, sample_rate, ReadOptions(**reading), progress).vector
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
@@ -389,6 +397,7 @@ class Model:
         *,
         sample_rate: int | None = None,
         gallery: str | Path | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> list[str]:
         """Enroll somebody's voice in a gallery; None: the user's own.
 
@@ -397,6 +406,7 @@ class Model:
             sources: recordings in which nobody else does, each as for `tag`.
             sample_rate: Hz, of arrays.
             gallery: the file, made if it is not there.
+            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Returns:
             what should make one look again, such as a clip that does not sound like the others; empty is good.
@@ -408,8 +418,10 @@ class Model:
         """
         person = check_name(name)
         _refuse_single(sources)
-        voices = [(_name(source), hear(self._engine, source, sample_rate)) for source in sources]
-        return enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+        options = ReadOptions(**reading)
+        voices = [(_name(source), hear(self._engine, source, sample_rate, options)) for source in sources]
+        doubts = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
+        return doubts + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
 
     def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
         voice = know_voice(windows, self.config)
@@ -428,8 +440,14 @@ class _Reading:
     """How the sources of a run are read."""
 
     sample_rate: int | None = None  # Hz, of arrays
-    raw: RawAudio | None = None
+    options: ReadOptions = DEFAULT_READING
     progress: Callable[[float], None] | None = None
+
+
+def _add_remarks(result: Answer, remarks: Remarks) -> Answer:
+    return dataclasses.replace(
+        result, truncated=remarks.truncated, warnings=tuple(remarks.warnings), notes=tuple(remarks.notes)
+    )
 
 
 def _refuse_single(sources: object) -> None:

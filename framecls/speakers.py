@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import Source
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio, to_dict
+from framecls.config import DEFAULT_READING, UNKNOWN, DecisionConfig, ModelConfig, ReadOptions, to_dict
 from framecls.engine import Engine, RunningWindows, WindowOutput
 from framecls.errors import AudioError, GalleryError, UsageError
 from framecls.gallery import Clip, Gallery, default_path, open_gallery
 from framecls.identification import pool_windows
-from framecls.results import AudioInfo, Candidate
+from framecls.results import AudioInfo, Candidate, Remarks
 
 # With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
 # about half of the frames: the rest is pauses.
@@ -40,6 +40,7 @@ class Voice:
     heard_s: float  # seconds of speech
     duration_s: float
     info: AudioInfo | None
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def identity(engine: Engine) -> str:
@@ -67,7 +68,7 @@ def hear(
     engine: Engine,
     source: Source,
     sample_rate: int | None = None,
-    raw: RawAudio | None = None,
+    options: ReadOptions = DEFAULT_READING,
     progress: Callable[[float], None] | None = None,
 ) -> Voice:
     """Return the voice of one recording.
@@ -78,7 +79,7 @@ def hear(
     """
     if not engine.config.embedding:
         raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
-    openers = [partial(engine.open, source, sample_rate, raw)]
+    openers = [partial(engine.open, source, sample_rate, options)]
     with closing(engine.run_many(openers, progress=progress)) as recordings:
         return know_voice(next(recordings), engine.config)
 
@@ -104,7 +105,7 @@ def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
     duration_s = round(windows.n_samples / config.features.sample_rate, 6)
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
     _require_enough(duration_s, heard_s, config.gate)
-    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info)
+    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info, windows.remarks)
 
 
 def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:

@@ -26,7 +26,7 @@ from models import RATE, save_tiny_model, tiny_config, write_wav
 import framecls
 from framecls.audio import open_audio
 from framecls.cli.boundary import run
-from framecls.config import RAW_ENCODINGS, ConfigError, RawAudio
+from framecls.config import RAW_ENCODINGS, ConfigError, RawAudio, ReadOptions
 from framecls.engine import Engine
 from framecls.errors import AudioError, UsageError
 from framecls.nn.model import Network
@@ -133,17 +133,20 @@ def test_raw_encodings(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "a.pcm"
     soundfile.write(path, samples, RATE, format="RAW", subtype=subtype, endian=endian)
     assert path.stat().st_size == samples.size * sample_bytes
-    with open_audio(path, RATE, raw=RawAudio(RATE, 2, encoding)) as stream:
+    with open_audio(path, RATE, options=ReadOptions(raw=RawAudio(RATE, 2, encoding))) as stream:
         got = np.concatenate(list(stream.blocks(0.13)))
         assert stream.info == framecls.AudioInfo(RATE, 2)
     np.testing.assert_allclose(got, samples.mean(axis=1), atol=0.02)
-    with path.open("rb") as file, open_audio(file, RATE, raw=RawAudio(RATE, 2, encoding)) as stream:
+    with (
+        path.open("rb") as file,
+        open_audio(file, RATE, options=ReadOptions(raw=RawAudio(RATE, 2, encoding))) as stream,
+    ):
         np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), got)
 
 
 def test_raw_is_for_files() -> None:
     with pytest.raises(ValueError, match="raw is for files"):
-        open_audio(noise(1.0), RATE, RATE, RawAudio(RATE))
+        open_audio(noise(1.0), RATE, RATE, ReadOptions(raw=RawAudio(RATE)))
     with pytest.raises(ConfigError, match="choose s16le"):
         RawAudio(RATE, 1, "s17le")
 

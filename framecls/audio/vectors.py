@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio.stream import AudioStream
-from framecls.results import AudioInfo
+from framecls.results import AudioInfo, Remarks
 
 
 class VectorStream(AudioStream):
@@ -17,6 +17,7 @@ class VectorStream(AudioStream):
 
     def __init__(self, vectors: NDArray[np.float32], vectors_per_s: int) -> None:
         self.info = AudioInfo(vectors_per_s, 1)
+        self.remarks = Remarks()
         self.sample_rate = vectors_per_s
         self._vectors = vectors
         self._resources = contextlib.ExitStack()

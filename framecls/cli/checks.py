@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from framecls import modelfile, pretrained
-from framecls.cli.options import ENGINES, LOCAL, RAY
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio
+from framecls.cli.options import ENGINES, LOCAL, RAY, ReadingOptions
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio, ReadKeywords, ReadOptions
 from framecls.errors import ConfigError, UsageError
 from framecls.output.files import is_device
 
@@ -85,6 +85,29 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
         if not 0 <= thresholds[label] <= 1:
             raise UsageError(f"--threshold {text}: the probability must be in 0..1")
     return thresholds
+
+
+def parse_reading(options: ReadingOptions) -> ReadKeywords:
+    """Return how recordings are read, as the methods of a model take it.
+
+    Raises:
+        UsageError: an option says what cannot be.
+    """
+    check_count("--track", options.track)
+    check_seconds("--max-duration", options.max_duration)
+    check_seconds("--timeout", options.timeout)
+    reading: ReadKeywords = {
+        "raw": parse_raw(options.raw),
+        "track": options.track,
+        "timeout_s": options.timeout,
+        "max_duration_s": options.max_duration,
+        "strict": options.strict,
+    }
+    try:
+        ReadOptions(**reading)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+    return reading
 
 
 def parse_raw(text: str | None) -> RawAudio | None:

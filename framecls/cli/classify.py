@@ -21,7 +21,7 @@ from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.cli.streaming import check_stream, stream_inputs
-from framecls.config import ModelConfig, RawAudio
+from framecls.config import ModelConfig, ReadOptions
 from framecls.errors import ClusterError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Job(ABC):
 
     def __init__(self, options: RunOptions) -> None:
         self.thresholds = checks.parse_thresholds(options.threshold)
-        self.raw = checks.parse_raw(options.raw)
+        self.reading = checks.parse_reading(options)
 
     def check_format(self, format: str) -> None:  # noqa: B027 (identify has nothing to check)
         """Refuse what does not go with the format of the results.
@@ -120,7 +120,7 @@ class TagJob(Job):
             check_stream(self._options, format)
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.tag_many(sources, raw=self.raw, keep_scores=self._keep_scores, progress=progress)
+        return model.tag_many(sources, keep_scores=self._keep_scores, progress=progress, **self.reading)
 
 
 class StringJob(Job):
@@ -156,7 +156,7 @@ class StringJob(Job):
         from framecls.config import DEFAULT_BEAM
 
         beam = DEFAULT_BEAM if self._beam is None else self._beam
-        return model.tag_string_many(sources, raw=self.raw, beam=beam, progress=progress)
+        return model.tag_string_many(sources, beam=beam, progress=progress, **self.reading)
 
 
 class IdentifyJob(Job):
@@ -191,11 +191,11 @@ class IdentifyJob(Job):
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.identify_many(
             sources,
-            raw=self.raw,
             top_k=self._top_k,
             among=self._among,
             enrolled=self._enrolled,
             progress=progress,
+            **self.reading,
         )
 
 
@@ -308,7 +308,7 @@ def _stream(options: RunOptions, job: Job, form: Form, console: Console, inputs:
 
         model = job.prepare(_load(options))
         assert isinstance(model, Model)
-        stream_inputs(inputs, model, form.format, job.raw, console)
+        stream_inputs(inputs, model, form.format, job.reading, console)
     return console.status
 
 
@@ -348,12 +348,12 @@ def _load(options: RunOptions) -> Model:
     return model
 
 
-def _expect_length_s(item: Input, raw: RawAudio | None) -> float | None:
+def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
     """Return what the header says of the length; what is wrong with a recording is for the run to report."""
     from framecls.audio import open_audio
 
     try:
-        with open_audio(item.source, raw=raw) as stream:
+        with open_audio(item.source, options=options) as stream:
             return stream.duration_s
     except Exception:
         return None
@@ -397,7 +397,7 @@ class Batch:
             sizes_bytes,
             wanted=self._wants_progress,
             write_line=self.console.note,
-            find_length_s=partial(_expect_length_s, self.inputs[0], job.raw) if is_single else None,
+            find_length_s=partial(_expect_length_s, self.inputs[0], ReadOptions(**job.reading)) if is_single else None,
         )
         self.start = time.monotonic()
         with self.interrupts:
@@ -427,6 +427,7 @@ class Batch:
             return None
         self.audio_s += result.duration
         self.bar.hide()
+        self.console.remark(item.name, result)
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         return dataclasses.replace(result, file=item.name)

@@ -8,9 +8,10 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError, is_out_of_memory
 from framecls.output.text import escape as escape  # what the commands say goes through here, names in it too
@@ -40,6 +41,18 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{one_line(str(error.strerror))}; close other programs or allow more (ulimit -n)"
     return f"unexpected {type(error).__name__}: {message}; run again with --debug"
+
+
+class Remarked(Protocol):
+    """A result, or the remarks of a recording."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What its result lacks."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How it was read, where there was a choice."""
 
 
 @dataclass
@@ -76,6 +89,13 @@ class Console:
         """Say that the result of one input lacks something, also in a quiet run, and count it."""
         self.warned += 1
         self._write(f"{PROGRAM}: warning: {escape(file)}: {one_line(message)}")
+
+    def remark(self, file: str, read: Remarked) -> None:
+        """Say what there is to say of one input that was read."""
+        for warning in read.warnings:
+            self.warn(file, warning)
+        for note in read.notes:
+            self.note(f"{escape(file)}: {one_line(note)}")
 
     def report(self, error: BaseException) -> None:
         """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""

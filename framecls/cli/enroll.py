@@ -11,6 +11,7 @@ from framecls.cli.console import INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EnrollOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import observe
+from framecls.config import ReadOptions
 from framecls.gallery import check_name, default_path
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     checks.check_device(options.device)
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
+    reading = ReadOptions(**checks.parse_reading(options))
     checks.find_voice_model(options.model)
     console = Console(quiet=options.quiet, debug=options.debug)
 
@@ -45,7 +47,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     bar = InputBar(sizes_bytes, wanted=not (options.quiet or options.no_progress), write_line=console.note)
     try:
         if inputs:
-            _enroll(options, name, inputs, console, bar)
+            _enroll(options, reading, name, inputs, console, bar)
     except KeyboardInterrupt:
         bar.hide()
         console.error("interrupted: nothing was enrolled")
@@ -55,7 +57,14 @@ def enroll_voice(options: EnrollOptions) -> int:
     return console.status
 
 
-def _enroll(options: EnrollOptions, name: str, inputs: Sequence[Input], console: Console, bar: InputBar) -> None:
+def _enroll(
+    options: EnrollOptions,
+    reading: ReadOptions,
+    name: str,
+    inputs: Sequence[Input],
+    console: Console,
+    bar: InputBar,
+) -> None:
     from framecls.engine import load_engine
     from framecls.speakers import Voice, enroll, hear
 
@@ -64,12 +73,14 @@ def _enroll(options: EnrollOptions, name: str, inputs: Sequence[Input], console:
     began = time.monotonic()
     for item in inputs:
         try:
-            voice = hear(engine, item.source, progress=bar.advance)
+            voice = hear(engine, item.source, options=reading, progress=bar.advance)
         except Exception as error:
             bar.hide()
             console.failure(item.name, error)
             bar.finish_input(0.0)
             continue
+        bar.hide()
+        console.remark(item.name, voice.remarks)
         voices.append((item.name, voice))
         bar.finish_input(voice.duration_s)
     bar.hide()

@@ -15,17 +15,18 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.config import DEFAULT_BEAM, DEFAULT_TOP_K
+from framecls.config import DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 
 # Panels of --help, from top to bottom; what has none comes first.
+_READING = "Reading"
 _OUTPUT = "Output"
 _DECISION = "Decision"
 _MACHINE = "Machine"
 _MESSAGES = "Messages"
-_PANELS = (None, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
+_PANELS = (None, _READING, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
 
 LOCAL, RAY = ENGINES = ("local", "ray")
 
@@ -132,6 +133,53 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How recordings are read."""
+
+    raw: Annotated[
+        str | None,
+        typer.Option(
+            "--raw",
+            metavar="RATE[,CHANNELS[,ENCODING]]",
+            help="The inputs have no header: 16000 is 16-bit mono at 16 kHz, 48000,2,f32le stereo floats.",
+            rich_help_panel=_READING,
+        ),
+    ] = None
+    track: Annotated[
+        int | None,
+        typer.Option(
+            "--track",
+            metavar="N",
+            help="Which audio track, from 1; else the default one, or the first that is not silent.",
+            rich_help_panel=_READING,
+        ),
+    ] = None
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="A recording that is cut off, or damaged in a place, is a failure, not a warning.",
+            rich_help_panel=_READING,
+        ),
+    ] = False
+    max_duration: Annotated[
+        float | None,
+        typer.Option(
+            "--max-duration", metavar="S", help="Refuse a recording longer than this.", rich_help_panel=_READING
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            help="Give a file up whose decoder gives nothing for so many seconds.",
+            rich_help_panel=_READING,
+        ),
+    ] = DEFAULT_TIMEOUT_S
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
     """Where a run computes: in this process, or in others on this machine and on more."""
 
@@ -166,19 +214,11 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MessageOptions, MachineOptions, ClusterOptions):
+class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions):
     """What `tag` and `identify` share."""
 
     inputs: InputsArgument
     model: ModelOption
-    raw: Annotated[
-        str | None,
-        typer.Option(
-            "--raw",
-            metavar="RATE[,CHANNELS[,ENCODING]]",
-            help="The inputs have no header: 16000 is 16-bit mono at 16 kHz, 48000,2,f32le stereo floats.",
-        ),
-    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -314,7 +354,7 @@ class IdentifyOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnrollOptions(MessageOptions, MachineOptions):
+class EnrollOptions(MessageOptions, MachineOptions, ReadingOptions):
     """`framecls enroll`."""
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose voice it is.", show_default=False)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from framecls.cli.console import Console
@@ -15,7 +16,7 @@ from framecls.errors import UsageError
 
 if TYPE_CHECKING:
     from framecls.audio import Input
-    from framecls.config import RawAudio
+    from framecls.config import ReadKeywords
     from framecls.runtime import Model
 
 
@@ -38,7 +39,7 @@ def check_stream(options: TagOptions, format: str) -> None:
         raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
 
 
-def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAudio | None, console: Console) -> None:
+def stream_inputs(inputs: Sequence[Input], model: Model, format: str, reading: ReadKeywords, console: Console) -> None:
     """Print the segments of each input in turn; one that fails is reported and does not stop the others."""
     from framecls.output.segments import SegmentWriter
 
@@ -50,7 +51,7 @@ def stream_inputs(inputs: Sequence[Input], model: Model, format: str, raw: RawAu
     writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
     writer.begin(sys.stdout)
     for item in inputs:
-        with closing(model.stream(item.source, raw=raw)) as segments:
+        with closing(model.stream(item.source, remark=partial(console.remark, item.name), **reading)) as segments:
             try:
                 for segment in segments:
                     writer.write(item.name, segment, sys.stdout)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from framecls import pretrained
 from framecls._version import __version__
@@ -15,7 +15,7 @@ from framecls.cluster.crew import Crew
 from framecls.cluster.plan import Machine, Staff, plan_staff
 from framecls.cluster.session import open_session
 from framecls.cluster.worker import Setup, Work, digest_model
-from framecls.config import ModelConfig, RawAudio
+from framecls.config import ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 from framecls.modelfile import read_config
 
@@ -77,9 +77,9 @@ class ClusterModel:
         self,
         sources: Iterable[object],
         *,
-        raw: RawAudio | None = None,
         keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[TagResult | Exception, None, None]:
         """Say what is heard when in many recordings; see `Model.tag_many`.
 
@@ -91,28 +91,28 @@ class ClusterModel:
             UsageError: when the first result is asked for: this model gives one label a recording, not one a frame.
             ClusterError: the workers or the cluster are gone.
         """
-        return self._run("tag_many", sources, progress, raw=raw, keep_scores=keep_scores)
+        return self._run("tag_many", sources, progress, keep_scores=keep_scores, **reading)
 
     def tag_string_many(
         self,
         sources: Iterable[object],
         *,
-        raw: RawAudio | None = None,
         beam: int | None = None,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[StringResult | Exception, None, None]:
         """Say which phones are heard in many recordings; see `Model.tag_string_many`, and `tag_many` for errors."""
-        return self._run("tag_string_many", sources, progress, raw=raw, beam=beam)
+        return self._run("tag_string_many", sources, progress, beam=beam, **reading)
 
     def identify_many(
         self,
         sources: Iterable[object],
         *,
-        raw: RawAudio | None = None,
         top_k: int | None = None,
         among: Sequence[str] | None = None,
         enrolled: Enrolled | str | Path | None = None,
         progress: Callable[[float], None] | None = None,
+        **reading: Unpack[ReadKeywords],
     ) -> Generator[Identification | Exception, None, None]:
         """Give each of many recordings one label; see `Model.identify_many`, and `tag_many` for errors.
 
@@ -120,7 +120,7 @@ class ClusterModel:
         """
         if self.config.embedding and (enrolled is None or isinstance(enrolled, str | Path)):
             enrolled = self.enrolled(enrolled)
-        return self._run("identify_many", sources, progress, raw=raw, top_k=top_k, among=among, enrolled=enrolled)
+        return self._run("identify_many", sources, progress, top_k=top_k, among=among, enrolled=enrolled, **reading)
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, as `Model.enrolled` does."""

@@ -16,6 +16,7 @@ def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, 
     """Return a result as plain data; the times and scores of frames only where they are asked for."""
     audio = [result.audio.sample_rate, result.audio.channels] if result.audio is not None else None
     stored = {"file": result.file, "model": result.model, "duration": float(result.duration), "audio": audio}
+    stored |= {"truncated": result.truncated, "warnings": list(result.warnings), "notes": list(result.notes)}
     if isinstance(result, Identification):
         top = [[c.label, float(c.score)] for c in result.top]
         return stored | {"label": result.label, "score": float(result.score), "top": top}
@@ -33,6 +34,7 @@ def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, 
 def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
     """Return the result that `to_stored` was given; without frames, its times are (0,) and its scores (0, label)."""
     audio = AudioInfo(*stored["audio"]) if stored["audio"] is not None else None
+    remarks = {"truncated": stored["truncated"]} | {key: tuple(stored[key]) for key in ("warnings", "notes")}
     if "segments" not in stored:
         return Identification(
             file=stored["file"],
@@ -42,6 +44,7 @@ def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
             score=stored["score"],
             top=tuple(Candidate(*candidate) for candidate in stored["top"]),
             audio=audio,
+            **remarks,
         )
     n_labels = len(stored["labels"])
     kind = StringResult if stored["string"] else TagResult
@@ -57,6 +60,7 @@ def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
         overlapping=stored["overlapping"],
         audio=audio,
         outline=Outline(*map(_unpack, stored["outline"])) if "outline" in stored else None,
+        **remarks,
     )
 
 

@@ -84,15 +84,17 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
 def as_record(result: Result) -> dict[str, Any]:
     """Return the JSON object of a result. Keys, their order and their units are a contract: add, never change."""
     record: dict[str, Any] = {"file": result.file, "model": result.model, "duration": _time(result.duration)}
+    remarks = {"truncated": result.truncated, "warnings": list(result.warnings)}
+    remarks = {key: value for key, value in remarks.items() if value}
     if isinstance(result, TagResult):
         segments = [
             {"start": _time(s.start), "end": _time(s.end), "label": s.label, "score": _score(s.score)}
             for s in result.segments
         ]
-        record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments}
+        record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **remarks}
         return record | {"string": result.string} if isinstance(result, StringResult) else record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
-    return record | {"label": result.label, "score": _score(result.score), "top": top}
+    return record | {"label": result.label, "score": _score(result.score), "top": top, **remarks}
 
 
 def _time(value: float) -> float:
