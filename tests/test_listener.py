@@ -115,6 +115,22 @@ def test_a_model_of_ones_own_is_carried(base: Path, tmp_path: Path, tuned: bool)
     assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
 
 
+def test_two_models_share_no_encoder_that_both_only_name() -> None:
+    config = features()
+    one, other, third = (model_of(config).features for _ in range(3))
+    waveform = noise(9 * 320 + 2 * config.margin_samples)[None]
+    with torch.inference_mode():
+        before = one(waveform)
+        assert other.encoder is not None
+        other.encoder.inner(torch.device("meta"))  # as a batch on another device does
+        assert third.encoder is not None
+        for parameter in third.encoder.inner(waveform.device).double().parameters():
+            parameter.zero_()
+        torch.testing.assert_close(one(waveform), before, rtol=0, atol=0)
+    assert one.encoder is not None
+    assert {p.dtype for p in one.encoder.inner(waveform.device).parameters()} == {torch.float32}
+
+
 def test_what_cannot_be_built_on_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layers 1 to 3, and there is no 4"):
         features(layer=4)

@@ -98,6 +98,22 @@ def test_vectors_are_those_of_torchaudio(tiny: Path) -> None:
     torch.testing.assert_close(mixed, layer_norm(torch.stack(layers).mean(dim=0), (16,)))
 
 
+@only_wav2vec2
+def test_two_models_share_no_encoder_that_both_only_name(tiny: Path) -> None:
+    one, other = (FeatureExtractor(features()).eval() for _ in range(2))
+    waveform = noise(9 * 320 + 80)[None]
+    with torch.inference_mode():
+        before = one(waveform)
+        assert other.encoder is not None
+        other.encoder.inner(torch.device("meta"))  # as a batch on another device does
+        torch.testing.assert_close(one(waveform), before, rtol=0, atol=0)
+    third = FeatureExtractor(features()).eval()
+    assert third.encoder is not None
+    third.encoder.inner(torch.device("cpu")).double()
+    assert one.encoder is not None
+    assert {p.dtype for p in one.encoder.inner(torch.device("cpu")).parameters()} == {torch.float32}
+
+
 def test_every_frame_has_a_vector_that_reads_what_is_around_its_middle(tiny: Path) -> None:
     config = features()
     assert (config.hop_samples, config.window_samples, config.margin_samples, config.dim) == (320, 400, 40, 16)
