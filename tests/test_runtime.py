@@ -25,6 +25,17 @@ from framecls.timeline import Window, plan_windows
 CPU = torch.device("cpu")
 
 
+def test_phones_loaded_twice_are_two_models() -> None:
+    """It hears through the lower layers of another shipped model, which its file only names."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    one, other = (framecls.load("phones", device="cpu") for _ in range(2))
+    before = one.tag(samples, sample_rate=RATE).scores
+    encoder = other._engine.network.features.encoder
+    assert encoder is not None
+    encoder.inner(torch.device("meta"))
+    np.testing.assert_array_equal(one.tag(samples, sample_rate=RATE).scores, before)
+
+
 def make_model(config: ModelConfig, batch_size: int | None = None) -> Model:
     torch.manual_seed(3)
     return Model(Engine(Network(config).eval(), CPU, batch_size))

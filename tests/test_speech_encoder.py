@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +59,6 @@ def architecture(family: str) -> dict[str, Any]:
     return ARCHITECTURE | (buckets if family == "WavLM" else {})
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    yield
-    encoder_sources.open_bundle.cache_clear()
-
-
 @pytest.fixture(params=["Wav2Vec2", "WavLM"])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -103,6 +96,22 @@ def test_vectors_are_those_of_torchaudio(tiny: Path) -> None:
         torch.testing.assert_close(extractor(waveform), layers[1])
         mixed = FeatureExtractor(features()).eval()(waveform)
     torch.testing.assert_close(mixed, layer_norm(torch.stack(layers).mean(dim=0), (16,)))
+
+
+@only_wav2vec2
+def test_two_models_share_no_encoder_that_both_only_name(tiny: Path) -> None:
+    one, other = (FeatureExtractor(features()).eval() for _ in range(2))
+    waveform = noise(9 * 320 + 80)[None]
+    with torch.inference_mode():
+        before = one(waveform)
+        assert other.encoder is not None
+        other.encoder.inner(torch.device("meta"))  # as a batch on another device does
+        torch.testing.assert_close(one(waveform), before, rtol=0, atol=0)
+    third = FeatureExtractor(features()).eval()
+    assert third.encoder is not None
+    third.encoder.inner(torch.device("cpu")).double()
+    assert one.encoder is not None
+    assert {p.dtype for p in one.encoder.inner(torch.device("cpu")).parameters()} == {torch.float32}
 
 
 def test_every_frame_has_a_vector_that_reads_what_is_around_its_middle(tiny: Path) -> None:
@@ -184,11 +193,9 @@ def test_a_frozen_encoder_is_named_and_not_carried(tiny: Path, tmp_path: Path) -
     config = read_config(job.output)
     assert config.hop_s == 0.04  # as with the recipe's log-mel
     assert config.features.pretrained.source == "torchaudio:TINY"
-    encoder_sources.open_bundle.cache_clear()
     answer = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     state = torch.load(tiny, weights_only=True)
     torch.save({key: -value if value.ndim == 3 else value for key, value in state.items()}, tiny)
-    encoder_sources.open_bundle.cache_clear()
     other = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     assert answer.top[0].score != pytest.approx(other.top[0].score, abs=1e-6)  # it is the cached weights that hear
 
@@ -205,7 +212,6 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     assert not any(key.startswith("feature_extractor.") for key in moved)
     assert not any("transformer.layers.2" in key for key in after)  # what is above the second layer is left out
     tiny.unlink()
-    encoder_sources.open_bundle.cache_clear()
     assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
 
 
