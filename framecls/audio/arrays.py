@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio.faults import one_line
+from framecls.audio.wav import MAX_CHANNELS
 from framecls.errors import AudioError
 
-MAX_CHANNELS = 1024  # libsndfile's limit
 # An axis that is longer is samples, unless the other one is longer still.
 _LIKELY_CHANNELS = 32
 # Frames looked at at once, so that a long array needs no copy of itself.

@@ -1,28 +1,27 @@
-"""One reader for each way that samples come in: libsndfile, a WAV stream from a pipe, the ffmpeg program, an array."""
+"""One reader for each way that samples come in: libsndfile, a WAV stream, PyAV in another process, an array."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import io
+import json
 import logging
 import os
-import shutil
-import signal
+import select
 import struct
 import subprocess
-import tempfile
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from framecls.audio.arrays import (
-    MAX_CHANNELS,
     Scale,
     as_array,
     explain_axes,
@@ -32,16 +31,17 @@ from framecls.audio.arrays import (
     guess_scale_of_first,
     scale_of,
 )
+from framecls.audio.extent import WHOLE, Extent
 from framecls.audio.faults import explain_os_error, one_line
-from framecls.config import RAW_ENCODINGS, RawAudio
+from framecls.audio.wav import WavFormat
+from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
 
 _log = logging.getLogger(__name__)
 
 NO_AUDIO = "there is no audio in it"
-# By its name alone ffmpeg takes a huge file of anything for an mp3, and looks for the first frame to its end.
-FFMPEG_START_LIMIT_S = 30.0
+LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length, is less
 
 
 class Reader(Protocol):
@@ -218,12 +218,14 @@ class SoundFileReader:
     Args:
         handle: a seekable binary file, which stays open.
         is_fresh: nothing was read from the handle yet and it is a file of the operating system.
+        extent: what is known of the file's length.
+        remarks: is told if it is not whole.
 
     Raises:
         soundfile.LibsndfileError: libsndfile does not know this format.
     """
 
-    def __init__(self, handle: IO[bytes], is_fresh: bool) -> None:
+    def __init__(self, handle: IO[bytes], is_fresh: bool, extent: Extent, remarks: Remarks) -> None:
         # A descriptor spares libsndfile a call into Python for every few kB, and any thought about names. Windows has
         # descriptors that belong to one C library, which need not be libsndfile's.
         by_descriptor = is_fresh and os.name == "posix"
@@ -233,6 +235,12 @@ class SoundFileReader:
         self.info = AudioInfo(self._file.samplerate, self._file.channels)
         self.n_frames: int = self._file.frames
         self.is_wav: bool = self._file.format in ("WAV", "WAVEX")
+        # The header of a FLAC file has the number of samples, which libsndfile passes on whatever there is.
+        self._promised_s = self.duration_s if self._file.format == "FLAC" else extent.promised_s
+        self._is_cut = extent.is_cut
+        self._is_broken = False  # decoding failed, and there is no going on
+        self._remarks: Remarks | None = remarks
+        self._n_read = 0
 
     @property
     def duration_s(self) -> float | None:
@@ -245,100 +253,32 @@ class SoundFileReader:
         with self._lock:
             if self._file.closed:
                 raise AudioError("it was closed while it was read")
+            buffer = np.empty((0 if self._is_broken else n_frames, self.info.channels), np.float32)
             try:
-                chunk: NDArray[np.float32] = self._file.read(n_frames, dtype="float32", always_2d=True)
-                return chunk
+                chunk: NDArray[np.float32] = self._file.read(out=buffer)
             except soundfile.LibsndfileError as error:
-                raise _broken(self._position_s(), f"libsndfile: {error.error_string}") from error
+                chunk = buffer[: self._count_rescued()]
+                self._is_broken = True
+                if not self._n_read and not len(chunk):
+                    raise AudioError(f"decoding broke at its start: it is damaged ({error.error_string})") from error
+        self._n_read += len(chunk)
+        if not len(chunk) and self._remarks is not None:
+            is_cut = self._is_cut or self._is_broken
+            remark_end(self._remarks, self._n_read / self.info.sample_rate, self._promised_s, is_cut)
+            self._remarks = None
+        return chunk
 
-    def _position_s(self) -> float:
+    def _count_rescued(self) -> int:
+        """Return how many frames of the read that failed came before the damage."""
         try:
-            return max(0.0, float(self._file.tell() / self.info.sample_rate))
+            return max(0, int(self._file.tell()) - self._n_read)
         except soundfile.LibsndfileError:
-            return 0.0
+            return 0
 
     def close(self) -> None:
         """See Reader."""
         with self._lock:
             self._file.close()
-
-
-def _broken(position_s: float, reason: str) -> AudioError:
-    return AudioError(f"decoding broke after {position_s:.2f} s: the file is damaged or cut off ({one_line(reason)})")
-
-
-@dataclass(frozen=True)
-class WavFormat:
-    """What the header of a WAV stream says."""
-
-    sample_rate: int
-    channels: int
-    subtype: str  # libsndfile's name
-    frame_bytes: int
-    n_frames: int | None  # None: until the stream ends
-    endian: Literal["LITTLE", "BIG"] = "LITTLE"
-
-    @classmethod
-    def of_raw(cls, raw: RawAudio) -> WavFormat:
-        """Return samples without a header as what follows the header of a WAV stream of no known length."""
-        subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
-        return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
-
-
-# (format code, bits) to libsndfile's name
-_WAV_SUBTYPES = {
-    (1, 8): "PCM_U8",
-    (1, 16): "PCM_16",
-    (1, 24): "PCM_24",
-    (1, 32): "PCM_32",
-    (3, 32): "FLOAT",
-    (3, 64): "DOUBLE",
-    (6, 8): "ALAW",
-    (7, 8): "ULAW",
-}
-_EXTENSIBLE = 0xFFFE
-_MAX_CHUNK_BYTES = 1 << 20
-# Programs that write into a pipe cannot go back to fill in the length: ffmpeg leaves 2^32 - 1, sox and arecord about
-# 2^31, others 0.
-_MIN_OPEN_BYTES = 0x7FFF0000
-
-
-def parse_wav_header(read: Callable[[int], bytes]) -> WavFormat | None:
-    """Read a RIFF/WAVE header up to the first sample.
-
-    Args:
-        read: returns that many bytes, or fewer at the end of the stream.
-
-    Returns:
-        the format, or None where this is no WAV stream of a kind that has one sample after the other.
-    """
-    head = read(12)
-    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return None
-    fmt = b""
-    while len(chunk := read(8)) == 8:
-        name, n_bytes = struct.unpack("<4sI", chunk)
-        if name == b"data":
-            return _wav_format(fmt, n_bytes)
-        if n_bytes > _MAX_CHUNK_BYTES:
-            return None
-        body = read(n_bytes + n_bytes % 2)  # chunks begin at even places
-        if name == b"fmt ":
-            fmt = body
-    return None
-
-
-def _wav_format(fmt: bytes, data_bytes: int) -> WavFormat | None:
-    if len(fmt) < 16:
-        return None
-    code, channels, sample_rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", fmt)
-    if code == _EXTENSIBLE and len(fmt) >= 26:
-        (code,) = struct.unpack_from("<H", fmt, 24)  # the sub-format begins with what the code would have been
-    subtype = _WAV_SUBTYPES.get((code, bits))
-    if subtype is None or not 1 <= channels <= MAX_CHANNELS or sample_rate < 1 or frame_bytes != channels * bits // 8:
-        return None
-    is_open = data_bytes == 0 or data_bytes >= _MIN_OPEN_BYTES
-    return WavFormat(sample_rate, channels, subtype, frame_bytes, None if is_open else data_bytes // frame_bytes)
 
 
 class WavStreamReader:
@@ -347,9 +287,12 @@ class WavStreamReader:
     Args:
         handle: binary, which stays open.
         wav: what its header said.
+        remarks: is told if less comes than that.
     """
 
-    def __init__(self, handle: IO[bytes], wav: WavFormat) -> None:
+    def __init__(self, handle: IO[bytes], wav: WavFormat, remarks: Remarks) -> None:
+        self._remarks: Remarks | None = remarks
+        self._n_read = 0
         self._handle = handle
         self._wav = wav
         self._left = wav.n_frames
@@ -364,7 +307,11 @@ class WavStreamReader:
         n_frames = len(data) // self._wav.frame_bytes
         if self._left is not None:
             self._left -= n_frames
+        self._n_read += n_frames
         if n_frames == 0:
+            if self._remarks is not None:
+                remark_end(self._remarks, self._n_read / self._wav.sample_rate, self.duration_s, False)
+                self._remarks = None
             return np.zeros((0, self._wav.channels), np.float32)
         # libsndfile knows A-law and the rest; to it this is a small file without a header.
         decoded: NDArray[np.float32] = soundfile.read(
@@ -387,7 +334,13 @@ def read_exactly(handle: IO[bytes], n_bytes: int) -> bytes:
     """Return the next `n_bytes` of a stream, which may hand out fewer at a time, or what is left of it."""
     parts: list[bytes] = []
     try:
-        while n_bytes > 0 and (part := handle.read(n_bytes)):
+        while n_bytes > 0:
+            part = handle.read(n_bytes)
+            if part is None:  # in non-blocking mode, where nothing has come yet
+                _wait_for(handle)
+                continue
+            if not part:
+                break
             parts.append(part)
             n_bytes -= len(part)
     except OSError as error:
@@ -395,98 +348,165 @@ def read_exactly(handle: IO[bytes], n_bytes: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class FfmpegReader:
-    """What the ffmpeg program reads, as a WAV stream of floats at the file's own rate and channels.
+def _wait_for(handle: IO[bytes]) -> None:
+    """Wait until something can be read, or the other end is closed; now and then come back to be sure."""
+    try:
+        select.select([handle], [], [], 1.0)
+    except (OSError, ValueError):  # nothing that a system can wait for
+        time.sleep(0.01)
+
+
+class DecoderMissingError(AudioError):
+    """PyAV is wanted and does not load."""
+
+
+class ContainerReader:
+    """What PyAV reads, decoded by the program `container.py` in a process of its own.
 
     Args:
         path: a file of the operating system.
+        options: which track, and how long to wait for the decoder.
+        remarks: is told what there is to say of the recording.
+        extent: what is known of its length.
+        inherited: a descriptor that the path names.
 
     Raises:
-        AudioError: there is no such program, or it cannot read the file.
+        AudioError: it cannot be read, or PyAV is not there.
     """
 
-    def __init__(self, path: Path) -> None:
-        program = shutil.which("ffmpeg")
-        if program is None:
-            raise AudioError(
-                "not audio that libsndfile can read; any other kind needs the program ffmpeg, which is not on PATH"
-            )
-        self._path = path
-        # `file:` keeps a name from being taken for an option or an address. The whitelist keeps what is in the file (a
-        # playlist, say) from sending ffmpeg to the network, whatever the defaults of its version are.
-        command = [program, "-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path}"]
-        command += ["-vn", "-sn", "-dn", "-map_metadata", "-1", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-        # A file, not a pipe: nobody has to empty it for ffmpeg to go on.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it
+    def __init__(
+        self,
+        path: Path,
+        options: ReadOptions,
+        remarks: Remarks,
+        extent: Extent = WHOLE,
+        inherited: int | None = None,
+    ) -> None:
+        self._timeout_s = options.timeout_s
+        self._remarks = remarks
+        self._extent = extent
+        self._ended: dict[str, Any] | None = None
+        self._frames = np.zeros((0, 1), np.float32)
+        self._n_read = 0
+        program = Path(__file__).with_name("container.py")
         try:
-            # A process group of its own: Ctrl-C at a terminal is for this program alone, which may want to finish.
+            # A process group of its own: Ctrl-C at a terminal is for this program alone, which may want to finish. Its
+            # standard input is never written to; the process ends when this one does and closes it.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
+                [sys.executable, "-P", program, path, str(options.track or 0)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=() if inherited is None else (inherited,),
+                process_group=0,
             )
         except OSError as error:
-            self._errors.close()
-            raise AudioError(f"the program {program} cannot be run: {error.strerror}") from error
-        assert self._process.stdout is not None
-        alarm = threading.Timer(FFMPEG_START_LIMIT_S, self._process.kill)
-        alarm.start()
+            raise AudioError(f"no process can be started to decode it: {error.strerror}") from error
         try:
-            wav = parse_wav_header(functools.partial(read_exactly, self._process.stdout))
-            if wav is None:
-                raise self._explain_start()
+            kind, payload = self._receive()
+            if kind != b"H":
+                self._finish(json.loads(payload))
+                raise AudioError(NO_AUDIO)
+            header = json.loads(payload)
         except BaseException:
             self.close()
             raise
-        finally:
-            alarm.cancel()
-        self._stream = WavStreamReader(self._process.stdout, wav)
-        self.info = self._stream.info
-        self._position = 0
-
-    @functools.cached_property
-    def duration_s(self) -> float | None:
-        """See Reader; asks the program ffprobe, if there is one."""
-        program = shutil.which("ffprobe")
-        if program is None:
-            return None
-        command = [program, "-v", "error", "-protocol_whitelist", "file", "-show_entries", "format=duration"]
-        command += ["-of", "default=noprint_wrappers=1:nokey=1", f"file:{self._path}"]
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
-            duration_s = float(done.stdout)
-        except (OSError, ValueError, subprocess.TimeoutExpired):
-            return None
-        return duration_s if 0 < duration_s < float("inf") else None
+        self.info = AudioInfo(header["rate"], header["channels"])
+        self.duration_s: float | None = header["duration_s"]
 
     def read(self, n_frames: int) -> NDArray[np.float32]:
         """See Reader."""
-        chunk = self._stream.read(n_frames)
-        self._position += len(chunk)
-        if not len(chunk) and self._process.wait() != 0:
-            raise _broken(self._position / self.info.sample_rate, f"ffmpeg: {self._last_error()}")
+        while not len(self._frames) and self._ended is None:
+            kind, payload = self._receive()
+            if kind == b"A":
+                self._frames = np.frombuffer(payload, np.float32).reshape(-1, self.info.channels)
+            else:
+                self._finish(json.loads(payload))
+        chunk, self._frames = self._frames[:n_frames], self._frames[n_frames:]
+        self._n_read += len(chunk)
         return chunk
 
-    def _explain_start(self) -> AudioError:
-        self._process.wait()
-        if self._process.returncode == -signal.SIGKILL:
-            limit = f"{FFMPEG_START_LIMIT_S:g} s"
-            return AudioError(f"not audio that libsndfile or ffmpeg can read (ffmpeg: nothing found in {limit})")
-        reason = self._last_error()
-        if "does not contain any stream" in reason:
-            return AudioError(NO_AUDIO)
-        return AudioError(f"not audio that libsndfile or ffmpeg can read (ffmpeg: {reason})")
+    def _receive(self) -> tuple[bytes, bytearray]:
+        """Return the next message and its kind.
 
-    def _last_error(self) -> str:
-        """Return the last line that ffmpeg wrote to its standard error, without the name of the file."""
-        self._errors.seek(0)
-        text = os.fsdecode(self._errors.read()).replace(f"file:{self._path}: ", "")
-        text = text.encode("utf-8", "replace").decode()  # half a name may be left that is not valid UTF-8
-        lines = [line for line in text.splitlines() if line.strip()]
-        return one_line(lines[-1]) if lines else f"exit status {self._process.returncode}"
+        Raises:
+            AudioError: none comes any more, or none in time.
+        """
+        assert self._process.stdout is not None
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        alarm = threading.Timer(self._timeout_s, expire)
+        alarm.start()
+        try:
+            head = read_exactly(self._process.stdout, 5)
+            size = struct.unpack("<I", head[1:])[0] if len(head) == 5 else 0
+            payload = bytearray(read_exactly(self._process.stdout, size))
+        finally:
+            alarm.cancel()
+        if len(head) < 5 or len(payload) < size:
+            status = self._process.wait()
+            if expired.is_set():
+                raise AudioError(f"its decoder gave nothing for {self._timeout_s:g} s and was stopped (--timeout)")
+            where = f" after {self._n_read / self.info.sample_rate:.2f} s" if self._n_read else ""
+            raise AudioError(f"its decoder died{where}: the file is damaged (exit status {status})")
+        return head[:1], payload
+
+    def _finish(self, end: dict[str, Any]) -> None:
+        """Take what the program said last.
+
+        Raises:
+            AudioError: it could not read the recording.
+        """
+        self._ended = end
+        if "missing" in end:
+            raise DecoderMissingError(
+                "not audio that libsndfile can read; m4a, mp4, webm and all other kinds need PyAV, which does not load "
+                f"({one_line(end['missing'])}): pip install av"
+            )
+        if "error" in end:
+            where = f" after {self._n_read / self.info.sample_rate:.2f} s" if self._n_read else ""
+            raise AudioError(f"{one_line(end['error'])}{where}")
+        if end["note"]:
+            self._remarks.notes.append(one_line(end["note"]))
+        is_cut = end["cut"] or self._extent.is_cut
+        remark_end(self._remarks, end["end_s"], end["promised_s"] or self._extent.promised_s, is_cut)
+        if end["n_damaged"] and not self._remarks.truncated:
+            many = end["n_damaged"] > 1
+            packets = f"{end['n_damaged']} damaged packets, the first" if many else "a damaged packet"
+            were = "were" if many else "was"
+            self._remarks.warnings.append(f"{packets} at {end['damaged_s']:.1f} s, {were} skipped")
+        if end["jumps_s"]:
+            at = ", ".join(f"{second:.1f} s" for second in end["jumps_s"])
+            self._remarks.warnings.append(f"its times jump at {at}: what follows may be heard at another time")
 
     def close(self) -> None:
         """See Reader."""
         self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._errors.close()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def remark_end(remarks: Remarks, came_s: float, promised_s: float | None, is_cut: bool) -> None:
+    """Remark where a recording ended, if it is not whole.
+
+    Args:
+        remarks: of the recording.
+        came_s: its length in seconds.
+        promised_s: what its header says of that; None: nothing.
+        is_cut: its last packet is not whole, or not marked as the last.
+    """
+    if promised_s is not None and promised_s - came_s > LEAST_MISSING_S:
+        reason = f"but its header says {promised_s:.1f} s"
+    elif is_cut:
+        reason = "in the middle of its data"
+    else:
+        return
+    remarks.truncated = True
+    remarks.warnings.append(f"it ends after {came_s:.1f} s, {reason}: it was cut off")

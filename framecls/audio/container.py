@@ -1,0 +1,432 @@
+"""Decode one recording with PyAV, in a process of its own: a program, started by `readers.ContainerReader`.
+
+A decoder that crashes, hangs or is led astray by a hostile file costs that recording and nothing else. The program
+imports nothing of this package, so that it starts at once.
+
+    python -P container.py PATH TRACK
+
+TRACK is the number of an audio track, from 1, or 0 to choose. What goes to stdout is a sequence of messages, each a
+byte that says its kind, four bytes with its length (little-endian), and so many bytes: `H`, JSON, what the recording
+is, once; `A`, float32 samples of all channels in turn, from the start of the recording; `E`, JSON, why it ended, once,
+last.
+The program ends when its stdin does, which nobody writes to: it cannot outlive whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+# What is tried on a file. No demuxer is among them that opens other files or addresses: HLS, DASH, concat, image2, sdp
+# and the like would hand somebody else's file, or the network, to whoever made a recording up.
+FORMATS = [
+    "mov", "matroska", "webm", "ogg", "mp3", "aac", "ac3", "eac3", "ac4", "flac", "wav", "w64", "aiff", "au", "caf",
+    "amr", "amrnb", "amrwb", "asf", "asf_o", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegtsraw", "rm", "ivr",
+    "ape", "mpc", "mpc8", "tta", "wv", "tak", "dts", "dtshd", "truehd", "mlp", "voc", "nut", "gxf", "mxf", "dv",
+    "wtv", "nsv", "loas", "latm", "spdif", "shn", "oma", "aea", "qcp", "sox", "ircam", "paf", "epaf", "nistsphere",
+    "avr", "xwma", "rso", "dsf", "iff", "act", "adx", "ast", "bonk", "osq", "vqf", "xa", "sln", "qoa", "g722", "g726",
+    "g729", "gsm", "codec2", "sbc", "aptx", "lc3", "aa", "hca", "ea", "mmf", "smjpeg", "4xm", "bink", "smk", "swf",
+    "nuv", "pva", "pmp", "lxf", "ty", "iamf", "rka", "laf", "wsd", "wve",
+]  # fmt: skip
+# Containers whose packets carry times that a player goes by; the times of others follow from their samples alone.
+_TIMED = {
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "mpeg", "asf", "asf_o", "avi", "flv", "live_flv", "nut", "rm",
+    "ivr", "gxf", "mxf", "wtv", "nsv", "nuv",
+}  # fmt: skip
+# Headers that say how long the recording is, where others let the decoder guess from the bit rate or the last page.
+_PROMISING = {
+    "matroska,webm", "asf", "avi", "flv", "rm", "flac", "wav", "w64", "aiff", "au", "caf", "ape", "tta", "wv", "tak",
+    "mpc", "mpc8", "nut", "dsf", "gxf", "mxf",
+}  # fmt: skip
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+# Times are rounded, and the first frames of a codec may be cut: less than this is no gap.
+_LEAST_GAP_S = 0.06
+# A longer jump, unless the header knows of so much time, or a jump back is a damaged time and not silence; nor is more
+# than so much in all.
+_LONGEST_GAP_S, _LONGEST_JUMP_BACK_S, _MOST_SILENCE_S = 3600.0, 1.0, 12 * 3600.0
+_LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length
+# What FFmpeg says of a packet that is not whole.
+_COMPLAINTS = ("PES packet size mismatch", "ended prematurely", "runcated", "Packet corrupt", "partial file")
+_MESSAGE_BYTES = 1 << 18
+# To find out which track is not silent, each is decoded so far.
+_SILENCE, _SEARCH_S, _SEARCH_CLOCK_S = 2.0**-13, 1800.0, 15.0
+
+
+class RefusalError(Exception):
+    """Why a recording cannot be read, for a person."""
+
+
+class Output:
+    """Messages on a binary stream; samples are gathered to larger ones."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._samples = bytearray()
+
+    def send(self, kind: bytes, payload: dict[str, Any]) -> None:
+        self.flush()
+        self._write(kind, json.dumps(payload).encode())
+
+    def add(self, samples: bytes) -> None:
+        self._samples += samples
+        if len(self._samples) >= _MESSAGE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._samples:
+            self._write(b"A", self._samples)
+            self._samples = bytearray()
+
+    def _write(self, kind: bytes, payload: bytes | bytearray) -> None:
+        self._stream.write(kind + struct.pack("<I", len(payload)))
+        self._stream.write(payload)
+        self._stream.flush()
+
+
+class Track:
+    """One audio track on its way to samples: at one rate, with as many channels throughout, each at its time."""
+
+    def __init__(self, container: Any, stream: Any, output: Output) -> None:
+        name = container.format.name
+        self.format = name
+        self.end_s = 0.0  # of the last packet of any track, by its time
+        self.n_damaged = 0  # packets that did not decode
+        self.damaged_s = 0.0  # where the first of them was
+        self.cut = False  # the last packet is not whole
+        self.complaint_s = -1.0  # where the demuxer last found a packet that is not whole
+        self.jumps: list[float] = []  # where times jumped and nothing was made of it
+        self.has_frames = False
+        has_video = any(s.type == "video" and not _is_picture(s) for s in container.streams)
+        self._times = name in _TIMED or (name == "ogg" and has_video)
+        self._zero_s = 0.0 if name == _MOV else (container.start_time or 0) / 1_000_000
+        self._header_s = container.duration / 1_000_000 if container.duration else 0.0
+        self._container, self._stream, self._output = container, stream, output
+        self._rate, self._layout, self._channels = 0, None, 0
+        self._n_written = 0
+        self._offset_s = 0.0  # of times that jumped
+        self._silence_s = 0.0
+        self._first_s: float | None = None  # the time of the first packet
+        self._resampler: Any = None
+        self._shape: tuple[Any, ...] = ()
+
+    @property
+    def position_s(self) -> float:
+        """Seconds that were written."""
+        return self._n_written / self._rate if self._rate else 0.0
+
+    def decode(self, log: list[tuple[int, str, str]]) -> None:
+        """Write the whole track.
+
+        Args:
+            log: what the libraries say meanwhile.
+        """
+        for packet in _packets(self._container, self._stream):
+            self._note_complaints(log)
+            if packet.stream.index != self._stream.index:
+                self._note_end(packet)
+                continue
+            if packet.size:
+                self.cut = bool(packet.is_corrupt)
+            for frame in self._frames(packet):
+                self._place(frame)
+        if self._resampler is not None:
+            self._write(self._resampler.resample(None))
+        self._note_complaints(log)
+        self.cut |= self.complaint_s > self.position_s - _LEAST_MISSING_S
+
+    def _note_complaints(self, log: list[tuple[int, str, str]]) -> None:
+        if any(part in message for _, _, message in log for part in _COMPLAINTS):
+            self.complaint_s = self.position_s
+        log.clear()
+
+    def _frames(self, packet: Any) -> Iterator[Any]:
+        from av.error import FFmpegError
+
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            if packet.size:
+                self.n_damaged += 1
+                self.cut = True  # if nothing follows
+                if self.n_damaged == 1:
+                    self.damaged_s = self.position_s
+            return
+        if packet.size:
+            self._note_end(packet)
+            if self._first_s is None and packet.pts is not None:
+                self._first_s = float(packet.pts * packet.time_base)
+        yield from frames
+
+    def _note_end(self, packet: Any) -> None:
+        if packet.pts is not None and packet.time_base is not None and packet.stream.type in ("audio", "video"):
+            last_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._zero_s
+            self.end_s = max(self.end_s, last_s)
+
+    def _place(self, frame: Any) -> None:
+        """Write a frame where its time says, with silence before it where there is a gap."""
+        import av
+
+        if not frame.samples:
+            return
+        if not self.has_frames:
+            self.has_frames = True
+            self._rate, self._layout, self._channels = frame.sample_rate, frame.layout, frame.layout.nb_channels
+            self._send_header()
+            self._skip_delay(frame)
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            if self._resampler is not None:
+                self._write(self._resampler.resample(None))
+            self._resampler = av.AudioResampler(format="flt", layout=self._layout, rate=self._rate)
+            self._shape = shape
+        if self._times and frame.pts is not None and frame.time_base is not None:
+            self._close_gap(float(frame.pts * frame.time_base))
+        frame.pts = None  # the resampler would make something of a jump
+        self._write(self._resampler.resample(frame))
+
+    def _skip_delay(self, frame: Any) -> None:
+        """Take the first frame for what begins with the first packet, though a decoder gives nothing for that yet."""
+        if self._first_s is not None and frame.pts is not None:
+            delay_s = float(frame.pts * frame.time_base) - self._first_s
+            self._offset_s = delay_s if delay_s > _LEAST_GAP_S else 0.0
+
+    def _close_gap(self, time_s: float) -> None:
+        ahead_s = time_s - self._zero_s - self._offset_s - self.position_s
+        if -_LONGEST_JUMP_BACK_S <= ahead_s <= _LEAST_GAP_S:
+            return
+        known = time_s - self._zero_s <= self._header_s + 1 if self.format in _PROMISING | {_MOV} else False
+        fits = ahead_s <= _LONGEST_GAP_S or known
+        if ahead_s < 0 or not fits or self._silence_s + ahead_s > _MOST_SILENCE_S:
+            self._offset_s += ahead_s
+            self.jumps.append(self.position_s)
+            return
+        self._silence_s += ahead_s
+        n_left = round(ahead_s * self._rate)
+        self._n_written += n_left
+        while n_left:
+            n_now = min(n_left, max(1, _MESSAGE_BYTES // (4 * self._channels)))
+            self._output.add(bytes(4 * n_now * self._channels))
+            n_left -= n_now
+
+    def _write(self, frames: list[Any]) -> None:
+        for frame in frames:
+            if frame is not None and frame.samples:
+                self._output.add(bytes(frame.planes[0])[: frame.samples * self._channels * 4])
+                self._n_written += frame.samples
+
+    def _send_header(self) -> None:
+        stream = self._stream
+        duration_s = self._header_s
+        if self.format == _MOV and stream.duration and stream.time_base:
+            duration_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        self._output.send(b"H", {"rate": self._rate, "channels": self._channels, "duration_s": duration_s or None})
+
+    def promised_s(self, size_bytes: int) -> float | None:
+        """Return what the header said of the length, where less has come.
+
+        Args:
+            size_bytes: of the file.
+        """
+        if self.format == _MOV:
+            last = _last_entry(self._stream)
+            if last is None or last.pos + last.size <= size_bytes:
+                return None
+            stream = self._stream
+            return float(((stream.duration or 0) + (stream.start_time or 0)) * stream.time_base)
+        if self.format not in _PROMISING:
+            return None
+        # A picture may go on after the last sound.
+        came_s = max(self.position_s, self.end_s)
+        return self._header_s if came_s < self._header_s - _LEAST_MISSING_S else None
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of the stream, and of others where their times tell the length of the recording."""
+    from av.error import FFmpegError
+    from av.stream import Discard
+
+    others = [s for s in container.streams if s.type == "video" and not _is_picture(s)]
+    wanted = [stream] if container.format.name not in _PROMISING else [stream, *others]
+    for other in container.streams:
+        if other not in wanted:
+            other.discard = Discard.all
+    packets = container.demux(*wanted)
+    n_failures = 0
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except FFmpegError:
+            # The demuxer may go on behind the damage, and after an end of its iterator begins where it was.
+            n_failures += 1
+            if n_failures > 100:
+                return
+            packets = container.demux(*wanted)
+
+
+def _is_picture(stream: Any) -> bool:
+    """Tell whether a video stream is the picture on a cover."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _last_entry(stream: Any) -> Any:
+    entries = stream.index_entries
+    return entries[len(entries) - 1] if len(entries) else None
+
+
+def _describe(streams: list[Any]) -> str:
+    """Return the tracks in words: their numbers, languages and titles."""
+    names = []
+    for number, stream in enumerate(streams, start=1):
+        known = [stream.metadata.get("language", ""), stream.metadata.get("title", ""), stream.codec_context.name]
+        names.append(f"{number} ({', '.join(word for word in known if word and word != 'und')})")
+    return ", ".join(names)
+
+
+def choose(path: str, streams: list[Any], track: int) -> tuple[int, str]:
+    """Return the number, from 1, of the track to read, and what is to be said of it.
+
+    Raises:
+        RefusalError: there is no such track.
+    """
+    said = f"it has {len(streams)} audio track{'s' if len(streams) > 1 else ''}: {_describe(streams)}"
+    if track > len(streams):
+        raise RefusalError(f"there is no audio track {track}: {said}")
+    if track or len(streams) == 1:
+        return track or 1, ""
+    usual = next((n for n, s in enumerate(streams, 1) if s.disposition & type(s.disposition).default), 1)
+    order = [usual, *(n for n in range(1, len(streams) + 1) if n != usual)]
+    deadline = time.monotonic() + _SEARCH_CLOCK_S
+    chosen = next((n for n in order if _is_heard(path, n, deadline)), usual)
+    silent = f"track {usual} is silent, " if chosen != usual else ""
+    return chosen, f"{said}; {silent}track {chosen} is read; --track N chooses another"
+
+
+def _is_heard(path: str, track: int, deadline: float) -> bool:
+    """Tell whether there is anything but silence in a track, as far as it can be looked at."""
+    import av
+    import numpy as np
+    from av.error import FFmpegError
+
+    with _open(path) as container:
+        stream = container.streams.audio[track - 1]
+        resampler = None
+        searched_s = 0.0
+        for packet in _packets(container, stream):
+            if packet.stream.index != stream.index:
+                continue
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                continue
+            for frame in frames:
+                if resampler is None:
+                    resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+                searched_s += frame.samples / frame.sample_rate
+                try:
+                    samples = [np.frombuffer(bytes(part.planes[0]), np.float32) for part in resampler.resample(frame)]
+                except ValueError:  # of another rate from here on
+                    resampler = None
+                    continue
+                if any(len(part) and np.abs(part).max() > _SILENCE for part in samples):
+                    return True
+            if searched_s > _SEARCH_S or time.monotonic() > deadline:
+                return False
+    return False
+
+
+def _open(path: str) -> Any:
+    import av
+
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
+def run(path: str, track: int, output: Output) -> dict[str, Any]:
+    """Decode one track to the output and return how it ended.
+
+    Raises:
+        RefusalError: it is not audio that can be read.
+    """
+    import av.logging
+    from av.error import FFmpegError
+
+    try:
+        container = _open(path)
+    except (FFmpegError, ValueError) as error:
+        raise RefusalError(_explain(path, error)) from error
+    with container:
+        streams = [s for s in container.streams.audio if s.codec_context is not None]
+        if not streams:
+            raise RefusalError("there is no audio in it")
+        number, note = choose(path, streams, track)
+        stream = streams[number - 1]
+        stream.codec_context.thread_count = 1
+        reading = Track(container, stream, output)
+        av.logging.set_level(av.logging.WARNING)
+        with av.logging.Capture() as log:
+            reading.decode(log)
+        av.logging.set_level(None)
+        if not reading.has_frames:
+            broken = reading.n_damaged or reading.cut
+            raise RefusalError("nothing in it can be decoded" if broken else "there is no audio in it")
+        return {
+            "note": note,
+            "end_s": reading.position_s,
+            "promised_s": reading.promised_s(os.path.getsize(path)),
+            "cut": reading.cut,
+            "n_damaged": reading.n_damaged,
+            "damaged_s": reading.damaged_s,
+            "jumps_s": reading.jumps[:10],
+        }
+
+
+def _explain(path: str, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+    lists = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"<?xml", b"<MPD", b"<smil", b"<asx", b"v=0\r\n", b"v=0\n")
+    if head.lower().startswith(tuple(start.lower() for start in lists)):
+        return "a playlist, not a recording"
+    if head[4:8] == b"ftyp":
+        return "it was cut off before its index (moov), without which nothing in it can be found"
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"not audio that can be read ({reason})"
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Run the program."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    output = Output(os.fdopen(os.dup(1), "wb", buffering=0))
+    os.dup2(2, 1)  # whatever a C library prints must not get between the messages
+    try:
+        import av.logging
+    except ImportError as error:
+        output.send(b"E", {"missing": str(error)})
+        return
+    av.logging.set_level(None)
+    try:
+        end = run(sys.argv[1], int(sys.argv[2]), output)
+    except RefusalError as refusal:
+        end = {"error": str(refusal)}
+    except BrokenPipeError:
+        return
+    except Exception as error:
+        end = {"error": f"decoding broke: {type(error).__name__}: {error}"}
+    output.send(b"E", end)
+
+
+if __name__ == "__main__":
+    main()

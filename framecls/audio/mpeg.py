@@ -1,0 +1,154 @@
+"""The frames of an mp3 file, counted without decoding: libsndfile guesses their number where no header says it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import IO
+
+_BLOCK_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 16  # how far the first frame, and the next one after damage, are looked for
+_LEAST_FRAMES = 5  # what follows the counted frames is more sound, and not a remainder, from so many on
+
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version, Hz
+_KILOBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KILOBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+
+
+@dataclass(frozen=True)
+class MpegExtent:
+    """What the frames of an mp3 file say."""
+
+    is_plain: bool  # libsndfile reads it to its end, and prints nothing of its own
+    promised_s: float | None = None  # what a Xing or VBRI header says, where the file has less
+    is_cut: bool = False  # the last frame is not whole
+
+
+@dataclass(frozen=True)
+class _Frame:
+    n_bytes: int
+    rate: int  # Hz
+    n_samples: int
+    kilobits: int
+    is_mono: bool
+
+
+def _parse(head: bytes) -> _Frame | None:
+    """Return what the four bytes at the start of a layer III frame say; None: they are not that."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return None
+    version, row, column = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or column == 3 or row in (0, 15):
+        return None
+    rate = _RATES[version][column]
+    kilobits = (_KILOBITS_1 if version == 3 else _KILOBITS_2)[row]
+    n_samples = 1152 if version == 3 else 576
+    n_bytes = n_samples * 125 * kilobits // rate + (head[2] >> 1 & 1)
+    return _Frame(n_bytes, rate, n_samples, kilobits, head[3] >> 6 == 3)
+
+
+class _Window:
+    """The bytes of a file around where it is being looked at."""
+
+    def __init__(self, handle: IO[bytes], size: int) -> None:
+        self._handle, self.size = handle, size
+        self._first, self._data = 0, b""
+        self._frames: dict[bytes, _Frame | None] = {}
+
+    def read(self, position: int, n_bytes: int) -> bytes:
+        start = position - self._first
+        if start < 0 or start + n_bytes > len(self._data):
+            self._handle.seek(position)
+            parts, n_left = [], max(n_bytes, _BLOCK_BYTES)
+            while n_left > 0 and (part := self._handle.read(n_left)):
+                parts.append(part)
+                n_left -= len(part)
+            self._first, self._data, start = position, b"".join(parts), 0
+        return self._data[start : start + n_bytes]
+
+    def frame(self, position: int) -> _Frame | None:
+        head = self.read(position, 4)
+        if head not in self._frames:
+            self._frames[head] = _parse(head)
+        return self._frames[head]
+
+    def find(self, position: int) -> int:
+        """Return where the next frame is that another one follows, or -1."""
+        data = self.read(position, _LOOK_BYTES)
+        at = data.find(b"\xff")
+        while at >= 0:
+            frame = self.frame(position + at)
+            if frame is not None and self.frame(position + at + frame.n_bytes) is not None:
+                return position + at
+            at = data.find(b"\xff", at + 1)
+        return -1
+
+    def skip_tag(self, position: int) -> int:
+        """Return where an ID3v2 tag at a place ends; the place itself where there is none."""
+        head = self.read(position, 10)
+        if len(head) < 10 or head[:3] != b"ID3":
+            return position
+        length = 0
+        for byte in head[6:]:
+            length = length << 7 | byte & 0x7F
+        return position + 10 + length + (10 if head[5] & 0x10 else 0)
+
+
+def measure_mpeg(handle: IO[bytes], size: int) -> MpegExtent | None:
+    """Look at the frames of a file of `size` bytes; None: there are none at its start."""
+    window = _Window(handle, size)
+    first = window.find(window.skip_tag(0))
+    frame = window.frame(first) if first >= 0 else None
+    if frame is None:
+        return None
+    n_frames, n_bytes = _read_count(window, first, frame)
+    if not n_frames or not n_bytes:
+        return _count(window, first, frame)
+    if first + n_bytes > size:
+        return MpegExtent(False, promised_s=n_frames * frame.n_samples / frame.rate)
+    return MpegExtent(not _has_frames(window, first + n_bytes))
+
+
+def _read_count(window: _Window, first: int, frame: _Frame) -> tuple[int, int]:
+    """Return how many frames and bytes a Xing, Info or VBRI header in the first frame says; 0: it does not."""
+    body = window.read(first, min(frame.n_bytes, 200))
+    for at in (36, 21, 13):  # behind the side information of its kind of frame
+        if body[at : at + 4] in (b"Xing", b"Info") and len(body) >= at + 16:
+            (flags,) = struct.unpack_from(">I", body, at + 4)
+            if flags & 3 == 3:
+                n_frames, n_bytes = struct.unpack_from(">II", body, at + 8)
+                return n_frames, n_bytes
+    if body[36:40] == b"VBRI" and len(body) >= 54:
+        n_bytes, n_frames = struct.unpack_from(">II", body, 46)
+        return n_frames, n_bytes
+    return 0, 0
+
+
+def _has_frames(window: _Window, position: int) -> bool:
+    """Tell whether more sound follows."""
+    at = window.find(window.skip_tag(position))
+    for _ in range(_LEAST_FRAMES):
+        frame = window.frame(at) if at >= 0 else None
+        if frame is None:
+            return False
+        at += frame.n_bytes
+    return True
+
+
+def _count(window: _Window, first: int, like: _Frame) -> MpegExtent:
+    """Go through all frames."""
+    is_plain = True
+    position = first
+    while position < window.size:
+        frame = window.frame(position)
+        if frame is None:
+            found = window.find(window.skip_tag(position))
+            if found < 0 or not _has_frames(window, found):
+                return MpegExtent(is_plain)  # tags, or what nobody can read
+            is_plain = False
+            position = found
+            continue
+        if (frame.rate, frame.kilobits, frame.is_mono) != (like.rate, like.kilobits, like.is_mono):
+            is_plain = False
+        position += frame.n_bytes
+    return MpegExtent(is_plain, is_cut=position > window.size)

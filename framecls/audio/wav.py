@@ -1,0 +1,87 @@
+"""The header of a WAV stream."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from framecls.config import RAW_ENCODINGS, RawAudio
+
+MAX_CHANNELS = 1024  # libsndfile's limit
+
+
+@dataclass(frozen=True)
+class WavFormat:
+    """What the header of a WAV stream says."""
+
+    sample_rate: int
+    channels: int
+    subtype: str  # libsndfile's name
+    frame_bytes: int
+    n_frames: int | None  # None: until the stream ends
+    endian: Literal["LITTLE", "BIG"] = "LITTLE"
+
+    @classmethod
+    def of_raw(cls, raw: RawAudio) -> WavFormat:
+        """Return samples without a header as what follows the header of a WAV stream of no known length."""
+        subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
+        return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
+
+
+# (format code, bits) to libsndfile's name
+_WAV_SUBTYPES = {
+    (1, 8): "PCM_U8",
+    (1, 16): "PCM_16",
+    (1, 24): "PCM_24",
+    (1, 32): "PCM_32",
+    (3, 32): "FLOAT",
+    (3, 64): "DOUBLE",
+    (6, 8): "ALAW",
+    (7, 8): "ULAW",
+}
+_EXTENSIBLE = 0xFFFE
+_MAX_CHUNK_BYTES = 1 << 20
+# Programs that write into a pipe cannot go back to fill in the length: ffmpeg leaves 2^32 - 1, sox and arecord about
+# 2^31, others 0.
+MIN_OPEN_BYTES = 0x7FFF0000
+
+
+def parse_wav_header(read: Callable[[int], bytes]) -> WavFormat | None:
+    """Read a RIFF/WAVE header up to the first sample.
+
+    Args:
+        read: returns that many bytes, or fewer at the end of the stream.
+
+    Returns:
+        the format, or None where this is no WAV stream of a kind that has one sample after the other.
+    """
+    head = read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    fmt = b""
+    while len(chunk := read(8)) == 8:
+        name, n_bytes = struct.unpack("<4sI", chunk)
+        if name == b"data":
+            return make_wav_format(fmt, n_bytes)
+        if n_bytes > _MAX_CHUNK_BYTES:
+            return None
+        body = read(n_bytes + n_bytes % 2)  # chunks begin at even places
+        if name == b"fmt ":
+            fmt = body
+    return None
+
+
+def make_wav_format(fmt: bytes, data_bytes: int) -> WavFormat | None:
+    """Return what a `fmt ` chunk says, and the length of the samples; None: they do not lie one after the other."""
+    if len(fmt) < 16:
+        return None
+    code, channels, sample_rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", fmt)
+    if code == _EXTENSIBLE and len(fmt) >= 26:
+        (code,) = struct.unpack_from("<H", fmt, 24)  # the sub-format begins with what the code would have been
+    subtype = _WAV_SUBTYPES.get((code, bits))
+    if subtype is None or not 1 <= channels <= MAX_CHANNELS or sample_rate < 1 or frame_bytes != channels * bits // 8:
+        return None
+    is_open = data_bytes == 0 or data_bytes >= MIN_OPEN_BYTES
+    return WavFormat(sample_rate, channels, subtype, frame_bytes, None if is_open else data_bytes // frame_bytes)
