@@ -58,7 +58,8 @@ class Scale:
 
 def is_array(source: object) -> bool:
     """Whether `as_array` may make samples of an object: an array or tensor of any library, a pandas Series, a list."""
-    return isinstance(source, np.ndarray | list | tuple | array.array) or hasattr(source, "__array__")
+    is_known = isinstance(source, np.ndarray | list | tuple | array.array) or hasattr(source, "__array__")
+    return is_known and not isinstance(source, str)  # NumPy has strings with that method
 
 
 def as_array(source: Any) -> NDArray[Any]:
