@@ -6,7 +6,6 @@ All that is compared is measured in one run, in turns, so that a machine that sl
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import statistics
@@ -25,12 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from framecls import packages
 from framecls.audio import Input, find_inputs, open_audio
 from framecls.batching import Load
 from framecls.config import ModelConfig
 from framecls.engine import Engine, count_decoders, cut_windows, load_engine
 from framecls.errors import AudioError, ConfigError, FrameclsError, UsageError
-from framecls.export import OnnxNetwork, require, save_onnx
+from framecls.export import OnnxNetwork, save_onnx
 from framecls.runtime import Model
 from framecls.timeline import Window, padded_length
 
@@ -225,7 +225,7 @@ def run(job: Job, progress: Callable[[str, int, int], None] | None = None) -> Re
 
 def _load(job: Job, folder: Path) -> Engine:
     if job.runtime == "onnx":
-        require("onnx", "onnxscript", "onnxruntime")
+        packages.require("ONNX", "onnx", "onnxscript", "onnxruntime")
     device = "cpu" if job.runtime == "onnx" else job.device
     engine = load_engine(job.model, device=device, threads=job.threads, batch_size=job.batch_size)
     if engine.config.embedding and job.file is None:
@@ -399,8 +399,8 @@ def _load_peers(job: Job, report: Report) -> dict[str, Peer]:
     found: dict[str, Peer] = {}
     for name in job.against:
         module, package, load = PEERS[name]
-        if importlib.util.find_spec(module) is None:
-            report.missing[name] = f"pip install {package}"
+        if not packages.is_installed(module):
+            report.missing[name] = packages.install_command(package)
             continue
         threads = torch.get_num_threads()
         found[name] = load()
@@ -412,9 +412,7 @@ def _load_peers(job: Job, report: Report) -> dict[str, Peer]:
 
 
 def _load_silero() -> Peer:
-    from silero_vad import load_silero_vad
-
-    vad = load_silero_vad()
+    vad: Any = packages.load("bench --against silero", "silero_vad", "silero-vad").load_silero_vad()
 
     def run_silero(samples: Samples) -> Any:
         with torch.inference_mode():
@@ -424,8 +422,7 @@ def _load_silero() -> Peer:
 
 
 def _load_webrtc() -> Peer:
-    import webrtcvad
-
+    webrtcvad: Any = packages.load("bench --against webrtc", "webrtcvad", "webrtcvad-wheels")
     n_frame = round(_WEBRTC_FRAME_S * _PEER_RATE_HZ)
 
     def run_webrtc(samples: Samples) -> list[bool]:

@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
-from framecls import pretrained
+from framecls import packages, pretrained
 from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
 from framecls.errors import ConfigError, ModelError
 from framecls.modelfile import read_config, read_stored, widen
 
-_FACTORIES = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
+# The functions of torchaudio.models that build an encoder.
+_FACTORIES = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
 State = dict[str, Tensor]  # weights by name
 
 
@@ -50,6 +49,7 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
     Weights that have to be fetched are fetched now.
 
     Raises:
+        PackageError: the encoder is one of torchaudio's, which does not load.
         ConfigError: there is no such encoder, or no such layer in it.
         ModelError: the checkpoint cannot be used, or the weights cannot be fetched.
     """
@@ -151,13 +151,21 @@ def build(config: PretrainedConfig) -> Any:
     """Return an untrained encoder of torchaudio's classes, as far as the last layer that is run.
 
     Raises:
+        PackageError: torchaudio does not load.
         ModelError: the settings do not go together.
     """
+    factory = _factory(config.family)
     try:
-        model = _FACTORIES[config.family](**config.architecture)
+        model = factory(**config.architecture)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{config.source}: no speech encoder can be built of its settings: {error}") from error
     return _trim(model, config.n_layers)
+
+
+def _factory(family: str) -> Callable[..., Any]:
+    """Return the function of torchaudio that builds encoders of a family."""
+    factory: Callable[..., Any] = getattr(packages.load_torchaudio().models, _FACTORIES[family])
+    return factory
 
 
 def _trim(model: Any, n_layers: int) -> Any:
@@ -174,6 +182,7 @@ def read_weights(config: PretrainedConfig, source: str) -> State:
     """Return the weights that a bundle or checkpoint has for an encoder with these settings, by torchaudio's names.
 
     Raises:
+        PackageError: torchaudio does not load.
         ConfigError: there is no such source.
         ModelError: they cannot be read or fetched.
     """
@@ -187,7 +196,7 @@ def read_weights(config: PretrainedConfig, source: str) -> State:
 
 def _bundles() -> dict[str, Any]:
     """Return torchaudio's encoders by the names of their bundles."""
-    pipelines = torchaudio.pipelines
+    pipelines = packages.load_torchaudio().pipelines
     named = {name: getattr(pipelines, name) for name in dir(pipelines) if name.isupper()}
     return {name: bundle for name, bundle in named.items() if isinstance(bundle, pipelines.Wav2Vec2Bundle)}
 
@@ -212,11 +221,11 @@ def _of_bundle(bundle: Any) -> _Found:
     return _Found(bundle._model_type, dict(bundle._params), bundle._normalize_waveform)
 
 
-@cache
 def open_bundle(name: str, n_layers: int) -> Any:
-    """Return an encoder of torchaudio, in evaluation mode and without gradients; it is shared and must not change.
+    """Return an encoder of torchaudio, in evaluation mode and without gradients; each call gives another.
 
     Raises:
+        PackageError: torchaudio does not load.
         ModelError: its weights are not in torch's cache and cannot be fetched.
     """
     bundles = _bundles()
@@ -263,7 +272,7 @@ def _fits(found: _Found, state: Mapping[str, Tensor]) -> bool:
     if projection is None or len(projection) != found.architecture["encoder_embed_dim"]:
         return False  # said at once; to build the larger ones, even without memory for them, takes a while
     with torch.device("meta"):
-        wanted = _FACTORIES[found.family](**{**found.architecture, "aux_num_out": None}).state_dict()
+        wanted = _factory(found.family)(**{**found.architecture, "aux_num_out": None}).state_dict()
     return all(key in state and state[key].shape == tensor.shape for key, tensor in wanted.items())
 
 

@@ -16,6 +16,10 @@ class UsageError(FrameclsError):
     """An option or argument that no input could make right (exit status 2)."""
 
 
+class PackageError(UsageError):
+    """A package that only a part of framecls needs is not installed, or does not load."""
+
+
 class AudioError(FrameclsError):
     """An input that cannot be found, read or decoded."""
 

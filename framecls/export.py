@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framecls import packages
 from framecls._version import __version__
 from framecls.checkpoint import load_network
 from framecls.config import ModelConfig, to_dict
@@ -62,10 +62,12 @@ def export_onnx(model: str | Path, path: Path, *, features: bool = True) -> None
         features: the graph turns samples into feature vectors itself.
 
     Raises:
-        UsageError: the packages that write ONNX are not installed.
+        PackageError: a package that writes ONNX is not installed or does not load.
         ModelError: the model cannot be loaded or the file not be written.
     """
-    require(*_NEEDED)
+    packages.require("ONNX", *_NEEDED)
+    for name in _NEEDED:
+        packages.load("ONNX", name)
     network = load_network(locate(model))
     save_onnx(network, path, features=features)
 
@@ -143,13 +145,11 @@ class OnnxNetwork:
         threads: CPU threads; None leaves it to onnxruntime.
 
     Raises:
-        UsageError: onnxruntime is not installed.
+        PackageError: onnxruntime is not installed or does not load.
     """
 
     def __init__(self, path: Path, config: ModelConfig, threads: int | None = None) -> None:
-        require("onnxruntime")
-        import onnxruntime
-
+        onnxruntime: Any = packages.load("ONNX", "onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         self.config = config
@@ -163,13 +163,6 @@ class OnnxNetwork:
         """See `Network.forward`."""
         fed = {"waveform": waveform.numpy(), "n_frames": n_frames.numpy()}
         return Output(torch.from_numpy(self._session.run(["logits"], fed)[0]))
-
-
-def require(*packages: str) -> None:
-    """Raise a UsageError that names the packages which are not installed."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"ONNX needs {' and '.join(missing)}, not installed: pip install 'framecls[onnx]'")
 
 
 def _example(config: ModelConfig, features: bool) -> tuple[Tensor, Tensor]:

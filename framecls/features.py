@@ -1,15 +1,15 @@
-"""Waveform to feature vectors, with torchaudio, on whatever device the waveform is on."""
+"""Waveform to feature vectors, on whatever device the waveform is on."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import FeatureConfig
+from framecls.mel import cosine_transform, hann_window, mel_filters
 from framecls.speech_encoder import PretrainedEncoder, SpeechEncoder
 
 # A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
@@ -31,7 +31,7 @@ class FeatureExtractor(nn.Module):
 
     Args:
         config: what the vectors are.
-        encoder: the pre-trained one; None: one of torchaudio, if the settings want any.
+        encoder: the pre-trained one; None: one of torchaudio's classes, if the settings want any.
     """
 
     def __init__(self, config: FeatureConfig, encoder: PretrainedEncoder | None = None) -> None:
@@ -43,21 +43,15 @@ class FeatureExtractor(nn.Module):
             return
         # These tables are made from the settings, not loaded: they are real also where the weights are only shapes yet.
         with torch.device("cpu"):
-            self.mel = torchaudio.transforms.MelSpectrogram(
-                sample_rate=config.sample_rate,
-                n_fft=config.n_fft,
-                win_length=config.window_samples,
-                hop_length=config.hop_samples,
-                f_min=config.f_min_hz,
-                f_max=config.f_max_hz,
-                n_mels=config.n_mels,
-                power=2.0,
-                center=False,
-                mel_scale=config.mel_scale,
-                norm="slaney" if config.mel_scale == "slaney" else None,
-            )
-            dct = torchaudio.functional.create_dct(config.n_mfcc, config.n_mels, norm="ortho")
-        self.register_buffer("dct", dct, persistent=False)
+            tables = {
+                "window": hann_window(config.window_samples),
+                "filters": mel_filters(
+                    config.n_mels, config.n_fft, config.sample_rate, config.f_min_hz, config.f_max_hz, config.mel_scale
+                ),
+                "dct": cosine_transform(config.n_mfcc, config.n_mels),
+            }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """Return the feature vectors of a batch of waveforms.
@@ -80,20 +74,20 @@ class FeatureExtractor(nn.Module):
         return self.describe(self._energies(waveform), waveform, n_vectors)
 
     def _energies(self, waveform: Tensor) -> Tensor:
-        """Return (batch, vector, band) the mel energies of (batch, sample) waveforms, as `self.mel` has them."""
-        config, mel = self.config, self.mel
+        """Return (batch, vector, band) the mel energies of (batch, sample) waveforms."""
+        config = self.config
         spectrum = torch.stft(
             waveform,
             config.n_fft,
             config.hop_samples,
             config.window_samples,
-            mel.spectrogram.window,
+            self.get_buffer("window"),
             center=False,
             return_complex=True,
         ).transpose(1, 2)
-        # The magnitude, of which torchaudio takes the square, has a root in it that costs more than all the rest.
+        # The square of the magnitude would have a root in it that costs more than all the rest.
         real, imaginary = spectrum.real, spectrum.imag
-        energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ mel.mel_scale.fb
+        energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ self.get_buffer("filters")
         return energies
 
     def describe(self, mel: Tensor, waveform: Tensor, n_vectors: Tensor | None) -> Tensor:
@@ -152,7 +146,7 @@ class ConvolutionFeatures(nn.Module):
         super().__init__()
         self._features = features
         config = features.config
-        window = features.mel.spectrogram.window.double()
+        window = features.get_buffer("window").double()
         before = (config.n_fft - config.window_samples) // 2  # where torch's transform puts a shorter window
         window = functional.pad(window, (before, config.n_fft - config.window_samples - before))
         turns = torch.outer(torch.arange(config.n_fft // 2 + 1), torch.arange(config.n_fft)) % config.n_fft
@@ -167,7 +161,7 @@ class ConvolutionFeatures(nn.Module):
         )
         cosine, sine = parts.chunk(2, dim=1)  # each (batch, bin, vector)
         power = (cosine.square() + sine.square()).transpose(1, 2)
-        return self._features.describe(power @ self._features.mel.mel_scale.fb, waveform, n_vectors)
+        return self._features.describe(power @ self._features.get_buffer("filters"), waveform, n_vectors)
 
 
 def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:

@@ -33,7 +33,7 @@ class PretrainedEncoder(nn.Module):
 
     Args:
         config: which layers of which encoder.
-        named: the encoder where a model file only names it: shared, and never changed.
+        named: the encoder where a model file only names it: it belongs to this model alone, and never learns.
         carried: the encoder where it is a part of the model.
     """
 

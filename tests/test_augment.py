@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from test_training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, RATE, corpus
 
 from framecls.errors import ConfigError
 from framecls.nn.model import Network, Output
-from framecls.training.augment import augment_batch, lengthen
+from framecls.training.augment import augment_batch, change_delivery, change_speed, lengthen, shift_pitch, stretch_time
 from framecls.training.clips import open_clips
 from framecls.training.codecs import pass_codec
 from framecls.training.examples import IGNORED, FrameExamples
@@ -23,7 +24,7 @@ from framecls.training.losses import loss_of
 from framecls.training.manifest import read_manifest
 from framecls.training.names import CODECS
 from framecls.training.preview import write_preview
-from framecls.training.recipe import AugmentConfig, MixConfig, Recipe, change_recipe
+from framecls.training.recipe import SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
 from framecls.training.spoken import index_phones
 from framecls.training.team import cut
 
@@ -74,6 +75,67 @@ def test_notes_change_nothing() -> None:
     noted = augment_batch(sounds, np.random.default_rng(1), config, RATE, notes=notes)
     assert torch.equal(noted, augment_batch(sounds, np.random.default_rng(1), config, RATE))
     assert {key for note in notes for key in note} >= {"equalized", "noise", "peak_db", "reverb_s"}
+
+
+def bursts(times_s: list[float], length_s: float) -> np.ndarray:
+    """Return bursts of a tone of 500 Hz, 0.3 s each, that begin at some times."""
+    times = np.arange(round(length_s * RATE)) / RATE
+    held = sum(((times >= t) & (times < t + 0.3)).astype(float) for t in times_s)
+    return (0.4 * np.sin(2 * np.pi * 500 * times) * held).astype(np.float32)
+
+
+def loudest_hz(samples: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples))
+
+
+def test_a_stretched_recording_is_shorter_at_the_same_pitch() -> None:
+    stretched = stretch_time(bursts([0.5, 1.5], 2.0), 1.25)
+    assert (len(stretched), stretched.dtype) == (round(2 * RATE / 1.25), np.float32)
+    assert loudest_hz(stretched) == pytest.approx(500, abs=6)
+    level = np.square(stretched).reshape(-1, RATE // 50).mean(axis=1)  # every 20 ms
+    heard_s = np.flatnonzero(level > 0.1 * level.max()) / 50
+    assert heard_s.min() == pytest.approx(0.5 / 1.25, abs=0.05)  # spans are moved by the same factor
+    assert heard_s.max() == pytest.approx(1.8 / 1.25, abs=0.05)
+
+
+@pytest.mark.parametrize("semitones", [-12.0, -3.0, 4.0])
+def test_a_shifted_recording_is_as_long_at_another_pitch(semitones: float) -> None:
+    shifted = shift_pitch(bursts([0.2, 0.6], 1.0), semitones, RATE)
+    assert (len(shifted), shifted.dtype) == (RATE, np.float32)
+    assert loudest_hz(shifted) == pytest.approx(500 * 2 ** (semitones / 12), rel=0.02)
+
+
+def test_tempo_and_pitch_change_where_a_recipe_says_so() -> None:
+    sound = chirp()
+    only_tempo = AugmentConfig(speed_chance=0, stretch=(1.25, 1.25), stretch_chance=1)
+    changed, factor = change_delivery(sound, np.random.default_rng(0), only_tempo, RATE)
+    assert (len(changed), factor) == (round(RATE / 1.25), 1.25)
+    only_pitch = AugmentConfig(speed_chance=0, shift_chance=1)
+    one, factor = change_delivery(sound, np.random.default_rng(1), only_pitch, RATE)
+    other, _ = change_delivery(sound, np.random.default_rng(1), only_pitch, RATE)
+    assert (len(one), factor) == (RATE, 1.0)
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, sound)
+    short = sound[:1000]  # less than a window of the vocoder
+    assert change_delivery(short, np.random.default_rng(0), only_tempo, RATE) == (pytest.approx(short), 1.0)
+
+
+def test_recipes_that_leave_tempo_and_pitch_alone_draw_what_they_drew_before() -> None:
+    drawn, kept = np.random.default_rng(3), np.random.default_rng(3)
+    plain, factor = change_delivery(chirp(), drawn, AugmentConfig(), RATE)
+    again, factor_again = change_speed(chirp(), kept, AugmentConfig())
+    assert factor == factor_again
+    assert np.array_equal(plain, again)
+    assert drawn.random() == kept.random()
+    for path in SHIPPED.glob("*.toml"):
+        augment = read_recipe(path).augment
+        assert augment.stretch_chance == augment.shift_chance == 0, path.name
+
+
+@pytest.mark.parametrize("settings", [{"stretch": (2.0, 1.0)}, {"shift_chance": 1.5}, {"stretch": (0.0, 1.0)}])
+def test_tempo_and_pitch_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        AugmentConfig(**settings)
 
 
 def test_a_codec_that_does_not_exist() -> None:

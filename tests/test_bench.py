@@ -238,7 +238,7 @@ def test_the_exported_network_gets_its_share_of_threads(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[int | None] = []
-    monkeypatch.setattr(bench, "require", lambda *_: None)
+    monkeypatch.setattr(bench.packages, "require", lambda *_: None)
     monkeypatch.setattr(bench, "save_onnx", lambda *_: None)
     monkeypatch.setattr(bench, "OnnxNetwork", lambda path, config, threads: shares.append(threads))
     before = torch.get_num_threads()

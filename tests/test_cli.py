@@ -130,7 +130,7 @@ def test_cheap_answers_import_nothing_heavy(arguments: list[str], status: int) -
         "import sys\n"
         "from framecls.cli.boundary import run\n"
         f"status = run({arguments!r})\n"
-        "heavy = {'torch', 'torchaudio', 'librosa', 'scipy', 'soundfile'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'torchaudio', 'librosa', 'scipy', 'sklearn', 'soundfile'} & sys.modules.keys()\n"
         "sys.exit(f'{heavy} was imported' if heavy else 100 + status)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

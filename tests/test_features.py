@@ -1,4 +1,4 @@
-"""Features against librosa, an independent implementation."""
+"""Features against librosa, an independent implementation, and their tables against torchaudio's too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Literal
 import librosa
 import numpy as np
 import pytest
+import scipy.fft
 import torch
+import torchaudio
 
+from framecls import mel
 from framecls.config import FeatureConfig
 from framecls.features import _LOG_CENTRE, _LOG_SPREAD, FeatureExtractor, normalize
 
@@ -35,6 +38,65 @@ def librosa_log_mel(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
     return np.asarray(np.log(mel + config.floor).T)
 
 
+# n_mels, n_fft, sample rate, lowest and highest frequency
+BANKS = [
+    (64, 512, 16000, 50.0, 7600.0),
+    (80, 400, 16000, 0.0, 8000.0),
+    (24, 256, 8000, 100.0, 900.0),  # all below where Slaney's scale bends
+    (128, 2048, 44100, 30.0, 22050.0),
+]
+
+
+@pytest.mark.parametrize("scale", ["htk", "slaney"])
+@pytest.mark.parametrize(("n_mels", "n_fft", "rate", "low", "high"), BANKS)
+def test_mel_filters_are_torchaudios_to_the_bit_and_librosas_to_rounding(
+    scale: Literal["htk", "slaney"], n_mels: int, n_fft: int, rate: int, low: float, high: float
+) -> None:
+    ours = mel.mel_filters(n_mels, n_fft, rate, low, high, scale)
+    norm: Literal["slaney"] | None = "slaney" if scale == "slaney" else None
+    theirs = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, low, high, n_mels, rate, norm, scale)
+    assert torch.equal(ours, theirs)
+    wanted = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=low, fmax=high, htk=not norm, norm=norm).T
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=3e-5 * wanted.max())
+
+
+def test_mel_filters_at_an_odd_sample_rate_are_librosas() -> None:
+    """Half of it is no whole number of Hz, which torchaudio rounds off."""
+    wanted = librosa.filters.mel(sr=11025, n_fft=512, n_mels=40, fmin=50, fmax=5000, htk=True, norm=None).T
+    np.testing.assert_allclose(mel.mel_filters(40, 512, 11025, 50.0, 5000.0), wanted, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("scale", ["htk", "slaney"])
+def test_mel_and_hertz_are_librosas_and_each_others_inverse(scale: Literal["htk", "slaney"]) -> None:
+    for frequency_hz in (0.0, 440.0, 999.9, 1000.0, 1000.1, 7600.0):
+        pitch = mel.hz_to_mel(frequency_hz, scale)
+        assert pitch == pytest.approx(float(librosa.hz_to_mel(frequency_hz, htk=scale == "htk")))
+        assert float(mel.mel_to_hz(torch.tensor(pitch), scale)) == pytest.approx(frequency_hz, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n_coefficients", "n_bands"), [(13, 64), (20, 40), (80, 80), (1, 1)])
+def test_the_cosine_transform_is_torchaudios_and_scipys(n_coefficients: int, n_bands: int) -> None:
+    ours = mel.cosine_transform(n_coefficients, n_bands)
+    assert torch.equal(ours, torchaudio.functional.create_dct(n_coefficients, n_bands, "ortho"))
+    wanted = scipy.fft.dct(np.eye(n_bands), type=2, norm="ortho")[:, :n_coefficients]
+    np.testing.assert_allclose(ours, wanted, atol=3e-6)
+
+
+def test_the_window_is_librosas() -> None:
+    np.testing.assert_allclose(mel.hann_window(400), librosa.filters.get_window("hann", 400), atol=1e-6)
+
+
+def test_tables_do_not_follow_the_programs_default_type() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        tables = (mel.hann_window(400), mel.mel_filters(64, 512, 16000, 50.0, 7600.0), mel.cosine_transform(13, 64))
+    finally:
+        torch.set_default_dtype(before)
+    assert {table.dtype for table in tables} == {torch.float32}
+    assert torch.equal(tables[1], mel.mel_filters(64, 512, 16000, 50.0, 7600.0))
+
+
 @pytest.mark.parametrize("mel_scale", ["htk", "slaney"])
 def test_log_mel_is_librosas(mel_scale: Literal["htk", "slaney"]) -> None:
     config = FeatureConfig(mel_scale=mel_scale)
@@ -52,7 +114,7 @@ def test_mfcc_is_librosas() -> None:
     first = librosa.feature.delta(cepstra, width=5, mode="nearest")
     assert got.shape[1] == 39
     np.testing.assert_allclose(got[:, :13], cepstra.T, atol=2e-3)
-    # torchaudio repeats the edge where librosa fits a line, so only the middle agrees.
+    # Here the edge is repeated where librosa fits a line, so only the middle agrees.
     np.testing.assert_allclose(got[4:-4, 13:26], first.T[4:-4], atol=2e-3)
 
 

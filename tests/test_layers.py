@@ -17,9 +17,9 @@ ROOT = Path(framecls.__file__).parent
 
 # From the bottom up: a module sees its own layer and the ones under it. A new module must be given a place here.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "config", "results", "timeline"},
+    {"_version", "errors", "packages", "config", "results", "timeline"},
     {"modelfile", "pretrained"},
-    {"audio", "features", "gallery", "encoder_sources", "speech_encoder"},
+    {"audio", "mel", "features", "gallery", "encoder_sources", "speech_encoder"},
     {"nn"},
     {"checkpoint"},
     {"batching", "engine"},
@@ -124,15 +124,21 @@ def test_no_print(module: str) -> None:
 
 
 TORCH_FREE = {
-    "", "_version", "errors", "config", "results", "timeline", "gallery", "checkpoint", "pretrained", "output", "cli",
-    "cluster",
+    "", "_version", "errors", "packages", "config", "results", "timeline", "gallery", "checkpoint", "pretrained",
+    "output", "cli", "cluster",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if unit(m) in TORCH_FREE])
 def test_torch_is_imported_only_when_it_is_needed(module: str) -> None:
-    heavy = {"torch", "torchaudio", "librosa", "scipy", "ray"}
+    heavy = {"torch", "torchaudio", "librosa", "scipy", "sklearn", "ray"}
     assert not heavy & packages(module, lazy=False)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) -> None:
+    optional = {"torchaudio", "librosa", "numba", "scipy", "sklearn", "ray", "pyarrow", "onnx", "onnxruntime"}
+    assert not optional & packages(module, lazy=False)
 
 
 def test_no_import_cycles() -> None:
@@ -152,7 +158,7 @@ def test_no_import_cycles() -> None:
 
 @pytest.mark.parametrize("statement", ["import framecls", "import framecls.cli.app"])
 def test_importing_is_cheap(statement: str) -> None:
-    heavy = ("torch", "torchaudio", "librosa", "scipy", "soundfile", "numba", "ray")
+    heavy = ("torch", "torchaudio", "librosa", "scipy", "sklearn", "soundfile", "numba", "ray")
     code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, Pretraine
 from framecls.encoder_sources import look_up
 from framecls.errors import ConfigError, ModelError
 from framecls.modelfile import read_config
-from framecls.nn import listener
 from framecls.nn.model import Network
 from framecls.runtime import load
 from framecls.training.job import Job, prepare
@@ -36,14 +34,13 @@ BASE = ModelConfig(
 
 
 @pytest.fixture(autouse=True)
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ship a tiny model called base."""
     folder = tmp_path / "shipped"
     monkeypatch.setattr(pretrained, "_FOLDER", folder)
     torch.manual_seed(3)
     save_model(Network(BASE), folder / "base.safetensors", precision="int8")
-    yield folder / "base.safetensors"
-    listener._open_shipped.cache_clear()
+    return folder / "base.safetensors"
 
 
 def features(source: str = "framecls:base", **settings: int) -> FeatureConfig:
@@ -99,7 +96,6 @@ def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) ->
     assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
     torch.manual_seed(4)
     save_model(Network(BASE), base, precision="int8")
-    listener._open_shipped.cache_clear()
     with pytest.raises(ModelError, match="another version of framecls:base"):
         load(job.output, device="cpu")
 

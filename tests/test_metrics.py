@@ -1,4 +1,4 @@
-"""Figures of merit against scikit-learn, or by hand."""
+"""Figures of merit: by hand, and against other ways of computing them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,29 @@ def test_equal_error_rate(digits: int) -> None:
     assert metrics.equal_error_rate(scores, truth) == pytest.approx(wanted, abs=1e-9)
     assert metrics.equal_error_rate(-scores, truth) == pytest.approx(1 - wanted, abs=1e-9)
     assert metrics.equal_error_rate(truth.astype(float), truth) == 0
+    assert metrics.equal_error_rate(-truth.astype(float), truth) == 1
+    assert metrics.equal_error_rate(np.zeros(3000), truth) == 0.5
     assert np.isnan(metrics.equal_error_rate(scores, np.ones(3000, bool)))
+
+
+def test_equal_error_rate_by_hand() -> None:
+    scores, truth = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, True, False, True])
+    assert metrics.equal_error_rate(scores, truth) == 0.5
+    # At 0.7 one of three is missed and none taken in wrongly, at 0.6 none is missed and half is taken in.
+    scores, truth = np.array([0.9, 0.8, 0.6, 0.7, 0.1]), np.array([True, True, True, False, False])
+    assert metrics.equal_error_rate(scores, truth) == pytest.approx(1 / 3)
+
+
+def test_roc_auc_by_hand() -> None:
+    truth = np.array([False, True, False, True])
+    assert metrics.roc_auc(np.array([0.1, 0.4, 0.6, 0.9]), truth) == 0.75
+    assert metrics.roc_auc(np.array([0.1, 0.4, 0.4, 0.9]), truth) == 0.875
+
+
+def test_detection_by_hand() -> None:
+    scores, truth = np.array([0.2, 0.5, 0.6, 0.9]), np.array([True, True, False, True])
+    found = metrics.detection_at(scores, truth, 0.5)
+    assert (found.precision, found.recall, found.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
 
 
 def test_reliability_by_hand() -> None:

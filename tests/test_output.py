@@ -21,7 +21,7 @@ from praatio import textgrid
 from pyannote.core import Annotation
 from pyannote.core import Segment as Span
 
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import FrameclsError, PackageError, UsageError
 from framecls.output.text import clock, decimal, length, printable
 from framecls.output.writers import WRITERS, atomic_write, make_writer, mirrored_path, tile
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
@@ -326,7 +326,7 @@ def test_parquet(kind: str, tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(FrameclsError, match=r'pip install "framecls\[parquet\]"'):
+    with pytest.raises(PackageError, match=r"^parquet needs pyarrow, not installed: pip install pyarrow$"):
         make_writer("parquet")
 
 

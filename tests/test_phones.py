@@ -80,7 +80,7 @@ def test_bengali_letters_are_made_whole() -> None:
 
 def test_characters_need_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
-        raise ImportError(name)
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr("importlib.import_module", missing)
     phones._kakasi.cache_clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,6 @@ only_wav2vec2 = pytest.mark.parametrize("family", ["Wav2Vec2"])
 def architecture(family: str) -> dict[str, Any]:
     buckets = {"encoder_num_buckets": 20, "encoder_max_distance": 50}
     return ARCHITECTURE | (buckets if family == "WavLM" else {})
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    yield
-    encoder_sources.open_bundle.cache_clear()
 
 
 @pytest.fixture(params=["Wav2Vec2", "WavLM"])
@@ -184,11 +177,9 @@ def test_a_frozen_encoder_is_named_and_not_carried(tiny: Path, tmp_path: Path) -
     config = read_config(job.output)
     assert config.hop_s == 0.04  # as with the recipe's log-mel
     assert config.features.pretrained.source == "torchaudio:TINY"
-    encoder_sources.open_bundle.cache_clear()
     answer = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     state = torch.load(tiny, weights_only=True)
     torch.save({key: -value if value.ndim == 3 else value for key, value in state.items()}, tiny)
-    encoder_sources.open_bundle.cache_clear()
     other = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
     assert answer.top[0].score != pytest.approx(other.top[0].score, abs=1e-6)  # it is the cached weights that hear
 
@@ -205,7 +196,6 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     assert not any(key.startswith("feature_extractor.") for key in moved)
     assert not any("transformer.layers.2" in key for key in after)  # what is above the second layer is left out
     tiny.unlink()
-    encoder_sources.open_bundle.cache_clear()
     assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
 
 

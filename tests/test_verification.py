@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from framecls.config import DecisionConfig
 from framecls.training.verification import (
     Pairs,
     Trials,
     all_pairs,
-    equal_error_rate,
-    error_rates,
     fit_same_voice,
     run_trials,
     share_named,
@@ -39,38 +38,28 @@ def test_all_pairs_by_hand() -> None:
     assert pairs.same.tolist() == [False, True, False]
 
 
-def test_rates_by_hand() -> None:
-    pairs = Pairs(np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, True, False, True]))
-    thresholds, accepts, rejects = error_rates(pairs)
-    assert thresholds.tolist() == [0.1, 0.4, 0.6, 0.9]
-    assert accepts.tolist() == [1.0, 0.5, 0.5, 0.0]
-    assert rejects.tolist() == [0.0, 0.0, 0.5, 0.5]
-    assert equal_error_rate(pairs) == 0.5
-
-
-def test_equal_error_rate_at_the_ends() -> None:
-    same = np.arange(6) < 3
-    assert equal_error_rate(Pairs(np.array([3.0, 4, 5, 0, 1, 2]), same)) == 0.0
-    assert equal_error_rate(Pairs(np.array([0.0, 1, 2, 3, 4, 5]), same)) == 1.0
-    assert equal_error_rate(Pairs(np.zeros(6), same)) == 0.5
-    assert np.isnan(equal_error_rate(Pairs(np.zeros(3), np.ones(3, bool))))
-
-
-@pytest.mark.parametrize("gap", [0.0, 1.0, 3.0])
-def test_equal_error_rate_agrees_with_another(gap: float, rng: np.random.Generator) -> None:
-    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
-    pairs = draw_pairs(rng, gap)
-    accepts, found, _ = metrics.roc_curve(pairs.same, pairs.scores)
-    nearest = np.argmin(np.abs(accepts - (1 - found)))
-    assert equal_error_rate(pairs) == pytest.approx((accepts[nearest] + 1 - found[nearest]) / 2, abs=0.005)
-
-
 def test_fitted_chances_are_as_often_right_as_they_say(rng: np.random.Generator) -> None:
     pairs = draw_pairs(rng, 2.0, 20000, 20000)
     slope, offset = fit_same_voice(pairs)
     # Two bells of equal width: the logarithm of their ratio is a line, of slope 2 through 1.
     assert slope == pytest.approx(2, abs=0.1)
     assert -offset / slope == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("gap", "n_same", "n_different"), [(0.2, 400, 4000), (2.0, 30, 30), (9.0, 50, 2000)])
+def test_the_fit_is_that_of_a_weighted_logistic_regression(
+    gap: float, n_same: int, n_different: int, rng: np.random.Generator
+) -> None:
+    pairs = draw_pairs(rng, gap, n_same, n_different)
+    centre, spread = pairs.scores.mean(), pairs.scores.std()
+    weights = np.where(pairs.same, 0.5 / n_same, 0.5 / n_different)
+    # Its penalty spares the offset; a column of ones in the place of an offset is not spared.
+    inputs = np.stack([(pairs.scores - centre) / spread, np.ones(len(weights))], axis=1)
+    regression = LogisticRegression(C=1e4, fit_intercept=False, tol=1e-12, max_iter=10000)
+    (line,) = regression.fit(inputs, pairs.same, sample_weight=weights).coef_
+    slope, offset = fit_same_voice(pairs)
+    assert slope == pytest.approx(line[0] / spread, rel=1e-3, abs=1e-4)
+    assert offset == pytest.approx(line[1] - line[0] / spread * centre, rel=1e-3, abs=1e-3)
 
 
 def test_both_kinds_of_pairs_weigh_as_much(rng: np.random.Generator) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import socket
@@ -11,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from framecls import packages
 from framecls.cluster.signals import changed, end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
 
@@ -21,9 +20,8 @@ _STORE_BYTES = 256 << 20
 
 
 def require_ray() -> None:
-    """Raise a UsageError if ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise UsageError("a cluster needs ray, not installed: pip install 'framecls[ray]'")
+    """Raise a PackageError if ray is not installed."""
+    packages.require("a cluster", "ray")
 
 
 @contextmanager
@@ -36,12 +34,13 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
         n_cpus: how many CPUs a Ray of this machine alone may count on.
 
     Raises:
-        UsageError: ray is not installed, the address is none, or this process is connected already.
+        PackageError: ray is not installed or does not load.
+        UsageError: the address is none, or this process is connected already.
         ClusterError: no cluster answers there, or it is of another kind.
     """
     require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    ray: Any = importlib.import_module("ray")
+    ray: Any = packages.load("a cluster", "ray")
     # What its processes report it prints to stdout, which is for data, also where it was told to keep logs to itself.
     with changed(ray, "worker", "_worker_logs_enabled", False):
         if address is None and ray.is_initialized():

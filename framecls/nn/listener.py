@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
@@ -41,16 +38,14 @@ class LowerPart(nn.Module):
         return found
 
 
-@cache
-def _open_shipped(source: str, architecture: str) -> LowerPart:
-    """Return the lower part of a model that ships with the package; it is shared and must not change.
+def _open_shipped(config: PretrainedConfig) -> LowerPart:
+    """Return the lower part of a model that ships with the package, without gradients; each call gives another.
 
     Raises:
         ModelError: it is not the one that the settings were made for.
     """
-    config = PretrainedConfig(source, family="framecls", architecture=json.loads(architecture))
     part = LowerPart(config)
-    take_weights(part, read_lower_part(config, source), source)
+    take_weights(part, read_lower_part(config, config.source), config.source)
     return part.eval().requires_grad_(False)
 
 
@@ -60,7 +55,7 @@ class Listener(PretrainedEncoder):
     def __init__(self, config: PretrainedConfig) -> None:
         # It has weights of its own also where those of the rest are only shapes yet.
         with torch.device("cpu"):
-            named = _open_shipped(config.source, json.dumps(config.architecture)) if config.named else None
+            named = _open_shipped(config) if config.named else None
         super().__init__(config, named, None if config.named else LowerPart(config))
 
     def source_weights(self, source: str) -> State:

@@ -8,7 +8,6 @@ place for the name of a second recording, so several inputs need a folder and a 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -18,7 +17,8 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from framecls.errors import FrameclsError, UsageError
+from framecls import packages
+from framecls.errors import UsageError
 from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, encodable, one_line, score, seconds
 from framecls.results import Identification, Segment, StringResult, TagResult
@@ -67,7 +67,7 @@ def make_writer(format: str) -> Writer:
 
     Raises:
         UsageError: there is no such format.
-        FrameclsError: the format needs a package that is not installed.
+        PackageError: the format needs a package that is not installed, or does not load.
     """
     if format not in WRITERS:
         raise UsageError(f"there is no format {format!r}; choose one of table, {', '.join(WRITERS)}")
@@ -382,11 +382,8 @@ class ParquetWriter(Writer):
     _rows_a_group: ClassVar[int] = 50_000
 
     def __init__(self) -> None:
-        try:
-            self._arrow: Any = importlib.import_module("pyarrow")
-            self._parquet: Any = importlib.import_module("pyarrow.parquet")
-        except ImportError:
-            raise FrameclsError('parquet needs pyarrow: pip install "framecls[parquet]"') from None
+        self._arrow: Any = packages.load("parquet", "pyarrow")
+        self._parquet: Any = packages.load("parquet", "pyarrow.parquet")
 
     def begin(self, stream: IO[Any]) -> None:
         self._rows: list[dict[str, Any]] = []

@@ -30,7 +30,7 @@ from framecls.config import UNKNOWN
 from framecls.engine import Engine, load_engine
 from framecls.recipes.embed_corpus import Teacher
 from framecls.speakers import pool_voice
-from framecls.training import verification
+from framecls.training import metrics, verification
 from framecls.training.augment import Samples, augment_batch
 from framecls.training.clips import ClipStore, open_clips
 from framecls.training.examples import NoiseBank
@@ -115,7 +115,8 @@ def main() -> None:
                 bank = NoiseBank(noises, store, np.random.default_rng(0)) if noises else None
                 pieces = spoil(clean, CONDITIONS[through], store.sample_rate, bank)
                 systems = (embed(engine, pieces, store.sample_rate), np.stack(list(teacher.embed(pieces))))
-                rates = [verification.equal_error_rate(verification.all_pairs(vectors, who)) for vectors in systems]
+                pairs = [verification.all_pairs(vectors, who) for vectors in systems]
+                rates = [metrics.equal_error_rate(each.scores, each.same) for each in pairs]
                 what = f"{'clips' if float(length) == 0 else f'{float(length):g} s'} of {source}, {through}"
                 line = f"{what[:42]:42} {len(np.unique(who)):6} {len(who):6}"
                 sys.stdout.write(f"{line} {rates[0]:12.2%} {rates[1]:12.2%}\n")

@@ -7,7 +7,6 @@ and drops what is not a sound of its own (stress, length, tone, diacritics, aspi
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from framecls import packages
 from framecls.errors import FrameclsError
 
 _VOWELS = "i y ɨ ʉ ɯ u ɪ ʊ e ø ɵ ɤ o ə ɛ œ ɜ ʌ ɔ æ ɐ a ɑ ɒ"
@@ -124,7 +124,7 @@ def spell_out(lang: str, text: str) -> tuple[str, str]:
     espeak-ng names kanji ("Chinese letter") instead of reading them, and reads much of its own pinyin as English.
 
     Raises:
-        FrameclsError: the text needs pypinyin or pykakasi, and it is not installed.
+        PackageError: the text needs pypinyin or pykakasi, and it is not installed or does not load.
     """
     line = " ".join(text.split())
     for apart, whole in _WHOLE_LETTERS.items():
@@ -142,10 +142,7 @@ def spell_out(lang: str, text: str) -> tuple[str, str]:
 
 
 def _reader(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise FrameclsError(f"this text needs a reading of its characters: pip install {name}") from None
+    return packages.load("a reading of these characters", name)
 
 
 @cache

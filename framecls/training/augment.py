@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framecls import packages
 from framecls.training.codecs import pass_codec
 from framecls.training.recipe import AugmentConfig
 
@@ -23,6 +24,7 @@ Samples = NDArray[np.float32]
 Notes = Sequence[dict[str, Any]] | None  # of each waveform, what was done to it
 _QUIET = 1e-5
 _EQUALIZER_BANDS = 8
+_VOCODER_SAMPLES = 2048  # one window of librosa's phase vocoder: what is shorter is left alone
 
 
 def lengthen(samples: Samples, n_samples: int, n_fade: int, rng: np.random.Generator) -> Samples:
@@ -55,6 +57,41 @@ def change_speed(samples: Samples, rng: np.random.Generator, config: AugmentConf
         return samples, 1.0
     factor = round(float(rng.uniform(*config.speed)), 3)
     return play_at(samples, factor), factor
+
+
+def change_delivery(
+    samples: Samples, rng: np.random.Generator, config: AugmentConfig, sample_rate: int
+) -> tuple[Samples, float]:
+    """Change how (sample,) is delivered: speed, tempo and pitch, each by chance.
+
+    Returns:
+        the samples, and how many times as fast they are.
+    """
+    samples, factor = change_speed(samples, rng, config)
+    # Nothing is drawn for what is off: the examples of a seed stay what they were before these were there.
+    if config.stretch_chance and rng.random() < config.stretch_chance and len(samples) >= _VOCODER_SAMPLES:
+        rate = round(float(rng.uniform(*config.stretch)), 3)
+        samples, factor = stretch_time(samples, rate), factor * rate
+    if config.shift_chance and rng.random() < config.shift_chance and len(samples) >= _VOCODER_SAMPLES:
+        samples = shift_pitch(samples, float(rng.uniform(*config.shift_semitones)), sample_rate)
+    return samples, factor
+
+
+def stretch_time(samples: Samples, rate: float) -> Samples:
+    """Return (sample,) `rate` times as fast, its pitch and formants kept: `librosa.effects.time_stretch`."""
+    librosa: Any = packages.load("augment.stretch_chance", "librosa")
+    stretched: Samples = librosa.effects.time_stretch(samples, rate=rate)
+    return stretched
+
+
+def shift_pitch(samples: Samples, semitones: float, sample_rate: int) -> Samples:
+    """Return (sample,) so many semitones higher and as long as before: `librosa.effects.pitch_shift`.
+
+    Formants move with the pitch, so that a voice becomes that of somebody smaller or larger.
+    """
+    librosa: Any = packages.load("augment.shift_chance", "librosa")
+    shifted: Samples = librosa.effects.pitch_shift(samples, sr=sample_rate, n_steps=semitones)
+    return shifted
 
 
 def play_at(samples: Samples, factor: float) -> Samples:

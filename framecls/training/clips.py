@@ -5,7 +5,6 @@ It holds 16-bit samples, or the vectors of features computed elsewhere, which ta
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -120,7 +119,15 @@ def open_clips(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block, of those that name the same folder; the others wait."""
+    """Let one process at a time into the block, of those that name the same folder; the others wait.
+
+    Where the system has no such locks, everybody goes in, and the last to rename its files wins.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a disk of other machines may have no locks

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from framecls.config import ModelConfig
 from framecls.timeline import count_frames, frame_times
-from framecls.training.augment import Samples, augment_batch, change_speed, filter_batch, lengthen
+from framecls.training.augment import Samples, augment_batch, change_delivery, filter_batch, lengthen
 from framecls.training.clips import ClipStore
 from framecls.training.manifest import Recording, Span
 from framecls.training.recipe import Recipe
@@ -126,11 +126,11 @@ class BatchMaker:
         last_axes = (0, 0) * (waveforms.ndim - 2)
         return torch.nn.functional.pad(waveforms, (*last_axes, margin, margin + missing))
 
-    def change_speed(self, samples: Samples, rng: np.random.Generator) -> tuple[Samples, float]:
-        """Play (sample,) faster or slower as the recipe says; what is no sound is left alone."""
+    def change_delivery(self, samples: Samples, rng: np.random.Generator) -> tuple[Samples, float]:
+        """Change speed, tempo and pitch of (sample,) as the recipe says; what is no sound is left alone."""
         if self.config.features.kind == "given":
             return samples, 1.0
-        return change_speed(samples, rng, self.recipe.augment)
+        return change_delivery(samples, rng, self.recipe.augment, self.sample_rate)
 
 
 class PooledExamples(BatchMaker):
@@ -205,7 +205,7 @@ class PooledExamples(BatchMaker):
         n_samples = 0
         while n_samples < wanted and len(parts) < _MAX_PIECES:
             clip = clips[rng.integers(len(clips))]
-            samples, factor = self.change_speed(self.store.read(clip.file), rng)
+            samples, factor = self.change_delivery(self.store.read(clip.file), rng)
             start = max(0, int(rng.integers(0, max(0, len(samples) - (wanted - n_samples)) + 1)))
             self.note_clip(clip, round(start * factor), factor)
             is_whole = len(samples) <= wanted - n_samples
@@ -239,7 +239,7 @@ class PooledExamples(BatchMaker):
         )
         examples = []
         for clip in drawn[near : near + n_examples]:
-            samples, factor = self.change_speed(self.store.read(clip.file), rng)
+            samples, factor = self.change_delivery(self.store.read(clip.file), rng)
             self.begin_note()
             self.note_clip(clip, 0, factor)
             alignment = tuple((phone, end_s / factor) for phone, end_s in clip.alignment)
@@ -442,7 +442,7 @@ class FrameExamples(BatchMaker):
         wanted = min(length, int(rng.uniform(*self.recipe.mix.piece_s) * rate))
         start = int(rng.integers(0, length - wanted + 1))
         samples = self.store.read(recording.file, start, start + wanted)
-        samples, factor = self.change_speed(samples, rng)
+        samples, factor = self.change_delivery(samples, rng)
         self.note_clip(recording, start, factor)
         holds = np.zeros(len(samples), bool)
         for span in recording.spans:

@@ -173,7 +173,7 @@ def report_voices(
     """Report embeddings: (item, number) vectors, (item,) voice and source; all pairs within a source are compared."""
     names = np.array(sources)
     pairs = {name: verification.all_pairs(vectors[names == name], voices[names == name]) for name in sorted({*sources})}
-    rates = {name: verification.equal_error_rate(found) for name, found in pairs.items()}
+    rates = {name: metrics.equal_error_rate(found.scores, found.same) for name, found in pairs.items()}
     both = verification.Pairs(
         np.concatenate([found.scores for found in pairs.values()]),
         np.concatenate([found.same for found in pairs.values()]),
@@ -181,7 +181,7 @@ def report_voices(
     figures: dict[str, Any] = {
         "items": len(vectors),
         "voices": len(np.unique(voices)),
-        "equal_error_rate": round(verification.equal_error_rate(both), 4),
+        "equal_error_rate": round(metrics.equal_error_rate(both.scores, both.same), 4),
         "sources": {
             name: {
                 "voices": len(np.unique(voices[names == name])),

@@ -1,4 +1,7 @@
-"""Figures of merit, in numpy; each is tested against scikit-learn or by hand."""
+"""Figures of merit: those of scikit-learn where it has them, and the few that it has not.
+
+scikit-learn and scipy are imported where they are used: what only describes a recipe must not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,13 @@ def roc_auc(scores: Floats, truth: Bools) -> float:
         scores: (item,).
         truth: (item,).
     """
-    n_true = int(truth.sum())
-    n_false = len(truth) - n_true
-    if not n_true or not n_false:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # of all items with one score, ranks from 1
-    rank_sum = float(mean_rank[inverse][truth].sum())
-    return (rank_sum - n_true * (n_true + 1) / 2) / (n_true * n_false)
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores)) if _has_both(truth) else float("nan")
+
+
+def _has_both(truth: Bools) -> bool:
+    return bool(truth.any() and not truth.all())
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Detection:
 
 def detection_at(scores: Floats, truth: Bools, threshold: float) -> Detection:
     """Return precision, recall and F1 of `scores >= threshold`; 0 where nothing is found or nothing is there."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     found = scores >= threshold
-    hits = int((found & truth).sum())
-    precision = hits / max(1, int(found.sum()))
-    recall = hits / max(1, int(truth.sum()))
-    return Detection(threshold, precision, recall, 2 * precision * recall / max(1e-12, precision + recall))
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, found, average="binary", zero_division=0)
+    return Detection(threshold, float(precision), float(recall), float(f1))
 
 
 def best_detection(scores: Floats, truth: Bools) -> Detection:
@@ -83,15 +85,12 @@ def equal_error_rate(scores: Floats, truth: Bools) -> float:
         scores: (item,); an item counts as found from the threshold on.
         truth: (item,).
     """
-    n_true = int(truth.sum())
-    n_false = len(truth) - n_true
-    if not n_true or not n_false:
+    from sklearn.metrics import roc_curve
+
+    if not _has_both(truth):
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], truth[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # items of one score are taken in together
-    missed = np.concatenate([[1.0], 1 - np.cumsum(hits)[ends] / n_true])
-    wrong = np.concatenate([[0.0], np.cumsum(~hits)[ends] / n_false])
+    wrong, hit, _ = roc_curve(truth, scores, drop_intermediate=False)
+    missed = 1 - hit
     after = int(np.argmax(wrong >= missed))  # the curves have met by here; between the two points they are straight
     gap_before, gap_after = missed[after - 1] - wrong[after - 1], missed[after] - wrong[after]
     part = gap_before / (gap_before - gap_after)
@@ -100,7 +99,9 @@ def equal_error_rate(scores: Floats, truth: Bools) -> float:
 
 def balanced_accuracy(predicted: Ints, truth: Ints) -> float:
     """Return the mean over the labels that occur of the share of their items that are right."""
-    return float(np.mean([(predicted[truth == label] == label).mean() for label in np.unique(truth)]))
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
 
 
 def calibration_error(probabilities: Floats, truth: Ints, n_bins: int = 10) -> float:
@@ -130,22 +131,27 @@ def reliability_gap(probabilities: Floats, truth: Bools, n_bins: int = 10) -> fl
 def fit_temperature(logits: Floats, truth: Ints) -> float:
     """Return the temperature that makes softmax(logits / temperature) likeliest (Guo et al. 2017).
 
-    A search over a fine grid: one number, and no way to diverge.
+    Looked for between 0.2 and 8, on a logarithmic scale.
 
     Args:
         logits: (item, label).
         truth: (item,) label indices.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
-    def cost(temperature: float) -> float:
-        scaled = logits / temperature
-        scaled = scaled - scaled.max(axis=1, keepdims=True)
-        log_likelihood = scaled[np.arange(len(truth)), truth] - np.log(np.exp(scaled).sum(axis=1))
-        return -float(log_likelihood.mean())
+    items = np.arange(len(truth))
 
-    return round(float(min(np.geomspace(0.2, 8, 75), key=cost)), 3)
+    def cost(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[items, truth].mean())
+
+    found = minimize_scalar(cost, bounds=(np.log(0.2), np.log(8)), method="bounded")
+    return round(float(np.exp(found.x)), 3)
 
 
 def confusion_matrix(predicted: Ints, truth: Ints, n_labels: int) -> NDArray[np.int64]:
     """Return (true label, predicted label) counts."""
-    return np.bincount(truth * n_labels + predicted, minlength=n_labels**2).reshape(n_labels, n_labels)
+    from sklearn import metrics as sklearn_metrics
+
+    counts: NDArray[np.int64] = sklearn_metrics.confusion_matrix(truth, predicted, labels=np.arange(n_labels))
+    return counts

@@ -1,0 +1,251 @@
+"""The main job needs no package that may be missing or broken, and what does need one says so in one line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from models import save_tiny_model, write_wav
+from test_speech_encoder import ARCHITECTURE
+
+import framecls
+from framecls import packages
+from framecls.checkpoint import save_model
+from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
+from framecls.errors import PackageError
+from framecls.nn.model import Network
+
+ROOT = Path(framecls.__file__).parent.parent
+SAMPLES = Path(__file__).parent.parent / "samples"
+SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
+# How an import of torchaudio fails beside a torch that it was not built for, or where it was never installed.
+FAILURES = {
+    "library": f"raise OSError('Could not load this library: libtorchaudio.so') from OSError('x.so: {SYMBOL}')",
+    "absent": "raise ModuleNotFoundError(\"No module named 'torchaudio'\", name='torchaudio')",
+    "operators": "raise RuntimeError('operator torchaudio::forced_align does not exist')",
+    "hollow": "",  # it imports, and has nothing in it
+}
+
+
+def break_package(folder: Path, name: str, code: str) -> dict[str, str]:
+    """Put a package in front of the installed one, and return the environment in which it is found first."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(code, encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def run_command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "framecls", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def run_shipped_models(folder: Path, environment: dict[str, str]) -> list[str]:
+    """Return what tag, identify and enroll say with all shipped models."""
+    gallery = folder / "voices.json"
+    speech = SAMPLES / "speech_en.ogg"
+    commands: list[list[str | Path]] = [
+        ["tag", speech, "-m", "sound", "-m", "phones", "-f", "jsonl"],
+        ["identify", speech, "-f", "jsonl"],
+        ["enroll", "ada", speech, "--gallery", gallery],
+        ["identify", speech, "-m", "speaker", "--gallery", gallery, "-f", "jsonl"],
+    ]
+    said = []
+    for command in commands:
+        answer = run_command(*command, "--device", "cpu", "--threads", "1", env=environment)
+        assert answer.returncode == 0, answer.stderr
+        said.append(answer.stdout)
+    return said
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("usual")
+    return run_shipped_models(folder, {**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("failure", ["library", "absent"])
+def test_shipped_models_give_the_same_where_torchaudio_does_not_load(
+    failure: str, usual: list[str], tmp_path: Path
+) -> None:
+    environment = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    assert run_shipped_models(tmp_path, environment) == usual
+    assert json.loads(usual[1])["label"] == "en"
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_pretrained_encoder_says_what_does_not_fit_what(failure: str, tmp_path: Path) -> None:
+    environment = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
+    arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "torchaudio:WAVLM_BASE"]
+    answer = run_command(*arguments, env=environment)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    [line] = answer.stderr.splitlines()
+    assert line.startswith("framecls: error: a pre-trained speech encoder needs torchaudio")
+    assert f"beside torch {version('torch')}" in line
+    assert "pip install torch==2.11.0 torchaudio==2.11.0" in line
+    assert (SYMBOL in line) == (failure == "library")
+    assert ("not installed" in line) == (failure == "absent")
+
+
+def test_a_model_file_that_carries_such_an_encoder_says_so_too(tmp_path: Path) -> None:
+    settings = json.loads(json.dumps(ARCHITECTURE))
+    pretrained = PretrainedConfig("own.pt", family="Wav2Vec2", architecture=settings)
+    features = FeatureConfig(kind="pretrained", window_samples=400, hop_samples=320, n_fft=400, pretrained=pretrained)
+    encoder = EncoderConfig(dim=8, n_layers=1, n_heads=2, ff_dim=16, kernel=3)
+    config = ModelConfig("heard", "frame", ("x", "y"), features=features, encoder=encoder)
+    save_model(Network(config), tmp_path / "heard.safetensors")
+    environment = break_package(tmp_path / "first", "torchaudio", FAILURES["library"])
+    clip = write_wav(tmp_path / "a.wav")
+    answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl", env=environment)
+    assert answer.returncode == 2
+    assert len(answer.stderr.splitlines()) == 1
+    assert SYMBOL in answer.stderr
+    assert run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl").returncode == 0
+
+
+def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path) -> None:
+    speech, gallery, model = SAMPLES / "speech_en.ogg", tmp_path / "voices.json", save_tiny_model(tmp_path, "frame")
+    commands = [
+        ["tag", str(speech), "-m", "sound", "-f", "csv"],
+        ["tag", str(speech), "-m", str(model), "-f", "npz", "-o", str(tmp_path / "x.npz")],
+        ["identify", str(speech)],
+        ["enroll", "ada", str(speech), "--gallery", str(gallery)],
+        ["identify", str(speech), "-m", "speaker", "--gallery", str(gallery)],
+    ]
+    code = (
+        "import sys, framecls\n"
+        "from framecls.cli.boundary import run\n"
+        f"status = [run(command) for command in {commands!r}]\n"
+        f"framecls.embed({str(speech)!r})\n"
+        "heavy = {'torchaudio', 'librosa', 'numba', 'scipy', 'sklearn', 'ray', 'pyarrow', 'onnx'}\n"
+        "heavy &= sys.modules.keys()\n"
+        "sys.exit(f'{heavy} was imported' if heavy else 100 + sum(status))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert answer.returncode == 100, answer.stderr
+
+
+# --- optional packages
+
+
+def test_a_broken_pyarrow_is_not_called_missing(tmp_path: Path) -> None:
+    environment = break_package(
+        tmp_path / "first", "pyarrow", "raise ImportError('libarrow.so: version GLIBC_9 not found')"
+    )
+    clip, model = write_wav(tmp_path / "a.wav"), save_tiny_model(tmp_path, "frame")
+    answer = run_command("tag", clip, "-m", model, "-f", "parquet", "-o", tmp_path / "x.parquet", env=environment)
+    assert answer.returncode == 2
+    [line] = answer.stderr.splitlines()
+    assert "parquet needs pyarrow, and pyarrow " in line
+    assert "is installed but does not load (libarrow.so: version GLIBC_9 not found)" in line
+    assert line.endswith("pip install --force-reinstall pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'odd'\", name='odd')", "not installed: pip install odd-wheels"),
+        ("import no_such_part_of_it", "does not load (No module named 'no_such_part_of_it')"),
+        ("raise ImportError('cannot import name x')", "does not load (cannot import name x)"),
+        ("raise AttributeError('module numpy has no attribute bool8')", "does not load (module numpy has"),
+        ("raise RuntimeError", "does not load (RuntimeError)"),
+        ("raise OSError('x.so: undefined symbol: y')", "does not load (x.so: undefined symbol: y)"),
+        ("raise ValueError('numpy.dtype size changed')", "does not load (numpy.dtype size changed)"),
+    ],
+)
+def test_what_is_missing_is_told_from_what_is_broken(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    with pytest.raises(PackageError) as caught:
+        packages.load("this", "odd", "odd-wheels")
+    assert str(caught.value).startswith("this needs odd, ")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_an_exhausted_machine_is_no_broken_package(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(f"raise OSError({number}, 'no more')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OSError, match="no more"):
+        packages.load("this", "odd")
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    with pytest.raises(PackageError, match=r"not installed beside torch"):
+        packages.load_torchaudio()
+
+
+def test_no_hint_names_a_package_that_nobody_has_registered() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "framecls").rglob("*.py")]
+    assert not [text for text in texts if "framecls[" in text]
+
+
+# --- other systems
+
+HIDE_POSIX = """
+import builtins, importlib, os, pkgutil, signal, sys
+import numpy, rich.console, rich.progress, soundfile, soxr, safetensors.torch, torch, typer  # they know their system
+
+absent = {"fcntl", "pwd", "grp", "resource", "termios", "tty", "pty", "syslog", "posix", "readline", "curses"}
+real_import = builtins.__import__
+
+def import_as_on_windows(name, globals=None, *rest, **named):
+    if name.partition(".")[0] in absent and (globals or {}).get("__name__", "").startswith("framecls"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return real_import(name, globals, *rest, **named)
+
+builtins.__import__ = import_as_on_windows
+for name in ("SIGKILL", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGTSTP",
+             "SIGCONT", "SIGSTOP", "SIGWINCH", "alarm", "setitimer", "pthread_sigmask", "sigwait"):
+    delattr(signal, name)
+for name in ("fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "mkfifo", "sched_getaffinity", "sysconf",
+             "register_at_fork", "uname", "WNOHANG", "O_NONBLOCK", "O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTORY"):
+    delattr(os, name)
+"""
+
+
+def test_every_module_imports_without_what_only_posix_has() -> None:
+    code = HIDE_POSIX + (
+        "import framecls\n"
+        "names = [m.name for m in pkgutil.walk_packages(framecls.__path__, 'framecls.') if '__main__' not in m.name]\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "print(len(names))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) > 100
+
+
+def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_path: Path) -> None:
+    """The cache of decoded clips is the one place that would use flock."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
+    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
+    code = HIDE_POSIX + (
+        "from pathlib import Path\n"
+        "from framecls.training.clips import open_clips\n"
+        "from framecls.training.manifest import read_manifest\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "store = open_clips(read_manifest(folder / 'm.csv'), 16000, folder / 'cache')\n"
+        "print(store.n_samples(folder / 'a.wav'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (answer.returncode, answer.stdout) == (0, "1600\n"), answer.stderr
