@@ -1,7 +1,8 @@
 """Many recordings through one network: decoded ahead, batched together, answered in their order.
 
 Threads decode the next recordings while others run the network; libsndfile, soxr and torch compute without holding
-Python's lock. Whoever consumes the answers drives the rest: nothing runs further ahead than a few batches.
+Python's lock. Whoever consumes the answers drives the rest: nothing runs further ahead than a few batches. The same
+thread asks which recordings there are, as an iterator may be bound to one thread: a cursor of SQLite is.
 """
 
 from __future__ import annotations
@@ -97,23 +98,29 @@ class Pump(Generic[T]):
         cut: Callable[[Iterable[Block]], Iterator[Item]],
         forward: Callable[[list[Item]], list[T]],
         load: Load,
+        *,
+        wait_apart: bool = False,
     ) -> None:
         """Prepare a run.
 
         Args:
-            openers: each opens one recording; they are called in order, some ahead of time, in other threads.
+            openers: each opens one recording; they are called some ahead of time, in other threads. The iterator itself
+                is advanced, some recordings ahead, by whoever consumes the answers, and closed at the end of the run if
+                it can be.
             cut: makes windows of (sample,) blocks.
             forward: answers a batch of windows, one answer each, in any of several threads.
             load: how much is under way at once.
+            wait_apart: a thread of its own advances the iterator, which may block for long.
         """
         self._openers = iter(openers)
+        self._waits_apart = wait_apart
         self._cut = cut
         self._forward = forward
         self._load = load
-        self._turn = threading.Lock()  # held by the decoder that takes the next recording
         self._wake = threading.Condition()  # guards everything below
         self._line: deque[Recording[T]] = deque()  # begun and not wholly batched, in order
         self._begun: deque[Recording[T]] = deque()  # not yet handed out, in order
+        self._fresh: deque[Recording[T]] = deque()  # that no decoder has taken yet, in order
         self._exhausted = False
         self._broken: BaseException | None = None  # what the iterator of openers raised
         self._stopped = False
@@ -133,6 +140,8 @@ class Pump(Generic[T]):
             threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
             for _ in range(self._load.n_decoders)
         ]
+        if self._waits_apart:
+            decoders.append(threading.Thread(target=self._draw_all, name="framecls-draw", daemon=True))
         for thread in decoders:
             thread.start()
         try:
@@ -151,6 +160,8 @@ class Pump(Generic[T]):
             deadline = time.monotonic() + _JOIN_S
             for thread in decoders:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            if isinstance(self._openers, Generator) and not self._waits_apart:
+                self._openers.close()
 
     def answers(self, recording: Recording[T]) -> Iterator[T]:
         """Yield the answers to the windows of a recording in order.
@@ -177,34 +188,26 @@ class Pump(Generic[T]):
             else:
                 return
 
-    # --- decoding, in threads of its own
+    # --- drawing recordings, in the thread of the consumer or in one of its own
 
-    def _decode_all(self) -> None:
-        while True:
-            with self._turn:
-                if not self._wait(self._may_begin) or self._exhausted:
-                    return
-                recording = self._begin()
-            if recording is None:
-                return
-            self._decode(recording)
-
-    def _may_begin(self) -> bool:
+    def _may_draw(self) -> bool:
         has_room = len(self._line) < _MAX_RECORDINGS and self._n_held < self._max_held
-        return self._exhausted or not self._line or has_room
+        is_wanted = len(self._fresh) < self._load.n_decoders and (not self._line or has_room)
+        return is_wanted and not self._exhausted
 
     @property
     def _max_held(self) -> int:
         """Windows that may wait, decoded: enough to fill the next batches of all workers."""
         return 2 * self._load.batch_size * self._load.n_workers
 
-    def _begin(self) -> Recording[T] | None:
+    def _draw(self) -> None:
+        """Take the next recording from the caller's iterator; the pump's lock must be free, as that may take long."""
         recording: Recording[T] | None = None
         try:
             recording = Recording(next(self._openers))
         except StopIteration:
             pass
-        except BaseException as error:  # the consumer raises it
+        except Exception as error:  # the consumer gets it after what was drawn before
             self._broken = error
         with self._wake:
             if recording is None:
@@ -212,8 +215,25 @@ class Pump(Generic[T]):
             else:
                 self._line.append(recording)
                 self._begun.append(recording)
+                self._fresh.append(recording)
             self._wake.notify_all()
-        return recording
+
+    def _draw_all(self) -> None:
+        while self._wait(lambda: self._exhausted or self._may_draw()) and not self._exhausted:
+            self._draw()
+
+    # --- decoding, in threads of its own
+
+    def _decode_all(self) -> None:
+        while self._wait(lambda: bool(self._fresh) or self._exhausted):
+            with self._wake:
+                if not self._fresh:
+                    if self._exhausted:
+                        return
+                    continue  # another decoder was faster
+                recording = self._fresh.popleft()
+                self._wake.notify_all()
+            self._decode(recording)
 
     def _decode(self, recording: Recording[T]) -> None:
         try:
@@ -248,12 +268,20 @@ class Pump(Generic[T]):
     # --- batching, in the thread of the consumer
 
     def _until(self, ready: Callable[[], bool]) -> None:
-        """Keep the workers busy until something holds."""
+        """Keep decoders and workers busy until something holds."""
+        while not self._work(ready):
+            self._draw()
+
+    def _work(self, ready: Callable[[], bool]) -> bool:
+        """Keep the workers busy until something holds; False: the decoders want another recording first."""
         with self._wake:
             while not ready():
+                if not self._waits_apart and self._may_draw():
+                    return False
                 if not self._step():
                     patience_s = None if self._linger_until is None else self._linger_until - time.monotonic()
                     self._wake.wait(patience_s)
+        return True
 
     def _step(self) -> bool:
         """Do one thing that can be done at once, if there is any."""

@@ -406,6 +406,9 @@ class RawAudio:
 
 # Seconds after which a decoder that gives nothing is stopped.
 DEFAULT_TIMEOUT_S = 60.0
+MIX, EACH = "mix", "each"
+# What a channel is called -> its number, of one that has any.
+CHANNELS = {"left": 1, "right": 2, EACH: None, MIX: None}
 
 
 @dataclass(frozen=True)
@@ -414,7 +417,7 @@ class ReadOptions:
 
     raw: RawAudio | None = None  # what a file or file object without a header holds
     track: int | None = None  # which audio track of a file that has several, from 1; None: the default one
-    channel: str | None = None  # which channel; None: all of them, mixed
+    channel: str | int | None = None  # "left", "right", a number from 1, "each"; "mix", None: all of them, mixed
     timeout_s: float = DEFAULT_TIMEOUT_S  # a decoder that gives nothing for so long is stopped; pipes are waited for
     max_duration_s: float | None = None  # a longer recording is refused
     strict: bool = False  # what would be a warning, such as a recording that was cut off, is a failure
@@ -422,8 +425,20 @@ class ReadOptions:
     def __post_init__(self) -> None:
         _require(self.track is None or self.track >= 1, f"track {self.track}: they are counted from 1")
         _require(0 < self.timeout_s < math.inf, f"timeout_s {self.timeout_s} is not a length of time in seconds")
+        is_channel = self.channel in CHANNELS or (str(self.channel).isdecimal() and int(self.channel or 0) >= 1)
+        _require(
+            self.channel is None or (is_channel and not isinstance(self.channel, bool)),
+            f"channel {self.channel}: choose {', '.join(CHANNELS)} or a number from 1",
+        )
         longest_s = self.max_duration_s
         _require(longest_s is None or 0 < longest_s < math.inf, f"max_duration_s {longest_s} is not above 0 seconds")
+
+    @property
+    def channel_number(self) -> int | None:
+        """Return the only channel to hear, counted from 1; None: all of them, mixed."""
+        if self.channel in (None, MIX, EACH):
+            return None
+        return CHANNELS.get(str(self.channel)) or int(self.channel or 0)
 
 
 DEFAULT_READING = ReadOptions()
@@ -434,7 +449,7 @@ class ReadKeywords(TypedDict, total=False):
 
     raw: RawAudio | None
     track: int | None
-    channel: str | None
+    channel: str | int | None
     timeout_s: float
     max_duration_s: float | None
     strict: bool

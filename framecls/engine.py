@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from framecls.audio import AudioStream, Source, open_audio, open_vectors
+from framecls.audio import AudioStream, Channel, Source, as_array, has_own_rate, is_array, open_audio, open_vectors
 from framecls.batching import Block, Item, Load, Opener, Pump, Recording
 from framecls.checkpoint import load_network
 from framecls.config import DEFAULT_READING, ModelConfig, ReadOptions
@@ -76,15 +76,18 @@ class Engine:
         """
         features = self.config.features
         if features.kind == "given":
-            if not isinstance(source, np.ndarray) or source.ndim != 2 or source.shape[1] != features.n_given:
+            vectors = as_array(source) if is_array(source) else np.zeros(0)
+            if vectors.ndim != 2 or vectors.shape[1] != features.n_given:
                 raise UsageError(
                     f"the model {self.config.name} takes vectors of {features.n_given} numbers that were computed "
                     "elsewhere, not audio: measure it with framecls evaluate"
                 )
-            return open_vectors(source, features.sample_rate)
-        if sample_rate is None and isinstance(source, np.ndarray | Iterator) and not hasattr(source, "read"):
+            return open_vectors(np.asarray(vectors, np.float32), features.sample_rate)
+        recording = source.source if isinstance(source, Channel) else source
+        is_raw = not has_own_rate(recording) and (is_array(recording) or isinstance(recording, Iterator))
+        if sample_rate is None and is_raw:
             raise ConfigError("an array needs its sample_rate: how many samples a second it has")
-        if sample_rate is not None and (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+        if sample_rate is not None and has_own_rate(recording):
             raise ConfigError("sample_rate is for arrays, a file says its own; one without a header needs raw")
         return open_audio(source, features.sample_rate, sample_rate, options)
 
@@ -100,6 +103,7 @@ class Engine:
         *,
         progress: Callable[[float], None] | None = None,
         block_s: float | None = None,
+        wait_apart: bool = False,
     ) -> Generator[RunningWindows, None, None]:
         """Classify many recordings: decoded ahead, and their windows batched together.
 
@@ -107,9 +111,11 @@ class Engine:
         run ends.
 
         Args:
-            openers: each opens one recording; they are called in order, but ahead of time and in other threads.
+            openers: each opens one recording; they are called ahead of time and in other threads, but the iterator is
+                advanced in the thread that reads the results.
             progress: told the seconds done of the recording whose windows are being read.
             block_s: seconds decoded at once; a live source is waited for that long.
+            wait_apart: the iterator may block for long, and is advanced in a thread of its own.
 
         Yields:
             the recordings in order; reading the windows of one raises what opening, decoding or running it raised.
@@ -117,7 +123,7 @@ class Engine:
         n_workers = self.n_workers
         load = Load(self.config.window_frames, self.batch_size, n_workers, count_decoders(), block_s or _BLOCK_S)
         with _torch_threads.shared_out(n_workers):
-            pump = Pump(openers, self._cut, lambda items: list(self.forward(items)), load)
+            pump = Pump(openers, self._cut, lambda items: list(self.forward(items)), load, wait_apart=wait_apart)
             with closing(pump.run()) as recordings:
                 for recording in recordings:
                     yield RunningWindows(self.config, pump, recording, progress)

@@ -67,6 +67,7 @@ class TagResult:
     truncated: bool = False  # the recording ends before its header says
     warnings: tuple[str, ...] = ()  # what is wrong with the recording, and was read all the same
     notes: tuple[str, ...] = ()  # how it was read, where there was a choice
+    channel: int | None = None  # the only one that was heard, counted from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,3 +110,4 @@ class Identification:
     truncated: bool = False  # as of `TagResult`
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    channel: int | None = None

@@ -10,14 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, NoReturn, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio import Source
+from framecls.audio import Channel, Source, split_channels
 from framecls.batching import Opener
-from framecls.config import DEFAULT_BEAM, DEFAULT_READING, DEFAULT_TOP_K, ModelConfig, ReadKeywords, ReadOptions
+from framecls.config import DEFAULT_BEAM, DEFAULT_READING, DEFAULT_TOP_K, EACH, ModelConfig, ReadKeywords, ReadOptions
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
@@ -101,8 +101,8 @@ class Model:
         """Say what is heard when in one recording.
 
         Args:
-            source: a path, a binary file object, (sample,) or (channel, sample) floats, -1..1, or an iterator of
-                arrays that follow each other.
+            source: a path, a binary file object, an array of (sample,) or (channel, sample) floats in -1..1 or of
+                integers (NumPy's, PyTorch's, a list, …), or an iterator of arrays that follow each other.
             sample_rate: Hz, of an array or of arrays.
             keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
             progress: told the seconds of audio that are done.
@@ -112,6 +112,7 @@ class Model:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
+        _refuse_each(source, ReadOptions(**reading))
         return _only(
             self.tag_many([source], sample_rate=sample_rate, keep_scores=keep_scores, progress=progress, **reading)
         )
@@ -127,10 +128,13 @@ class Model:
     ) -> Generator[TagResult | Exception, None, None]:
         """Say what is heard when in many recordings: decoded ahead, and short ones batched together.
 
-        Each result is what `tag` gives for that source alone. The arguments are those of `tag`.
+        Each result is what `tag` gives for that source alone. The arguments are those of `tag`. An iterator of sources
+        is advanced some recordings ahead, in the thread that reads the results; what it raises is raised there, and
+        closing the results closes a generator.
 
         Yields:
-            in the order of the sources a result, or for one that failed the error that `tag` would have raised.
+            in the order of the sources a result, or for one that failed the error that `tag` would have raised; with
+            `channel="each"` as many for a source as it has channels.
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
@@ -165,7 +169,7 @@ class Model:
             AudioError: the recording cannot be read, or there is nothing in it; after the segments before.
         """
         self._check_frame_task()
-        return self._stream(source, _Reading(sample_rate, ReadOptions(**reading)), remark)
+        return self._stream(source, _Reading(sample_rate, _refuse_each(source, ReadOptions(**reading))), remark)
 
     def _stream(
         self, source: Source, reading: _Reading, remark: Callable[[Remarks], None] | None
@@ -203,6 +207,7 @@ class Model:
             ConfigError: `beam` is not positive.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
+        _refuse_each(source, ReadOptions(**reading))
         return _only(self.tag_string_many([source], sample_rate=sample_rate, beam=beam, progress=progress, **reading))
 
     def tag_string_many(
@@ -262,6 +267,7 @@ class Model:
             GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
+        _refuse_each(source, ReadOptions(**reading))
         return _only(
             self.identify_many(
                 [source],
@@ -321,21 +327,40 @@ class Model:
         answer: Callable[[RunningWindows, str], Answer],
         engine: Engine | None = None,
     ) -> Generator[Answer | Exception, None, None]:
-        names: deque[str] = deque()
-        openers = self._openers(sources, reading, names)
-        with closing((engine or self._engine).run_many(openers, progress=reading.progress)) as recordings:
+        begun: deque[tuple[str, int | None]] = deque()
+        openers = self._openers(sources, reading, begun)
+        running = (engine or self._engine).run_many(
+            openers, progress=reading.progress, wait_apart=isinstance(sources, Feed)
+        )
+        with closing(running) as recordings:
             for windows in recordings:
+                name, channel = begun.popleft()
                 try:
-                    result: Answer | Exception = _add_remarks(answer(windows, names.popleft()), windows.remarks)
+                    result: Answer | Exception = _complete(answer(windows, name), windows.remarks, channel)
                 except Exception as error:
                     result = error
                 yield result
 
-    def _openers(self, sources: Iterable[Source], reading: _Reading, names: deque[str]) -> Iterator[Opener]:
-        """Yield what opens each source, and add its name to `names`."""
-        for source in sources:
-            names.append(_name(source))
-            yield partial(self._engine.open, source, reading.sample_rate, reading.options)
+    def _openers(
+        self, sources: Iterable[Source], reading: _Reading, begun: deque[tuple[str, int | None]]
+    ) -> Generator[Opener, None, None]:
+        """Yield what opens each source, and add its name and the channel to `begun`."""
+        iterator = iter(sources)
+        try:
+            for source in iterator:
+                try:
+                    parts = _split(source, reading)
+                except Exception as error:  # whoever reads its result is told, as of one that cannot be opened
+                    begun.append((_name(source), None))
+                    yield partial(_fail, error)
+                    continue
+                for part in parts:
+                    number = part.number if isinstance(part, Channel) else reading.options.channel_number
+                    begun.append((_name(part), number))
+                    yield partial(self._engine.open, part, reading.sample_rate, reading.options)
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
 
     def _tag(self, windows: RunningWindows, name: str, keep_scores: bool) -> TagResult:
         tagger = Tagger(self.config, keep_scores=keep_scores)
@@ -380,7 +405,8 @@ class Model:
             UsageError: this model does not answer with an embedding.
             AudioError: the recording cannot be read, or there is too little speech in it.
         """
-        return hear(self._engine, source, sample_rate, ReadOptions(**reading), progress).vector
+        options = _refuse_each(source, ReadOptions(**reading))
+        return hear(self._engine, source, sample_rate, options, progress).vector
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
@@ -419,6 +445,8 @@ class Model:
         person = check_name(name)
         _refuse_single(sources)
         options = ReadOptions(**reading)
+        for source in sources:
+            _refuse_each(source, options)
         voices = [(_name(source), hear(self._engine, source, sample_rate, options)) for source in sources]
         doubts = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
         return doubts + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
@@ -444,9 +472,45 @@ class _Reading:
     progress: Callable[[float], None] | None = None
 
 
-def _add_remarks(result: Answer, remarks: Remarks) -> Answer:
+class Feed(Iterable[Source]):
+    """Sources that come when they like, from a queue say: they are waited for in a thread of their own."""
+
+    def __init__(self, sources: Iterator[Source]) -> None:
+        self._sources = sources
+
+    def __iter__(self) -> Iterator[Source]:
+        return self._sources
+
+
+def _split(source: Source, reading: _Reading) -> Sequence[Source]:
+    """Return the channels of a source, where each is wanted as a recording of its own."""
+    if reading.options.channel != EACH or isinstance(source, Channel):
+        return [source]
+    return split_channels(source, reading.sample_rate, reading.options)
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
+
+
+def _refuse_each(source: Source, options: ReadOptions) -> ReadOptions:
+    """Return the options, if they give one result.
+
+    Raises:
+        UsageError: they give one for each channel.
+    """
+    if options.channel == EACH and not isinstance(source, Channel):
+        raise UsageError("each channel has a result of its own: use tag_many or identify_many, or choose one channel")
+    return options
+
+
+def _complete(result: Answer, remarks: Remarks, channel: int | None) -> Answer:
     return dataclasses.replace(
-        result, truncated=remarks.truncated, warnings=tuple(remarks.warnings), notes=tuple(remarks.notes)
+        result,
+        truncated=remarks.truncated,
+        warnings=tuple(remarks.warnings),
+        notes=tuple(remarks.notes),
+        channel=channel,
     )
 
 
@@ -477,6 +541,8 @@ def load(
 
 
 def _name(source: object) -> str:
+    if isinstance(source, Channel):
+        return _name(source.source)
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return str(getattr(source, "name", "-")) if hasattr(source, "read") else "array"

@@ -5,17 +5,24 @@ No torch here, and no whole file in memory: an hour and a minute cost the same.
 
 from __future__ import annotations
 
+from framecls.audio.arrays import as_array, is_array
+from framecls.audio.channels import Channel
 from framecls.audio.inputs import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
-from framecls.audio.stream import AudioStream, Source, open_audio
+from framecls.audio.stream import AudioStream, Source, has_own_rate, open_audio, split_channels
 from framecls.audio.vectors import open_vectors
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "AudioStream",
+    "Channel",
     "Input",
     "InputFailure",
     "Source",
+    "as_array",
     "find_inputs",
+    "has_own_rate",
+    "is_array",
     "open_audio",
     "open_vectors",
+    "split_channels",
 ]

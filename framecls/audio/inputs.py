@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from framecls.audio.channels import Channel
 from framecls.audio.faults import explain_os_error
 from framecls.errors import AudioError
 
@@ -32,16 +33,17 @@ class Input:
     name: str  # for people and results: the path as it was given, "-" for standard input
     # Where this recording's output goes under an output folder, before a suffix is added; no two inputs share one.
     relative: Path
+    channel: int | None = None  # the one that is meant, counted from 1; None: the recording as a whole
 
     @property
-    def source(self) -> Path | BinaryIO:
+    def source(self) -> Path | BinaryIO | Channel:
         """What `open_audio` opens.
 
         Raises:
             AudioError: it is standard input, and that is closed.
         """
         if self.path is not None:
-            return self.path
+            return self.path if self.channel is None else Channel(self.path, self.channel)
         if sys.stdin is None:
             raise AudioError("standard input is closed: pipe audio into it, or give a file")
         # Unbuffered: a thread that waits in a buffered read holds the buffer's lock, and Python aborts when it cannot

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, cast
@@ -17,8 +18,11 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from framecls.audio.arrays import SupportsArray, as_array, is_array
+from framecls.audio.channels import Channel
 from framecls.audio.extent import Extent, measure_extent
 from framecls.audio.faults import explain_os_error
+from framecls.audio.levels import STRETCH_S, Mixer, OffsetRemover, settle_scale
 from framecls.audio.readers import (
     NO_AUDIO,
     ArrayReader,
@@ -36,8 +40,9 @@ from framecls.config import DEFAULT_READING, ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
 
-# A path, a file object, an array, or an iterator of arrays that follow each other.
-Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Iterator[NDArray[Any]]
+# A path, a file object, an array (or a tensor, a list, a Series), an iterator of arrays that follow each other, or one
+# channel of such a source.
+Source = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Sequence[Any] | Iterator[Any] | SupportsArray | Channel
 
 # Numbers decoded or resampled at once, over all channels: 4 MB of float32 however many channels there are.
 _MAX_CHUNK = 1 << 20
@@ -76,6 +81,10 @@ class AudioStream:
         self._reader = reader
         self._resources = resources
         self._started = False
+        self._channel = options.channel_number
+        if self._channel is not None and self._channel > self.info.channels:
+            has = "1 channel" if self.info.channels == 1 else f"{self.info.channels} channels"
+            raise AudioError(f"there is no channel {self._channel} in it: it has {has}")
 
     @property
     def duration_s(self) -> float | None:
@@ -85,9 +94,11 @@ class AudioStream:
     def blocks(self, block_s: float = 30.0) -> Iterator[NDArray[np.float32]]:
         """Yield (sample,) mono blocks at `sample_rate`, each `block_s` long save the last.
 
-        Channels are mixed by their mean. Together the blocks have ceil(n * sample_rate / original rate) samples for n
-        samples of the original, and the same ones whatever `block_s` is. The memory needed does not depend on the
-        length of the recording.
+        Channels are mixed by their mean, and where they cancel each other the loudest is heard in its place (see
+        `levels.Mixer`), unless one of them was chosen. Floats that can only be integers are scaled, and a constant
+        offset is subtracted (see `levels`); an ordinary recording is left as it is. Together the blocks have
+        ceil(n * sample_rate / original rate) samples for n samples of the original, and the same ones whatever
+        `block_s` is. The memory needed does not depend on the length of the recording.
 
         Resampling is soxr's at its quality HQ (a flat passband to 0.91 of Nyquist, aliases below -120 dB). soxr and not
         torchaudio, because its ResampleStream carries its filters' state from block to block, so that blocks join
@@ -113,7 +124,7 @@ class AudioStream:
             _MAX_CHUNK // self.info.channels,
             _MAX_CHUNK * rate // self.sample_rate,
         )
-        pieces = _read_mono(self._reader, max(1, chunk_frames))
+        pieces = _read_mono(self._reader, max(1, chunk_frames), self._channel, self.remarks)
         if rate != self.sample_rate:
             pieces = _resample(pieces, rate, self.sample_rate)
         longest_s = self._options.max_duration_s
@@ -141,6 +152,27 @@ class AudioStream:
         self.close()
 
 
+def has_own_rate(source: object) -> bool:
+    """Whether a source is a path or a file object, and says itself how many samples a second it has."""
+    return isinstance(source, str | os.PathLike) or hasattr(source, "read")
+
+
+def split_channels(
+    source: Source, raw_sample_rate: int | None = None, options: ReadOptions = DEFAULT_READING
+) -> list[Channel]:
+    """Return each channel of a source as a source of its own; opened one by one, each of them is decoded anew.
+
+    Raises:
+        AudioError: the source cannot be opened, or not more than once.
+    """
+    is_readable_twice = os.path.isfile(source) if isinstance(source, str | os.PathLike) else is_array(source)
+    if not is_readable_twice:
+        raise AudioError("each of its channels is read for itself, which needs a file or an array: choose one channel")
+    mixed = dataclasses.replace(options, channel=None)
+    with open_audio(source, raw_sample_rate=raw_sample_rate, options=mixed) as stream:
+        return [Channel(source, number) for number in range(1, stream.info.channels + 1)]
+
+
 def open_audio(
     source: Source,
     sample_rate: int = 16000,
@@ -155,8 +187,9 @@ def open_audio(
 
     Args:
         source: a path; a binary file object, read from its start if it can seek and from where it is if it cannot; or
-            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers; or an iterator of such
-            arrays, the blocks of one recording.
+            an array, (sample,) or (channel, sample), of real numbers in -1..1 or of integers: of NumPy, PyTorch or
+            pandas, say, or a list; or an iterator of such arrays, the blocks of one recording. Where another order of
+            the axes or another scale is the only one that makes sense, it is taken for that, and `remarks` says so.
         sample_rate: Hz of the blocks that the stream yields.
         raw_sample_rate: Hz of an array or of blocks; nothing else takes or needs it.
         options: how it is read.
@@ -168,15 +201,18 @@ def open_audio(
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, not {sample_rate}")
-    is_path, is_file = isinstance(source, str | os.PathLike), hasattr(source, "read")
-    if not (is_path or is_file or isinstance(source, np.ndarray | Iterator)):
+    if isinstance(source, Channel):
+        options = dataclasses.replace(options, channel=source.number)
+        source = source.source
+    is_file = has_own_rate(source)
+    if not (is_file or is_array(source) or isinstance(source, Iterator)):
         kind = type(source).__name__
         raise TypeError(f"a path, a binary file object, an array or an iterator of arrays can be opened, not {kind}")
-    if (is_path or is_file) == (raw_sample_rate is not None):
+    if is_file == (raw_sample_rate is not None):
         raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
     if raw_sample_rate is not None and raw_sample_rate != int(raw_sample_rate):
         raise AudioError(f"{raw_sample_rate} Hz: a sample rate is a whole number")
-    if options.raw is not None and not (is_path or is_file):
+    if options.raw is not None and not is_file:
         raise ValueError("raw is for files: an array has no encoding")
     with contextlib.ExitStack() as resources:
         remarks = Remarks()
@@ -192,14 +228,14 @@ def open_audio(
 def _open_reader(
     source: Source, raw_sample_rate: int, options: ReadOptions, remarks: Remarks, resources: contextlib.ExitStack
 ) -> Reader:
-    if isinstance(source, np.ndarray):
-        return ArrayReader(source, raw_sample_rate)
+    if is_array(source):
+        return ArrayReader(as_array(source), raw_sample_rate, remarks)
     opener = _Opener(options, remarks, resources)
     if isinstance(source, str | os.PathLike):
         return opener.open_path(Path(source))
-    if hasattr(source, "read"):
+    if has_own_rate(source):
         return opener.open_file_object(cast(BinaryIO, source))
-    return BlocksReader(source, raw_sample_rate)
+    return BlocksReader(cast(Iterator[Any], source), raw_sample_rate, remarks)
 
 
 class _Opener:
@@ -354,29 +390,36 @@ class _Opener:
         return file, path
 
 
-def _read_mono(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32]]:
-    """Yield (sample,) the mean of the channels.
+def _read_chunks(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32]]:
+    while len(chunk := reader.read(chunk_frames)):
+        yield chunk
+
+
+def _read_mono(
+    reader: Reader, chunk_frames: int, channel: int | None, remarks: Remarks
+) -> Iterator[NDArray[np.float32]]:
+    """Yield (sample,) one channel, or the mix of all, on the usual scale and without a constant offset.
 
     Raises:
         AudioError: a sample is NaN, infinite or absurd; such a value would spread through everything that comes after.
     """
-    channels = reader.info.channels
-    weights = np.full(channels, 1 / channels, np.float32)
+    rate, channels = reader.info.sample_rate, reader.info.channels
+    stretch_frames = max(1, min(round(STRETCH_S * rate), _MAX_CHUNK // channels))
+    mixer = Mixer(channels, rate, channel, remarks)
+    offset = OffsetRemover(stretch_frames)
+    chunks = settle_scale(_rechunk(_read_chunks(reader, chunk_frames), chunk_frames), remarks)
     position = 0
-    while len(chunk := reader.read(chunk_frames)):
-        if channels == 1:
-            mono = chunk[:, 0]
-        else:
-            with np.errstate(invalid="ignore", over="ignore"):  # seen to below
-                mono = chunk @ weights
+    for stretch in _rechunk(chunks, stretch_frames):
+        mono = mixer.mix(stretch)
         # NaN is not below anything, and the largest of numbers of which one is NaN is NaN.
         if not max(mono.max(), -mono.min()) < _MAX_SAMPLE:
             bad = int((np.abs(mono) < _MAX_SAMPLE).argmin())
             value = f"{mono[bad]:.0e}, where -1 to 1 is usual" if np.isfinite(mono[bad]) else "NaN or infinite"
-            second = (position + bad) / reader.info.sample_rate
+            second = (position + bad) / rate
             raise AudioError(f"the sample at {second:.3f} s is {value}: repair the file or cut that part out")
         position += len(mono)
-        yield mono
+        yield offset.remove(mono)
+        del stretch, mono  # before the next ones are made
 
 
 def _resample(pieces: Iterable[NDArray[np.float32]], rate: int, target: int) -> Iterator[NDArray[np.float32]]:
@@ -409,6 +452,8 @@ def _rechunk(pieces: Iterable[NDArray[np.float32]], block_samples: int) -> Itera
         n_whole = n_pending - n_pending % block_samples
         for first in range(0, n_whole, block_samples):
             yield whole[first : first + block_samples]
-        pending, n_pending = [whole[n_whole:]], n_pending - n_whole
+        n_pending -= n_whole
+        pending = [whole[n_whole:]] if n_pending else []
+        del piece, whole  # before the next ones are made
     if n_pending:
         yield np.concatenate(pending)

@@ -99,6 +99,7 @@ def parse_reading(options: ReadingOptions) -> ReadKeywords:
     reading: ReadKeywords = {
         "raw": parse_raw(options.raw),
         "track": options.track,
+        "channel": options.channel,
         "timeout_s": options.timeout,
         "max_duration_s": options.max_duration,
         "strict": options.strict,

@@ -21,11 +21,11 @@ from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.cli.streaming import check_stream, stream_inputs
-from framecls.config import ModelConfig, ReadOptions
-from framecls.errors import ClusterError, OutputError, UsageError
+from framecls.config import EACH, ModelConfig, ReadOptions
+from framecls.errors import ClusterError, FrameclsError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from framecls.audio import Input, InputFailure, Source
+    from framecls.audio import Channel, Input, InputFailure, Source
     from framecls.cli.destination import Destination, Form, Plan
     from framecls.cluster import ClusterModel
     from framecls.results import Identification, TagResult
@@ -213,6 +213,8 @@ def classify(options: RunOptions, job: Job) -> int:
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
     checks.check_engine(options)
+    if options.channel == EACH and options.engine == RAY:
+        raise UsageError("--channel each is for this process alone: leave --engine ray out, or choose one channel")
     model_path, config = job.find(options.model)
     job.check(config)
     _check_files(options, model_path, config)
@@ -257,6 +259,8 @@ def _classify_inputs(
     from framecls.cli.destination import plan_destination
 
     found = list(find_inputs(options.inputs))
+    if options.channel == EACH:
+        found = list(_expand_channels(found, ReadOptions(**job.reading)))
     inputs = [item for item in found if isinstance(item, Input)]
     from_folder = any(item.name not in options.inputs for item in inputs)
     plan = plan_destination(form, options.output, len(found), from_folder=from_folder)
@@ -291,6 +295,23 @@ def _classify_inputs(
     if len(found) > 1 or options.resume:
         console.note(batch.describe())
     return console.status
+
+
+def _expand_channels(found: Iterable[Input | InputFailure], options: ReadOptions) -> Iterator[Input | InputFailure]:
+    """Yield each channel of each recording; what cannot be opened stays as it is, and fails when it is its turn."""
+    from framecls.audio import Input, split_channels
+
+    for item in found:
+        channels: Sequence[Channel] = ()
+        if isinstance(item, Input) and item.path is not None:
+            with contextlib.suppress(FrameclsError):
+                channels = split_channels(item.path, options=options)
+            for channel in channels:
+                # The number stands where the suffix of the results' format follows: a.wav.1.TextGrid.
+                relative = item.relative.with_name(f"{item.relative.name}.{channel.number}")
+                yield dataclasses.replace(item, relative=relative, channel=channel.number)
+        if not channels:
+            yield item
 
 
 def _report(found: Sequence[Input | InputFailure], console: Console) -> None:

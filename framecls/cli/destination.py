@@ -254,7 +254,8 @@ def _make_keys(run: Run, output_of: Callable[[Path], str]) -> dict[Path, str]:
         state = run.states.get(item.relative)
         if state is not None:
             facts = (fingerprint, item.name, state.path, state.size_bytes, state.mtime_ns, output_of(item.relative))
-            keys[item.relative] = make_key(*facts)
+            channel = () if item.channel is None else (item.channel,)
+            keys[item.relative] = make_key(*facts, *channel)
     return keys
 
 

@@ -11,7 +11,8 @@ from framecls.cli.console import INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EnrollOptions
 from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import observe
-from framecls.config import ReadOptions
+from framecls.config import EACH, ReadOptions
+from framecls.errors import UsageError
 from framecls.gallery import check_name, default_path
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def enroll_voice(options: EnrollOptions) -> int:
     checks.check_count("--threads", options.threads)
     checks.check_count("--batch-size", options.batch_size)
     reading = ReadOptions(**checks.parse_reading(options))
+    if reading.channel == EACH:
+        raise UsageError("--channel each is not for enroll, which hears one person: choose one channel")
     checks.find_voice_model(options.model)
     console = Console(quiet=options.quiet, debug=options.debug)
 

@@ -15,7 +15,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
-from framecls.config import DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
+from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
@@ -151,6 +151,17 @@ class ReadingOptions:
             "--track",
             metavar="N",
             help="Which audio track, from 1; else the default one, or the first that is not silent.",
+            rich_help_panel=_READING,
+        ),
+    ] = None
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            "--channel",
+            metavar="NAME|N",
+            help="left, right, a number from 1, or each, with results of its own; by default all are mixed by their "
+            "mean, and where they cancel each other the loudest is heard.",
+            autocompletion=_one_of(*CHANNELS),
             rich_help_panel=_READING,
         ),
     ] = None

@@ -12,6 +12,7 @@ from framecls.cli.console import Console
 from framecls.cli.formats import STREAMED
 from framecls.cli.options import LOCAL, TagOptions
 from framecls.cli.streams import StdoutError, check_stdout
+from framecls.config import ReadOptions
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def stream_inputs(inputs: Sequence[Input], model: Model, format: str, reading: R
     writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
     writer.begin(sys.stdout)
     for item in inputs:
+        channel = item.channel or ReadOptions(**reading).channel_number
         with closing(model.stream(item.source, remark=partial(console.remark, item.name), **reading)) as segments:
             try:
                 for segment in segments:
-                    writer.write(item.name, segment, sys.stdout)
+                    writer.write(item.name, channel, segment, sys.stdout)
                     sys.stdout.flush()
             except StdoutError:
                 raise

@@ -23,7 +23,7 @@ from framecls.modelfile import read_config
 from framecls.results import Identification, TagResult
 
 if TYPE_CHECKING:
-    from framecls.runtime import Model
+    from framecls.runtime import Feed, Model
 
 Answer: TypeAlias = TagResult | Identification
 
@@ -136,7 +136,7 @@ class Worker:
             model = self._model.with_decision(
                 thresholds=rules.thresholds, min_duration_s=rules.min_duration_s, min_gap_s=rules.min_gap_s
             )
-            results = getattr(model, work.method)(iter(self._feed.get, None), progress=self._hear, **work.options)
+            results = getattr(model, work.method)(_make_feed(self._feed), progress=self._hear, **work.options)
         except Exception as error:
             return Failure.of(error)
         facts = (results, self._tickets, asyncio.get_running_loop())
@@ -192,6 +192,12 @@ class Worker:
                 loop.call_soon_threadsafe(settle, outcome)
         except BaseException as error:
             loop.call_soon_threadsafe(give_up, Failure.of(error))
+
+
+def _make_feed(paths: queue.SimpleQueue[Path | None]) -> Feed:
+    from framecls.runtime import Feed
+
+    return Feed(iter(paths.get, None))
 
 
 def _load(setup: Setup) -> Model:

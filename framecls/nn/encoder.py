@@ -140,7 +140,7 @@ def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
     The frequencies are spaced as in the code of that paper (tensor2tensor), as are those of Whisper.
     """
     half = (dim + 1) // 2
-    rate = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(1, half - 1)))
+    rate = torch.exp(torch.arange(half, device=device, dtype=torch.float32) * (-math.log(10000.0) / max(1, half - 1)))
     angle = torch.arange(length, device=device).unsqueeze(1) * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
 

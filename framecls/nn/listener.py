@@ -44,7 +44,7 @@ def _open_shipped(config: PretrainedConfig) -> LowerPart:
     Raises:
         ModelError: it is not the one that the settings were made for.
     """
-    part = LowerPart(config)
+    part = LowerPart(config).float()  # whatever torch's default type is
     take_weights(part, read_lower_part(config, config.source), config.source)
     return part.eval().requires_grad_(False)
 

@@ -8,7 +8,16 @@ from typing import IO, Any
 
 from framecls.errors import UsageError
 from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, score, seconds
-from framecls.output.writers import CsvWriter, JsonLinesWriter, JsonWriter, NpzWriter, Result, TsvWriter, Writer
+from framecls.output.writers import (
+    CsvWriter,
+    JsonLinesWriter,
+    JsonWriter,
+    NpzWriter,
+    Result,
+    TsvWriter,
+    Writer,
+    channel_of,
+)
 from framecls.results import TagResult
 
 
@@ -61,13 +70,13 @@ class FrameCsvWriter(CsvWriter):
 
     def _header(self, result: Result) -> list[str]:
         assert isinstance(result, TagResult)
-        return ["file", "time", *map(cell, result.labels)]
+        return ["file", *channel_of(result), "time", *map(cell, result.labels)]
 
     def _rows(self, result: Result) -> list[list[str]]:
         assert isinstance(result, TagResult)
-        file = cell(result.file)
+        head = [cell(result.file), *map(str, channel_of(result).values())]
         frames = zip(result.times.tolist(), result.scores.tolist(), strict=True)
-        return [[file, seconds(time), *map(score, row)] for time, row in frames]
+        return [[*head, seconds(time), *map(score, row)] for time, row in frames]
 
 
 class FrameTsvWriter(FrameCsvWriter):

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from framecls.output.writers import Writer, as_record, escape_json, make_writer
+from framecls.output.writers import Writer, as_record, channel_of, escape_json, make_writer
 from framecls.results import Segment, TagResult
 
 
@@ -26,13 +26,16 @@ class SegmentWriter:
         """Write what comes before the first segment of a run."""
         self._writer.begin(stream)
 
-    def write(self, file: str, segment: Segment, stream: IO[Any]) -> None:
-        """Write one segment: in jsonl an object with "file", "model", "start", "end", "label" and "score"."""
-        result = replace(self._frame, file=file, duration=segment.end, segments=(segment,))
+    def write(self, file: str, channel: int | None, segment: Segment, stream: IO[Any]) -> None:
+        """Write one segment of a file, or of one channel of it.
+
+        In jsonl that is an object with "file", "channel" if there is any, "model", "start", "end", "label" and "score".
+        """
+        result = replace(self._frame, file=file, channel=channel, duration=segment.end, segments=(segment,))
         if not self._is_json:
             self._writer.write(result, stream)
             return
         record = as_record(result)
         [row] = record["segments"]
-        line = {"file": file, "model": record["model"], **row}
+        line = {"file": file, **channel_of(result), "model": record["model"], **row}
         stream.write(escape_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")

@@ -17,6 +17,7 @@ def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, 
     audio = [result.audio.sample_rate, result.audio.channels] if result.audio is not None else None
     stored = {"file": result.file, "model": result.model, "duration": float(result.duration), "audio": audio}
     stored |= {"truncated": result.truncated, "warnings": list(result.warnings), "notes": list(result.notes)}
+    stored["channel"] = result.channel
     if isinstance(result, Identification):
         top = [[c.label, float(c.score)] for c in result.top]
         return stored | {"label": result.label, "score": float(result.score), "top": top}
@@ -34,7 +35,9 @@ def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, 
 def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
     """Return the result that `to_stored` was given; without frames, its times are (0,) and its scores (0, label)."""
     audio = AudioInfo(*stored["audio"]) if stored["audio"] is not None else None
-    remarks = {"truncated": stored["truncated"]} | {key: tuple(stored[key]) for key in ("warnings", "notes")}
+    remarks = {key: stored[key] for key in ("truncated", "channel")} | {
+        key: tuple(stored[key]) for key in ("warnings", "notes")
+    }
     if "segments" not in stored:
         return Identification(
             file=stored["file"],

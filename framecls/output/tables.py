@@ -116,6 +116,7 @@ class _TagView:
         file = printable(result.file, options.encoding)
         name = Text("\n".join(fold(file, options.max_width)), style="bold")
         facts = [clock(result.duration, 1), *_describe(result.audio)]
+        facts += [f"channel {result.channel}"] if result.channel is not None else []
         model = Text(printable(result.model, options.encoding), style="dim")
         details = Text("   ".join(facts))
         gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
@@ -206,7 +207,9 @@ class _IdentifyView:
             return
         languages = are_languages(self.results)
         title = "Language" if languages else "Speaker" if all(r.model == "speaker" for r in self.results) else "Label"
-        files = ["File", *(printable(r.file, options.encoding) for r in self.results)]
+        channels = ["" if r.channel is None else f" channel {r.channel}" for r in self.results]
+        names = [printable(r.file, options.encoding) for r in self.results]
+        files = ["File", *map("".join, zip(names, channels, strict=True))]
         columns = {
             "label": [Text(title), *(_answer(r, languages, options) for r in self.results)],
             "score": [Text("Score"), *(Text(f"{r.score:.2f}") for r in self.results)],
@@ -215,12 +218,12 @@ class _IdentifyView:
             "length": [Text("Length"), *(Text(clock(r.duration, 1)) for r in self.results)],
         }
         wanted = min(max(map(cell_len, files)), max(_GOOD_FILE_WIDTH, options.max_width // 4))
-        for names in _CHOICES:
-            room = max(1, options.max_width - sum(_width(columns[name]) + len(_GAP) for name in names))
+        for chosen in _CHOICES:
+            room = max(1, options.max_width - sum(_width(columns[name]) + len(_GAP) for name in chosen))
             if room >= wanted:
                 break
-        cells = [[Text("\n".join(fold(file, room))) for file in files], *(columns[name] for name in names)]
-        right = {i for i, name in enumerate(names, 1) if name == "length"}
+        cells = [[Text("\n".join(fold(file, room))) for file in files], *(columns[name] for name in chosen)]
+        right = {i for i, name in enumerate(chosen, 1) if name == "length"}
         yield from _lines([list(row) for row in zip(*cells, strict=True)], right, indent="")
 
 

@@ -83,7 +83,8 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
 
 def as_record(result: Result) -> dict[str, Any]:
     """Return the JSON object of a result. Keys, their order and their units are a contract: add, never change."""
-    record: dict[str, Any] = {"file": result.file, "model": result.model, "duration": _time(result.duration)}
+    record: dict[str, Any] = {"file": result.file, **channel_of(result)}
+    record |= {"model": result.model, "duration": _time(result.duration)}
     remarks = {"truncated": result.truncated, "warnings": list(result.warnings)}
     remarks = {key: value for key, value in remarks.items() if value}
     if isinstance(result, TagResult):
@@ -95,6 +96,11 @@ def as_record(result: Result) -> dict[str, Any]:
         return record | {"string": result.string} if isinstance(result, StringResult) else record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
     return record | {"label": result.label, "score": _score(result.score), "top": top, **remarks}
+
+
+def channel_of(result: Result) -> dict[str, int]:
+    """Return the column of the channel, of a result that is of one alone; all results of a run are, or none is."""
+    return {} if result.channel is None else {"channel": result.channel}
 
 
 def _time(value: float) -> float:
@@ -163,7 +169,7 @@ class CsvWriter(Writer):
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…`, a row for each recording. The numbered
     columns are the candidates from the likeliest down, as many as the first recording has; `label` is the answer, which
-    may be "unknown".
+    may be "unknown". Where one channel alone was heard, its number is a column after the file.
 
     A file or label that a spreadsheet would take for a formula, such as `=1+1.wav`, has an apostrophe before it.
     """
@@ -183,16 +189,16 @@ class CsvWriter(Writer):
 
     def _header(self, result: Result) -> list[str]:
         if isinstance(result, TagResult):
-            return ["file", "start", "end", "label", "score"]
+            return ["file", *channel_of(result), "start", "end", "label", "score"]
         ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
-        return ["file", "duration", "label", "score", *ranks]
+        return ["file", *channel_of(result), "duration", "label", "score", *ranks]
 
     def _rows(self, result: Result) -> list[list[str]]:
-        file = cell(result.file)
+        head = [cell(result.file), *map(str, channel_of(result).values())]
         if isinstance(result, TagResult):
-            return [[file, seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
+            return [[*head, seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
         top = [text for c in result.top for text in (cell(c.label), score(c.score))]
-        return [[file, seconds(result.duration), cell(result.label), score(result.score), *top]]
+        return [[*head, seconds(result.duration), cell(result.label), score(result.score), *top]]
 
 
 class TsvWriter(CsvWriter):
@@ -279,7 +285,8 @@ class RttmWriter(Writer):
         for s in as_segments(result):
             length = seconds(_time(s.end) - _time(s.start))
             name = _word(s.label)
-            stream.write(f"SPEAKER {file_id} 1 {seconds(s.start)} {length} <NA> <NA> {name} {score(s.score)} <NA>\n")
+            place = f"{result.channel or 1} {seconds(s.start)} {length}"
+            stream.write(f"SPEAKER {file_id} {place} <NA> <NA> {name} {score(s.score)} <NA>\n")
 
     def _file_id(self, file: str) -> str:
         path = _word(file)
@@ -386,9 +393,11 @@ class ParquetWriter(Writer):
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         if self._schema is None:
             self._schema = self._tag_schema() if isinstance(result, TagResult) else self._identify_schema()
+            if result.channel is not None:
+                self._schema = self._schema.insert(1, self._arrow.field("channel", self._arrow.int64()))
         record = _encodable_record(as_record(result))
         if isinstance(result, TagResult):
-            source = {"file": record["file"], "model": record["model"]}
+            source = {"file": record["file"], **channel_of(result), "model": record["model"]}
             self._rows += [source | segment for segment in record["segments"]]
         else:
             self._rows.append(record)
