@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from framecls.config import UNKNOWN
 from framecls.errors import GalleryError, UsageError
-from framecls.statefile import Connection, FileKind, explain, open_state_file
+from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +175,15 @@ class Gallery:
         usual = sizes.most_common(1)[0][0] if sizes else 0
         damaged += [f"clip {number} of {clip.name}" for number, clip in whole if clip.vector.size != usual]
         return [clip for _, clip in whole if clip.vector.size == usual], damaged
+
+    def find_damage(self) -> str:
+        """Return what is wrong with the file as SQLite sees it; empty where all is well.
+
+        Raises:
+            GalleryError: the file cannot be read.
+        """
+        with self._reading():
+            return find_damage(self._connection)
 
     def models(self) -> list[str]:
         """Return which weights made the vectors; one, or none where nobody is enrolled."""

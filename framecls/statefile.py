@@ -56,6 +56,9 @@ class FileKind:
     wal: bool = False
 
 
+_ANY = FileKind("file of framecls", 0, 0, (), "name the file itself", FrameclsError)
+
+
 class Connection(sqlite3.Connection):
     """A connection whose statements end in bounded time."""
 
@@ -142,6 +145,24 @@ def _place_of(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def read_header(path: Path) -> bytes:
+    """Return the first 100 bytes of a regular file, without following a link or waiting for a pipe.
+
+    Raises:
+        FrameclsError: it is something else, or cannot be read.
+    """
+    try:
+        return _read_ends(path, _ANY)[0]
+    except OSError as error:
+        raise FrameclsError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def find_damage(connection: sqlite3.Connection) -> str:
+    """Return what SQLite finds wrong with its own structures in a file; empty where all is well."""
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    return "" if found == "ok" else str(found)
+
+
 def check_place(path: Path, kind: FileKind) -> None:
     """Refuse what is not a state file of a kind, or an empty file, by its header; so too the files beside it.
 
@@ -181,7 +202,8 @@ def _read_ends(path: Path, kind: FileKind, *, is_beside: bool = False) -> tuple[
                 return first, os.read(descriptor, 8)
         finally:
             os.close(descriptor)
-    raise kind.error(f"{path}: {_describe_type(status)} where a file of a {kind.name} would be: {kind.advice}")
+    beside = "the file beside " if is_beside else ""
+    raise kind.error(f"{path}: {_describe_type(status)}, not {beside}a {kind.name}: {kind.advice}")
 
 
 def _describe_type(status: os.stat_result) -> str:

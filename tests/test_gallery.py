@@ -128,7 +128,7 @@ def test_without_a_home_it_must_be_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    with pytest.raises(GalleryError, match="no home folder.*--gallery"):
+    with pytest.raises(GalleryError, match=r"no home folder.*--gallery"):
         default_path()
 
 
@@ -180,7 +180,7 @@ LONG = np.eye(1, 16, dtype=np.float32).tobytes()
         (cut_short, "gallery"),
         (make_other_database, "another program's database"),
         (make_newer, "update framecls"),
-        (make_folder, "a folder where"),
+        (make_folder, "a folder, not a gallery"),
         (drop_table, "its tables are others"),
     ],
 )
@@ -228,7 +228,7 @@ def test_vectors_of_another_length_are_refused(path: Path) -> None:
 
 
 def test_errors_of_our_own_are_not_blamed_on_the_file(path: Path) -> None:
-    with open_gallery(path) as gallery, pytest.raises(TypeError):
+    with open_gallery(path) as gallery, pytest.raises(AttributeError):
         gallery.add([object()])  # type: ignore[list-item]
     with open_gallery(path) as gallery, pytest.raises((sqlite3.ProgrammingError, sqlite3.InterfaceError)):
         gallery.remove([object()])  # type: ignore[list-item]

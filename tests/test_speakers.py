@@ -342,7 +342,7 @@ def test_imports_that_are_none(line: str, cli: Callable[..., Any], tmp_path: Pat
         (["speakers", "remove", "Ada"], 1, "nobody is enrolled yet"),
         (["speakers", "list", "-f", "xml"], 2, "choose table or json"),
         (["speakers", "list", "--gallery", "Ada1.wav"], 1, "not a gallery"),
-        (["speakers", "list", "--gallery", "meeting"], 1, "a folder where"),
+        (["speakers", "list", "--gallery", "meeting"], 1, "a folder, not a gallery"),
         (["speakers", "import", "gone.jsonl"], 1, "cannot be read"),
         (["speakers", "import", "Ada1.wav"], 1, "no text"),
     ],

@@ -10,6 +10,7 @@ from framecls._version import __version__
 from framecls.cli.help import Command, Group
 from framecls.cli.options import (
     BenchOptions,
+    CheckOptions,
     CompareOptions,
     EnrollOptions,
     EvaluateOptions,
@@ -178,3 +179,12 @@ def bench(options: BenchOptions) -> int:
     from framecls.cli.bench import run_bench
 
     return run_bench(options)
+
+
+@app.command(cls=Command)
+@takes(CheckOptions)
+def check(options: CheckOptions) -> int:
+    """Say whether files that framecls wrote are whole: journals, galleries, models, states of training runs."""
+    from framecls.cli.check import check_files
+
+    return check_files(options)

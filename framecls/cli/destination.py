@@ -210,7 +210,7 @@ class FolderDestination(Destination):
         places = {os.path.abspath(argument) for argument in self._run.arguments}
         for key, found in self._journal.records():
             record = _check_record(found)
-            if record is None or key != _key_of(record["output"]):
+            if record is None or key != key_of_output(record["output"]):
                 continue
             source = Path(record["input"])
             if not places.isdisjoint(map(str, (source, *source.parents))) and not os.path.lexists(source):
@@ -245,7 +245,7 @@ class FolderDestination(Destination):
                 "facts": self._facts[relative],
                 "written": written,
             }
-            self._journal.add(_key_of(output), Record(values))
+            self._journal.add(key_of_output(output), Record(values))
 
     def _name_in_folder(self, path: Path) -> str:
         return str(path.relative_to(self._folder))
@@ -253,7 +253,7 @@ class FolderDestination(Destination):
     def _record_of(self, path: Path) -> dict[str, Any] | None:
         """Return what the journal says of a result, if that is still as a run wrote it."""
         output = self._name_in_folder(path)
-        record = _check_record(self._journal.get(_key_of(output))) if self._journal is not None else None
+        record = _check_record(self._journal.get(key_of_output(output))) if self._journal is not None else None
         written = _look_at(path)
         is_current = record is not None and record["output"] == output and record["written"] == written
         return record if is_current and written is not None else None
@@ -272,10 +272,10 @@ class FolderDestination(Destination):
                 (self._folder / _STALE / output).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, self._folder / _STALE / output)
                 self._stale.append(output)
-        self._journal.remove(_key_of(output))
+        self._journal.remove(key_of_output(output))
 
 
-def _key_of(output: str) -> str:
+def key_of_output(output: str) -> str:
     """Return the key of a result's record from its name in the folder."""
     return make_key("output", output)
 

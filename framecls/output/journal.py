@@ -17,7 +17,7 @@ from typing import Any
 
 from framecls.errors import FrameclsError, OutputError
 from framecls.output.text import encodable
-from framecls.statefile import Connection, FileKind, explain, open_state_file
+from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
 
 _KEY_DIGITS = 32
 _SYNC_S = 1.0  # a power failure costs what was done in this time
@@ -139,6 +139,15 @@ class Journal:
             connection.execute("DELETE FROM record WHERE key NOT IN (SELECT key FROM temp.wanted)")
             connection.execute("DROP TABLE temp.wanted")
 
+    def find_damage(self) -> str:
+        """Return what is wrong with the file as SQLite sees it; empty where all is well.
+
+        Raises:
+            FrameclsError: the journal cannot be read.
+        """
+        with self._used() as connection:
+            return find_damage(connection)
+
     def remove_if_empty(self) -> None:
         """Remove the file if it has no records and no other run has it open."""
         with contextlib.suppress(sqlite3.Error, OSError), self._using:
@@ -188,13 +197,13 @@ def open_journal(path: Path, *, alone: bool, create: bool = True) -> Iterator[Jo
     Args:
         path: of the file; folders above it are made.
         alone: refuse to share it with another run; else several may add to it.
-        create: make an empty one if there is none.
+        create: make an empty one if there is none; without, nothing is waited for either.
 
     Raises:
         OutputError: it cannot be written.
         FrameclsError: another run has it, or there is something else in its place.
     """
-    patience_s = 0.0 if alone else _PATIENCE_S
+    patience_s = _PATIENCE_S if create and not alone else 0.0
     with contextlib.ExitStack() as stack:
         with _explained(path, None, alone=alone):
             if create:

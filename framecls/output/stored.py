@@ -67,7 +67,7 @@ def from_stored(record: Record) -> TagResult | Identification:
         ValueError: the record holds no result, or one that no recording can have given.
     """
     values = dict(record.values)
-    kind = _KINDS.get(str(values.pop("kind", "")))
+    kind: Any = _KINDS.get(str(values.pop("kind", "")))
     if kind is None:
         raise ValueError("no kind of result")
     counts = [values.pop(name, None) for name in ("n_frames", "n_columns")]
@@ -79,7 +79,7 @@ def from_stored(record: Record) -> TagResult | Identification:
         fields |= _read_arrays(record.arrays, len(fields["labels"]), *counts)
     elif record.arrays:
         raise ValueError("arrays where there are none")
-    result = kind(**fields)
+    result: TagResult | Identification = kind(**fields)
     _check(result)
     return result
 
