@@ -45,7 +45,7 @@ def list_people(options: SpeakersListOptions) -> int:
         raise UsageError(f"-f {options.format}: choose table or json")
     path = options.gallery or default_path()
     people = []
-    if path.exists():
+    if os.path.lexists(path):
         with open_gallery(path) as gallery:
             people = gallery.people()
     if options.format == "json":

@@ -24,6 +24,7 @@ _KINDS: dict[str, type[TagResult | Identification]] = {
     kind.__name__: kind for kind in (TagResult, StringResult, Identification)
 }
 _ARRAYS = ("times", "scores", "outline")  # fields that are kept as bytes; the values hold how many rows they have
+_COUNTS = ("n_frames", "n_columns")  # of rows; None: not kept
 _MOST_S = 1e8  # three years
 _SLACK = 1e-6  # of times and scores, which were rounded or are means
 
@@ -70,10 +71,11 @@ def from_stored(record: Record) -> TagResult | Identification:
     kind: Any = _KINDS.get(str(values.pop("kind", "")))
     if kind is None:
         raise ValueError("no kind of result")
-    counts = [values.pop(name, None) for name in ("n_frames", "n_columns")]
     hints = _hints(kind)
-    if values.keys() != hints.keys():
+    names = _COUNTS if issubclass(kind, TagResult) else ()
+    if values.keys() != {*hints, *names}:
         raise ValueError("fields are missing, or there are others")
+    counts = [values.pop(name) for name in names]
     fields = {name: _from_plain(hints[name], value) for name, value in values.items()}
     if issubclass(kind, TagResult):
         fields |= _read_arrays(record.arrays, len(fields["labels"]), *counts)
