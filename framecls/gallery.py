@@ -6,10 +6,13 @@ voice, so the file is for its owner's eyes only.
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
+import hashlib
+import logging
 import sqlite3
-import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +26,17 @@ from numpy.typing import NDArray
 
 from framecls.config import UNKNOWN
 from framecls.errors import GalleryError, UsageError
+from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
 
-SCHEMA_VERSION = 1
-# Tells our files from any other program's: "fcls" in the header of the file.
-_APPLICATION_ID = 0x66636C73
-_SCHEMA = """
-CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE clip (
+_log = logging.getLogger(__name__)
+
+GALLERY = FileKind(
+    name="gallery of voices",
+    application_id=0x66636C73,  # "fcls"
+    version=1,
+    schema=(
+        "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+        """CREATE TABLE clip (
     id INTEGER PRIMARY KEY,
     person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
     model TEXT NOT NULL,
@@ -37,13 +44,20 @@ CREATE TABLE clip (
     heard_s REAL NOT NULL,
     added TEXT NOT NULL,
     vector BLOB NOT NULL
-);
-CREATE INDEX clip_person ON clip (person);
-CREATE INDEX clip_model ON clip (model);
-"""
+)""",
+        "CREATE INDEX clip_person ON clip (person)",
+        "CREATE INDEX clip_model ON clip (model)",
+    ),
+    advice="name another file with --gallery",
+    error=GalleryError,
+    permissions=0o600,
+    most_bytes=2**20,
+)
 # How long one process waits for another that writes.
 _PATIENCE_S = 30.0
 _MAX_NAME = 200
+_MOST_S = 1e9  # of speech in a clip
+_MOST_NAMED = 3  # damaged clips in one message
 _VECTOR_TYPE = np.dtype("<f4")
 
 
@@ -70,16 +84,18 @@ class Person:
 
 
 def default_path() -> Path:
-    """Return where the gallery of this user is: in the data folder that the system gives to programs."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Application Support")
-    else:
-        base = os.environ.get("XDG_DATA_HOME", "")
-        # A relative path there is to be ignored, says the XDG specification.
-        base = base if os.path.isabs(base) else str(Path.home() / ".local" / "share")
-    return Path(base) / "framecls" / "speakers.sqlite"
+    """Return where the gallery of this user is: in the data folder that the system gives to programs.
+
+    Raises:
+        GalleryError: the system does not say where this user's files are.
+    """
+    from platformdirs import user_data_path
+
+    with contextlib.suppress(RuntimeError):  # the user has no home folder
+        path = user_data_path("framecls", appauthor=False) / "speakers.sqlite"
+        if path.is_absolute():
+            return path
+    raise GalleryError("there is no home folder to keep the enrolled voices in: name a file with --gallery")
 
 
 def check_name(text: str) -> str:
@@ -99,35 +115,75 @@ def check_name(text: str) -> str:
 class Gallery:
     """The people of one file. Make it with `open_gallery`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: Connection) -> None:
         self.path = path
         self._connection = connection
+        self.n_damaged = 0  # clips that `clips` left out
 
     def people(self) -> list[Person]:
-        """Return who is enrolled, by name."""
-        query = """SELECT name, COUNT(*), SUM(heard_s), MAX(added) FROM clip JOIN person ON person.id = clip.person
-                   GROUP BY person.id ORDER BY name"""
-        with self._reading():
-            return [Person(str(n), int(c), float(s), str(a)) for n, c, s, a in self._connection.execute(query)]
+        """Return who is enrolled, by name; damaged clips do not count."""
+        people: dict[str, Person] = {}
+        for clip in self.clips():
+            known = people.get(clip.name, Person(clip.name, 0, 0.0, ""))
+            heard_s, added = known.heard_s + clip.heard_s, max(known.added, clip.added)
+            people[clip.name] = Person(clip.name, known.n_clips + 1, heard_s, added)
+        return list(people.values())
 
     def clips(self, names: Sequence[str] | None = None) -> list[Clip]:
         """Return the clips of some people, or of all, by name and in the order in which they came.
 
+        Those that are damaged, or whose vectors have another length than most, are left out; one warning names them.
+
         Raises:
-            GalleryError: nobody is enrolled by one of the names, or what is stored makes no sense.
+            GalleryError: nobody is enrolled by one of the names, or the file cannot be read.
         """
-        query = """SELECT name, model, file, heard_s, vector, added FROM clip JOIN person ON person.id = clip.person
-                   ORDER BY name, clip.id"""
-        with self._reading():
-            found = [self._parse(row) for row in self._connection.execute(query)]
-        if len({clip.vector.size for clip in found}) > 1 and len({clip.model for clip in found}) == 1:
-            raise self._damaged()
+        found, damaged = self.read()
+        self.n_damaged = len(damaged)
+        if damaged:
+            shown = ", ".join(damaged[:_MOST_NAMED]) + (", …" if len(damaged) > _MOST_NAMED else "")
+            _log.warning(
+                "%s: %d of its clips are damaged and left out (%s): to be rid of them, import what "
+                "framecls speakers export gives into a new file",
+                self.path, len(damaged), shown,
+            )  # fmt: skip
         if names is None:
             return found
+        known = {clip.name for clip in found}
         for name in names:
-            if all(clip.name != name for clip in found):
-                raise self._nobody(name, (clip.name for clip in found))
+            if name not in known:
+                raise self._nobody(name, known)
         return [clip for clip in found if clip.name in set(names)]
+
+    def read(self) -> tuple[list[Clip], list[str]]:
+        """Return the clips of all people, as `clips` does, and what to call those that are damaged.
+
+        Raises:
+            GalleryError: the file cannot be read.
+        """
+        query = """SELECT clip.id, name, model, file, heard_s, added, vector FROM clip
+                   LEFT JOIN person ON person.id = clip.person ORDER BY name, clip.id"""
+        whole: list[tuple[int, Clip]] = []
+        damaged: list[str] = []
+        with self._reading():
+            for number, *values in self._connection.execute(query):
+                clip = _parse_clip(*values)
+                if clip is not None:
+                    whole.append((number, clip))
+                else:
+                    damaged.append(f"clip {number}")
+        sizes = Counter(clip.vector.size for _, clip in whole)
+        usual = sizes.most_common(1)[0][0] if sizes else 0
+        damaged += [f"clip {number} of {clip.name}" for number, clip in whole if clip.vector.size != usual]
+        return [clip for _, clip in whole if clip.vector.size == usual], damaged
+
+    def find_damage(self) -> str:
+        """Return what is wrong with the file as SQLite sees it; empty where all is well.
+
+        Raises:
+            GalleryError: the file cannot be read.
+        """
+        with self._reading():
+            return find_damage(self._connection)
 
     def models(self) -> list[str]:
         """Return which weights made the vectors; one, or none where nobody is enrolled."""
@@ -140,23 +196,47 @@ class Gallery:
         Raises:
             GalleryError: others are enrolled with other weights, whose vectors cannot be compared with these.
         """
+        if not clips:
+            return 0
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        n_new = 0
+        first = clips[0]
+        for clip in clips:
+            if clip.model != first.model:
+                raise self.other_model(first.model, clip.model)
+            if clip.vector.size != first.vector.size:
+                raise self._other_length(first.vector.size, clip.vector.size)
         with self._writing() as connection:
+            self._check_new(connection, first)
+            names = {clip.name for clip in clips}
+            connection.executemany("INSERT OR IGNORE INTO person (name) VALUES (?)", ((name,) for name in names))
+            people = {name: number for number, name in connection.execute("SELECT id, name FROM person")}
+            query = "SELECT vector FROM clip WHERE person = ? AND typeof(vector) = 'blob'"
+            known = {
+                (people[name], _digest(vector))
+                for name in names
+                for (vector,) in connection.execute(query, (people[name],))
+            }
+            rows = []
             for clip in clips:
-                other = connection.execute("SELECT model FROM clip WHERE model != ? LIMIT 1", (clip.model,)).fetchone()
-                if other is not None:
-                    raise self.other_model(str(other[0]), clip.model)
-                connection.execute("INSERT OR IGNORE INTO person (name) VALUES (?)", (clip.name,))
-                (person,) = connection.execute("SELECT id FROM person WHERE name = ?", (clip.name,)).fetchone()
                 vector = clip.vector.astype(_VECTOR_TYPE).tobytes()
-                known = connection.execute("SELECT 1 FROM clip WHERE person = ? AND vector = ?", (person, vector))
-                if known.fetchone() is None:
-                    row = (person, clip.model, clip.file, clip.heard_s, clip.added or now, vector)
-                    columns = "person, model, file, heard_s, added, vector"
-                    connection.execute(f"INSERT INTO clip ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
-                    n_new += 1
-        return n_new
+                mark = (people[clip.name], _digest(vector))
+                if mark not in known:
+                    known.add(mark)
+                    rows.append((mark[0], clip.model, clip.file, clip.heard_s, clip.added or now, vector))
+            columns = "person, model, file, heard_s, added, vector"
+            connection.executemany(f"INSERT INTO clip ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return len(rows)
+
+    def _check_new(self, connection: sqlite3.Connection, clip: Clip) -> None:
+        """Refuse a clip whose vector cannot be compared with most of those that are enrolled."""
+        other = connection.execute("SELECT model FROM clip WHERE model != ? LIMIT 1", (clip.model,)).fetchone()
+        if other is not None:
+            raise self.other_model(str(other[0]), clip.model)
+        query = "SELECT length(vector) FROM clip GROUP BY length(vector) ORDER BY COUNT(*) DESC LIMIT 1"
+        usual = connection.execute(query).fetchone()
+        n_bytes = clip.vector.size * _VECTOR_TYPE.itemsize
+        if usual is not None and usual[0] != n_bytes:
+            raise self._other_length(usual[0] // _VECTOR_TYPE.itemsize, clip.vector.size)
 
     def remove(self, names: Sequence[str]) -> None:
         """Forget people and all their clips, all or none of them.
@@ -190,9 +270,8 @@ class Gallery:
             "give that model with -m, or enroll them again in another file with --gallery"
         )
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._connection.close()
+    def _other_length(self, enrolled: int, given: int) -> GalleryError:
+        return GalleryError(f"{self.path}: a vector of {given} numbers cannot be compared with those of {enrolled}")
 
     def _names(self) -> list[str]:
         return [str(row[0]) for row in self._connection.execute("SELECT name FROM person")]
@@ -202,38 +281,48 @@ class Gallery:
         hint = f": did you mean {' or '.join(near)}?" if near else "; framecls speakers list shows who is"
         return GalleryError(f"{self.path}: nobody is enrolled as {name!r}{hint}")
 
-    def _damaged(self) -> GalleryError:
-        return GalleryError(f"{self.path}: this gallery is damaged: import an export of it into a new file")
-
-    def _parse(self, row: tuple[Any, ...]) -> Clip:
-        """Return a row as a clip; SQLite itself does not care what type a column holds."""
-        name, model, file, heard_s, blob, added = row
-        texts = all(isinstance(value, str) for value in (name, model, file, added))
-        if not texts or not isinstance(heard_s, float) or not isinstance(blob, bytes):
-            raise self._damaged()
-        if not blob or len(blob) % _VECTOR_TYPE.itemsize:
-            raise self._damaged()
-        vector = np.frombuffer(blob, _VECTOR_TYPE).astype(np.float32)
-        if not 0.9 < float(vector @ vector) < 1.1:  # false of NaN too
-            raise self._damaged()
-        return Clip(name, model, file, heard_s, vector, added)
-
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with translated(self.path):
+        with translated(self.path, self._connection):
             yield
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Give the connection for one transaction; no other process writes until it is over."""
-        with translated(self.path):
+        with translated(self.path, self._connection):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite itself goes back where the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+
+
+def _parse_clip(name: Any, model: Any, file: Any, heard_s: Any, added: Any, blob: Any) -> Clip | None:
+    """Return a row as a clip, or None if it is none: SQLite itself does not care what a column holds."""
+    if not all(isinstance(value, str) for value in (name, model, file, added)) or not isinstance(heard_s, float):
+        return None
+    try:
+        if check_name(name) != name:
+            return None
+    except UsageError:
+        return None
+    if not isinstance(blob, bytes) or len(blob) % _VECTOR_TYPE.itemsize or not 0 <= heard_s < _MOST_S:
+        return None
+    vector = np.frombuffer(blob, _VECTOR_TYPE).astype(np.float32)
+    return Clip(name, model, file, heard_s, vector, added) if is_unit(vector) else None
+
+
+def is_unit(vector: NDArray[np.float32]) -> bool:
+    """Whether a (number,) vector is one that a model gives: of unit length."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(0.9 < float(vector @ vector) < 1.1)  # false of NaN too
+
+
+def _digest(vector: bytes) -> bytes:
+    return hashlib.blake2b(vector, digest_size=16).digest()
 
 
 @contextmanager
@@ -247,71 +336,36 @@ def open_gallery(path: Path, *, create: bool = False) -> Iterator[Gallery]:
     Raises:
         GalleryError: there is no such file, it is not a gallery, or it is one of a newer kind.
     """
-    try:
-        exists = path.exists()
-        if create and not exists:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    except OSError as error:
-        what = "made" if create else "opened"
-        raise GalleryError(f"{path}: this gallery cannot be {what}: {error.strerror}") from error
-    if not exists and not create:
-        raise GalleryError(f"{path}: nobody is enrolled yet, there is no such gallery: framecls enroll NAME CLIP...")
-    with translated(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S, isolation_level=None
-        )
-    gallery = Gallery(path, connection)
-    try:
-        with translated(path):
-            connection.execute("PRAGMA foreign_keys = ON")
-            _check(path, connection)
-        yield gallery
-    finally:
-        gallery.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            if create:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with translated(path):
+                opened = open_state_file(path, GALLERY, create=create, patience_s=_PATIENCE_S)
+                connection = stack.enter_context(opened)
+                connection.text_factory = _decode
+        except FileNotFoundError as error:
+            said = "nobody is enrolled yet, there is no such gallery: framecls enroll NAME CLIP..."
+            raise GalleryError(f"{path}: {said}") from error
+        except OSError as error:
+            what = "made" if create else "opened"
+            raise GalleryError(f"{path}: this gallery cannot be {what}: {error.strerror}") from error
+        yield Gallery(path, connection)
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Make the tables of an empty file; refuse one that is not ours.
-
-    Raises:
-        GalleryError: it is another program's, or a newer framecls made it.
-    """
-    if _is_empty(connection):
-        connection.execute("BEGIN IMMEDIATE")
-        if _is_empty(connection):  # nobody else was faster
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
-        raise GalleryError(f"{path}: another program's database, not a gallery of voices: name another file")
-    if version > SCHEMA_VERSION:
-        raise GalleryError(f"{path}: a gallery of the newer kind {version}: update framecls")
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    (n_tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    return bool(n_tables == 0 and application == 0)
+_decode = functools.partial(str, encoding="utf-8", errors="replace")
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path, connection: Connection | None = None) -> Iterator[None]:
     """Turn what SQLite raises into one line that says what to do."""
     try:
         yield
+    except (sqlite3.ProgrammingError, sqlite3.IntegrityError):  # not the file's fault
+        raise
     except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise GalleryError(f"{path}: another process has been writing to it for too long: try again") from error
-        if "readonly" in text:
-            raise GalleryError(f"{path}: this gallery cannot be written to") from error
-        raise GalleryError(f"{path}: this gallery cannot be used: {text}") from error
-    except (sqlite3.DatabaseError, OverflowError, TypeError) as error:
+        raise GalleryError(f"{path}: this gallery cannot be used: {explain(connection, error)}") from error
+    except sqlite3.DatabaseError as error:
         raise GalleryError(
             f"{path}: not a gallery of voices, or a damaged one ({error}): name another file with --gallery"
         ) from error

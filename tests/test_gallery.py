@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 import framecls
 from framecls.errors import GalleryError, UsageError
-from framecls.gallery import SCHEMA_VERSION, Clip, check_name, default_path, open_gallery
+from framecls.gallery import GALLERY, Clip, check_name, default_path, open_gallery
 
 MODEL = "tiny-0123"
 
@@ -118,6 +119,19 @@ def test_where_it_is_by_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert default_path() == home / ".local" / "share" / "framecls" / "speakers.sqlite"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="without a password file there is no such user")
+def test_without_a_home_it_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(GalleryError, match=r"no home folder.*--gallery"):
+        default_path()
+
+
 def write_text(path: Path) -> None:
     path.write_text("Ada, Bob\n" * 200)
 
@@ -134,7 +148,7 @@ def make_other_database(path: Path) -> None:
 
 def make_newer(path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {GALLERY.version + 1}")
 
 
 def make_folder(path: Path) -> None:
@@ -166,26 +180,95 @@ LONG = np.eye(1, 16, dtype=np.float32).tobytes()
         (cut_short, "gallery"),
         (make_other_database, "another program's database"),
         (make_newer, "update framecls"),
-        (make_folder, "cannot be used"),
-        (drop_table, "no such table"),
-        (change("vector", b"abc"), "damaged"),
-        (change("vector", "text"), "damaged"),
-        (change("vector", NAN), "damaged"),
-        (change("vector", LONG), "damaged"),
-        (change("heard_s", b"soon"), "damaged"),
-        (change("file", 7.5), None),  # SQLite makes a text of it: nothing is lost
+        (make_folder, "a folder, not a gallery"),
+        (drop_table, "its tables are others"),
     ],
 )
-def test_files_that_are_no_gallery(path: Path, spoil: Callable[[Path], None], said: str | None) -> None:
+def test_files_that_are_no_gallery(path: Path, spoil: Callable[[Path], None], said: str) -> None:
     spoil(path)
-    if said is None:
-        with open_gallery(path) as gallery:
-            assert len(gallery.clips()) == 3
-        return
     with pytest.raises(GalleryError, match=said) as caught, open_gallery(path) as gallery:
         gallery.clips()
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "left"),
+    [
+        ("vector", b"abc", 2),
+        ("vector", "text", 2),
+        ("vector", NAN, 2),
+        ("vector", LONG, 2),
+        ("heard_s", b"soon", 2),
+        ("heard_s", 1e300, 2),
+        ("person", 77, 2),
+        ("file", 7.5, 3),  # SQLite makes a text of it: nothing is lost
+        ("file", b"\xff", 2),
+    ],
+)
+def test_damaged_clips_are_named_and_left_out(
+    column: str, value: object, left: int, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(column, value)(path)
+    with open_gallery(path) as gallery:
+        assert len(gallery.clips()) == left
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * (left < 3)
+    if left < 3:
+        assert "1 of its clips are damaged and left out (clip 2" in caplog.text
+        assert "framecls speakers export" in caplog.text
+
+
+def test_vectors_of_another_length_are_refused(path: Path) -> None:
+    with open_gallery(path) as gallery:
+        with pytest.raises(GalleryError, match="a vector of 16 numbers cannot be compared with those of 8"):
+            gallery.add([clip("Cleo", 5, size=16)])
+        with pytest.raises(GalleryError, match="a vector of 16 numbers"):
+            gallery.add([clip("Cleo", 5), clip("Cleo", 6, size=16)])
+        assert len(gallery.clips()) == 3
+
+
+def test_errors_of_our_own_are_not_blamed_on_the_file(path: Path) -> None:
+    with open_gallery(path) as gallery, pytest.raises(AttributeError):
+        gallery.add([object()])  # type: ignore[list-item]
+    with open_gallery(path) as gallery, pytest.raises((sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        gallery.remove([object()])  # type: ignore[list-item]
+    assert names(path) == ["Ada", "Bob"]
+
+
+def test_a_full_disk_leaves_all_as_it_was(path: Path) -> None:
+    before = path.read_bytes()
+    with open_gallery(path) as gallery:
+        gallery._connection.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(GalleryError, match="cannot be used: No space left on device"):
+            gallery.add([clip("Cleo", number) for number in range(10_000)])
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_an_interrupt_leaves_all_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(3))
+
+    def stop(vector: bytes) -> bytes:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return vector
+
+    monkeypatch.setattr("framecls.gallery._digest", stop)
+    with open_gallery(path) as gallery, pytest.raises(KeyboardInterrupt):
+        gallery.add([clip("Cleo", number) for number in range(10)])
+    assert names(path) == ["Ada", "Bob"]
+
+
+def test_many_clips_are_added_in_linear_time(tmp_path: Path) -> None:
+    """One person, so that each clip compared with all before it would take minutes."""
+    vectors = np.random.default_rng(0).standard_normal((40_000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    clips = [Clip("Ada", MODEL, "a.wav", 1.0, vector) for vector in vectors]
+    began = time.process_time()
+    with open_gallery(tmp_path / "many.sqlite", create=True) as gallery:
+        assert gallery.add(clips) == len(clips)
+        assert gallery.add(clips) == 0
+    assert time.process_time() - began < 10
 
 
 def test_a_gallery_that_is_not_there(tmp_path: Path) -> None:

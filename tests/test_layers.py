@@ -17,7 +17,7 @@ ROOT = Path(framecls.__file__).parent
 
 # From the bottom up: a module sees its own layer and the ones under it. A new module must be given a place here.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "packages", "config", "results", "timeline"},
+    {"_version", "errors", "packages", "config", "results", "timeline", "statefile"},
     {"modelfile", "pretrained"},
     {"audio", "mel", "features", "gallery", "encoder_sources", "speech_encoder"},
     {"nn"},
@@ -124,7 +124,8 @@ def test_no_print(module: str) -> None:
 
 
 TORCH_FREE = {
-    "", "_version", "errors", "packages", "config", "results", "timeline", "gallery", "checkpoint", "pretrained",
+    "", "_version", "errors", "packages", "config", "results", "timeline", "statefile", "gallery", "checkpoint",
+    "pretrained",
     "output", "cli", "cluster",
 }  # fmt: skip
 

@@ -15,7 +15,19 @@ from framecls.cli import formats
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {"tag", "identify", "enroll", "speakers", "train", "evaluate", "compare", "models", "export", "bench"}
+COMMANDS = {
+    "tag",
+    "identify",
+    "enroll",
+    "speakers",
+    "train",
+    "evaluate",
+    "compare",
+    "models",
+    "export",
+    "bench",
+    "check",
+}
 GROUPS = {"speakers"}  # whose commands have a second word
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 

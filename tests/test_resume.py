@@ -20,7 +20,7 @@ from models import save_tiny_model, write_wav
 
 import framecls
 from framecls.audio import Input, find_inputs, open_audio
-from framecls.cli import classify, progress
+from framecls.cli import classify, destination, progress
 from framecls.cli.boundary import run
 from framecls.cli.destination import FolderDestination, JournalDestination
 from framecls.cli.progress import Pace, line_gap_s
@@ -64,7 +64,8 @@ def tag(capsys: pytest.CaptureFixture[str], here: Path) -> Cli:
 
 def shown(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder that are not hidden, with their content."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if "/." not in f"/{name}"}
 
 
 def counts(answer: Answer) -> list[int]:
@@ -162,6 +163,118 @@ def test_results_that_were_changed_or_lost_are_made_again(tag: Cli, here: Path) 
     (here / "out" / "all.jsonl").unlink()
     assert counts(tag(*TO_FILE, "--resume")) == [0, 3, 0]
     assert shown(here / "out") == before
+
+
+def stale(folder: Path) -> list[str]:
+    """Return the results that were moved away."""
+    place = folder / ".framecls-stale"
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+
+
+def test_a_result_that_was_lost_while_it_was_written_is_not_done(
+    tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = destination._look_at
+    monkeypatch.setattr(
+        destination, "_look_at", lambda path: path.unlink() if path.name == "b.wav.jsonl" else really(path)
+    )
+    assert counts(tag(*TO_FOLDER)) == [3, 0, 0]
+    monkeypatch.undo()
+    os.chdir(here)
+    assert counts(tag(*TO_FOLDER, "--resume")) == [1, 2, 0]
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_change_whose_time_is_set_back_is_seen(hidden: bool, to: tuple[str, ...], tag: Cli, here: Path) -> None:
+    tag(*to)
+    path = here / "in" / "b.wav"
+    before = path.stat()
+    if hidden:  # in place, and the time of it hidden
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:  # another file of the same size and time
+        shutil.copy2(path, here / "copy.wav")
+        os.replace(here / "copy.wav", path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert counts(tag(*to, "--resume")) == [1, 2, 0]
+
+
+@pytest.mark.parametrize("resume", [["--resume"], []])
+def test_the_old_result_of_an_input_that_fails_now_does_not_stand(resume: list[str], tag: Cli, here: Path) -> None:
+    tag(*TO_FOLDER)
+    old = (here / "out" / "deep" / "c.wav.jsonl").read_bytes()
+    (here / "in" / "deep" / "c.wav").write_text("no audio any more")
+    answer = tag(*TO_FOLDER, *resume)
+    assert answer.status == 1
+    assert sorted(shown(here / "out")) == ["a.wav.jsonl", "b.wav.jsonl"]
+    assert stale(here / "out") == ["deep/c.wav.jsonl"]
+    assert (here / "out" / ".framecls-stale" / "deep" / "c.wav.jsonl").read_bytes() == old
+    assert "out: 1 old results" in answer.err
+    assert "moved to .framecls-stale: deep/c.wav.jsonl" in answer.err
+    assert "moved" not in tag(*TO_FOLDER, *resume).err
+
+
+def test_a_result_that_the_user_changed_is_the_users(tag: Cli, here: Path) -> None:
+    tag(*TO_FOLDER)
+    (here / "out" / "b.wav.jsonl").write_text("edited")
+    (here / "in" / "b.wav").write_text("no audio any more")
+    (here / "in" / "a.wav").unlink()
+    (here / "out" / "a.wav.jsonl").write_text("edited")
+    assert tag(*TO_FOLDER, "--resume").status == 1
+    assert stale(here / "out") == []
+    assert sorted(shown(here / "out")) == ["a.wav.jsonl", "b.wav.jsonl", "deep/c.wav.jsonl"]
+
+
+def test_an_input_that_fails_only_this_time_keeps_its_result(
+    tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is true of the recording as it is: a disk that fails for a moment does not cost it."""
+    tag(*TO_FOLDER)
+    before = shown(here / "out")
+
+    def fail(self: Any, *arguments: Any, **options: Any) -> Any:
+        return (OSError(5, "Input/output error") for _ in range(3))
+
+    monkeypatch.setattr(classify.TagJob, "run", fail)
+    assert counts(tag(*TO_FOLDER)) == [0, 0, 3]
+    assert shown(here / "out") == before
+    assert stale(here / "out") == []
+
+
+def test_results_of_recordings_that_are_gone_do_not_stand(tag: Cli, here: Path) -> None:
+    write_wav(here / "elsewhere" / "d.wav")
+    tag("in", "elsewhere/d.wav", *TO_FOLDER[1:])
+    (here / "in" / "deep" / "c.wav").unlink()
+    (here / "elsewhere" / "d.wav").unlink()
+    answer = tag(*TO_FOLDER, "--resume")
+    assert counts(answer) == [0, 2, 0]
+    assert stale(here / "out") == ["deep/c.wav.jsonl"]
+    assert "elsewhere/d.wav.jsonl" in shown(here / "out")  # of another argument: this run says nothing of it
+    (here / "list.txt").write_text("in/a.wav\nelsewhere/d.wav\n")
+    assert tag("@list.txt", *TO_FOLDER[1:], "--resume").status == 1
+    assert "elsewhere/d.wav.jsonl" not in shown(here / "out")
+
+
+def test_a_folder_that_is_empty_all_at_once_costs_no_results(tag: Cli, here: Path) -> None:
+    """As a disk that is not mounted."""
+    tag(*TO_FOLDER)
+    before = shown(here / "out")
+    (here / "in").rename(here / "moved")
+    (here / "in").mkdir()
+    assert tag(*TO_FOLDER, "--resume").status == 1
+    assert shown(here / "out") == before
+
+
+def test_the_summary_counts_as_the_progress_does(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "in" / "bad.wav").write_text("no audio")
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "line_gap_s", lambda elapsed_s: 0.0)
+    answer = tag("in", "gone.wav", "nor-this", *TO_FOLDER[1:])
+    last = [line for line in answer.err.splitlines() if " files, " in line][-1]
+    assert last.startswith("framecls: 6 of 6 files")
+    assert counts(answer) == [3, 0, 3]
 
 
 def test_several_formats_in_one_folder(tag: Cli, here: Path) -> None:

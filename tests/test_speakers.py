@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import sqlite3
+import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +329,117 @@ def test_imports_that_are_none(line: str, cli: Callable[..., Any], tmp_path: Pat
     assert not (tmp_path / "g.sqlite").exists()
 
 
+def rows(*sizes: int, model: str = "m") -> str:
+    """Return an export of clips whose vectors have so many numbers."""
+    vectors = [base64.b64encode(np.eye(1, size, n, np.float32).tobytes()).decode() for n, size in enumerate(sizes)]
+    common = {"name": "Ada", "model": model, "file": "a.wav", "heard": 1, "added": ""}
+    return "".join(json.dumps({**common, "vector": vector}) + "\n" for vector in vectors)
+
+
+def test_an_import_of_vectors_of_two_lengths_names_the_line(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mixed.jsonl").write_text(rows(8, 8, 16))
+    status, _, err = cli("speakers", "import", "mixed.jsonl", "--gallery", "g.sqlite")
+    assert status == 1
+    assert err == (
+        "framecls: error: mixed.jsonl: line 3: its vector has 16 numbers, those before it 8: they cannot be compared\n"
+    )
+    assert not (tmp_path / "g.sqlite").exists()
+    (tmp_path / "8.jsonl").write_text(rows(8))
+    (tmp_path / "16.jsonl").write_text(rows(16))
+    assert cli("speakers", "import", "8.jsonl", "--gallery", "g.sqlite")[0] == 0
+    status, _, err = cli("speakers", "import", "16.jsonl", "--gallery", "g.sqlite")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert "a vector of 16 numbers cannot be compared with those of 8" in err
+    (tmp_path / "other.jsonl").write_text(rows(8, model="m") + rows(8, model="n"))
+    assert "line 2: its voice was heard by the model n" in cli("speakers", "import", "other.jsonl")[2]
+
+
+def test_a_gallery_with_a_damaged_clip_goes_on_without_it(
+    cli: Callable[..., Any], meeting: None, tmp_path: Path
+) -> None:
+    """As one that was imported by an earlier version, with a vector of another length."""
+    for name in ("Ada", "Bob"):
+        cli("enroll", name, f"{name}1.wav", f"{name}2.wav", "-m", "MODEL", "--gallery", "g.sqlite")
+    with sqlite3.connect(tmp_path / "g.sqlite") as connection:
+        connection.execute("UPDATE clip SET vector = ? WHERE id = 4", (np.eye(1, 16, dtype=np.float32).tobytes(),))
+    gallery = ("--gallery", "g.sqlite")
+    status, out, err = cli("identify", "-m", "MODEL", "meeting/Bob.wav", *gallery, "-f", "jsonl")
+    assert json.loads(out)["label"] == "Bob"
+    assert "g.sqlite: 1 of its clips are damaged and left out (clip 4 of Bob)" in err
+    assert cli("enroll", "Cleo", "Cleo1.wav", "-m", "MODEL", *gallery)[0] == 0
+    status, out, err = cli("speakers", "export", *gallery)
+    assert status == 3
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["Ada", "Ada", "Bob", "Cleo"]
+    assert "clip 4 of Bob" in err
+    assert cli("check", "g.sqlite")[0] == 1
+    (tmp_path / "whole.jsonl").write_text(out)
+    assert cli("speakers", "import", "whole.jsonl", "--gallery", "mended.sqlite")[0] == 0
+    assert cli("check", "mended.sqlite")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_an_export_is_for_its_owner_and_whole_or_not_at_all(
+    cli: Callable[..., Any], meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")
+    for _ in range(2):
+        assert cli("speakers", "export", "-o", "voices.jsonl")[0] == 0
+        assert stat.S_IMODE((tmp_path / "voices.jsonl").stat().st_mode) == 0o600
+        (tmp_path / "voices.jsonl").chmod(0o644)  # and it is so again where it was not
+    whole = (tmp_path / "voices.jsonl").read_bytes()
+    names = sorted(os.listdir(tmp_path))
+    monkeypatch.setattr("framecls.cli.speakers._as_row", lambda clip: 1 / 0)
+    assert cli("speakers", "export", "-o", "voices.jsonl")[0] == 1
+    assert (tmp_path / "voices.jsonl").read_bytes() == whole
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_export_to_a_dash_is_stdout(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+    cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")
+    out = cli("speakers", "export")[1]
+    assert out
+    assert cli("speakers", "export", "-o", "-") == (0, out, "")
+    assert not (tmp_path / "-").exists()
+
+
+def test_another_models_gallery_is_refused_before_anything_is_heard(
+    cli: Callable[..., Any], meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_tiny_voice_model(tmp_path, seed=8)
+    assert cli("enroll", "Ada", "Ada1.wav", "-m", str(other), "--gallery", "g.sqlite")[0] == 0
+    monkeypatch.setattr("framecls.speakers.hear", lambda *_, **__: pytest.fail("it was heard"))
+    status, _, err = cli("enroll", "Bob", "Bob1.wav", "-m", "MODEL", "--gallery", "g.sqlite")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert "its voices were enrolled with the model tiny-speaker-" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a user has a home folder")
+def test_without_a_home_only_the_gallery_must_be_named(
+    cli: Callable[..., Any], meeting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for command in (["speakers", "list"], ["enroll", "Ada", "Ada1.wav", "-m", "MODEL"]):
+        status, _, err = cli(*command)
+        assert status == 1
+        assert err == (
+            "framecls: error: there is no home folder to keep the enrolled voices in: name a file with --gallery\n"
+        )
+    assert cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL", "--gallery", "g.sqlite")[0] == 0
+    assert cli("identify", "Ada1.wav", "-m", "language", "--device", "cpu", "-f", "jsonl")[0] == 0
+
+
+@pytest.mark.parametrize("group", [[], ["speakers"]])
+def test_a_group_alone_shows_its_help(group: list[str], cli: Callable[..., Any]) -> None:
+    status, out, err = cli(*group)
+    assert (status, out) == (2, "")
+    assert "Usage: framecls" in err
+    assert "error" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -342,7 +458,7 @@ def test_imports_that_are_none(line: str, cli: Callable[..., Any], tmp_path: Pat
         (["speakers", "remove", "Ada"], 1, "nobody is enrolled yet"),
         (["speakers", "list", "-f", "xml"], 2, "choose table or json"),
         (["speakers", "list", "--gallery", "Ada1.wav"], 1, "not a gallery"),
-        (["speakers", "list", "--gallery", "meeting"], 1, "cannot be used"),
+        (["speakers", "list", "--gallery", "meeting"], 1, "a folder, not a gallery"),
         (["speakers", "import", "gone.jsonl"], 1, "cannot be read"),
         (["speakers", "import", "Ada1.wav"], 1, "no text"),
     ],

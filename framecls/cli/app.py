@@ -10,6 +10,7 @@ from framecls._version import __version__
 from framecls.cli.help import Command, Group
 from framecls.cli.options import (
     BenchOptions,
+    CheckOptions,
     CompareOptions,
     EnrollOptions,
     EvaluateOptions,
@@ -77,7 +78,7 @@ def enroll(options: EnrollOptions) -> int:
     return enroll_voice(options)
 
 
-speakers = typer.Typer(cls=Group, no_args_is_help=True, help="See and change who is enrolled.")
+speakers = typer.Typer(cls=Group, help="See and change who is enrolled.")
 app.add_typer(speakers, name="speakers")
 
 
@@ -178,3 +179,12 @@ def bench(options: BenchOptions) -> int:
     from framecls.cli.bench import run_bench
 
     return run_bench(options)
+
+
+@app.command(cls=Command)
+@takes(CheckOptions)
+def check(options: CheckOptions) -> int:
+    """Say whether files that framecls wrote are whole: journals, galleries, models, states of training runs."""
+    from framecls.cli.check import check_files
+
+    return check_files(options)

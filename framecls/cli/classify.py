@@ -272,7 +272,9 @@ def _classify_inputs(
     if isinstance(options, TagOptions) and options.stream:
         _report(found, console)
         return _stream(options, job, form, console, inputs)
-    run = Run(inputs, observe(inputs), options.resume, fingerprint)
+    # What a list names is an argument, too.
+    arguments = [*options.inputs, *(item.name for item in found)] if options.resume else []
+    run = Run(inputs, observe(inputs), options.resume, fingerprint, arguments, job.result)
     batch = Batch(run, plan, console, wants_progress=not (options.quiet or options.no_progress))
     try:
         _report(found, console)
@@ -413,13 +415,18 @@ class Batch:
             OutputError: nothing more can be written.
         """
         sizes_bytes = [state.size_bytes if state else 0 for state in map(self._state, self.inputs)]
+        n_failed = self.console.failed  # arguments that gave no recordings
         is_single = len(sizes_bytes) == 1 and sizes_bytes[0] > 0  # and not a pipe, which nobody can look ahead in
         self.bar = InputBar(
-            sizes_bytes,
+            [0] * n_failed + sizes_bytes,
             wanted=self._wants_progress,
             write_line=self.console.note,
-            find_length_s=partial(_expect_length_s, self.inputs[0], ReadOptions(**job.reading)) if is_single else None,
+            find_length_s=partial(_expect_length_s, self.inputs[0], ReadOptions(**job.reading))
+            if is_single and not n_failed
+            else None,
         )
+        for _ in range(n_failed):  # the summary counts them
+            self.bar.finish_input(0.0)
         self.start = time.monotonic()
         with self.interrupts:
             if model is None:
@@ -433,6 +440,8 @@ class Batch:
                     if result is not None:
                         destination.write(result, item.relative)
                         self.report_failures()
+                    else:
+                        destination.discard(item.relative)
                     self.n_finished += 1
                     self.bar.finish_input(result.duration if result is not None else 0.0)
 

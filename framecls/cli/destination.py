@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import os
 import secrets
 import sys
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from framecls.cli.formats import FOR_EYES, SUFFIXES, SVG, needs_frames
@@ -21,15 +23,19 @@ from framecls.cli.streams import StdoutError, check_stdout
 from framecls.errors import FrameclsError, OutputError, UsageError
 from framecls.output.files import is_device, remove_leftovers
 from framecls.output.frames import make_frame_writer
-from framecls.output.journal import Journal, make_key, open_journal
+from framecls.output.journal import Journal, Record, make_key, open_journal
 from framecls.output.stored import from_stored, to_stored
 from framecls.output.writers import WRITERS, Result, atomic_write, make_writer, mirrored_path
 
 if TYPE_CHECKING:
     from framecls.audio import Input
 
+_log = logging.getLogger(__name__)
+
 _JOURNAL = ".framecls-journal"  # in a folder of results; beside a file NAME of results: .NAME.framecls-journal
 _LONGEST_NAME = 255  # bytes
+_STALE = ".framecls-stale"  # in a folder of results: those that are true of no recording any more
+_MOST_NAMED = 3  # of them in one message
 _WRITING_THREADS = 4
 _MOST_WAITING = 8  # results that wait to be written: those of long recordings are large
 
@@ -72,6 +78,11 @@ class Form:
         return self.format in FOR_EYES or WRITERS[self.format].joins
 
     @property
+    def needs_outline(self) -> bool:
+        """Whether a picture of the scores is drawn from an outline of them."""
+        return self.format in FOR_EYES
+
+    @property
     def needs_frames(self) -> bool:
         """Whether the times and scores of frames are written, and not only what was made of them."""
         return needs_frames(self.format, self.frames)
@@ -108,6 +119,9 @@ class Destination(ABC):
             OutputError: neither this nor any other result can be written.
         """
 
+    def discard(self, relative: Path) -> None:  # noqa: B027 (only a folder holds results of earlier runs)
+        """Take note that an input failed: no old result of it may pass for one of this run."""
+
 
 class StreamDestination(Destination):
     """One stream for all."""
@@ -135,8 +149,10 @@ class FolderDestination(Destination):
         self._form = form
         self._folder = folder
         self._journal = journal
+        self._run = run
         self._paths: dict[Path, Path] = {}  # of an input's result, by the input's relative path
-        self._keys: dict[Path, str] = {}  # in the journal, by the same
+        self._facts: dict[Path, str] = {}  # that a result is true of, by the same
+        self._stale: list[str] = []  # results that were moved away
         self._threads = ThreadPoolExecutor(_WRITING_THREADS, thread_name_prefix="framecls-write")
         self._waiting: deque[tuple[str, Future[None]]] = deque()  # names of recordings whose files are being written
         taken: set[Path] = set()
@@ -146,7 +162,7 @@ class FolderDestination(Destination):
                 taken.add(path)
                 self._paths[item.relative] = path
         if journal is not None:
-            self._keys = _make_keys(run, self._name_in_folder)
+            self._facts = _collect_facts(run)
         remove_leftovers(path.parent for path in taken)
         super().__init__([item for item in run.inputs if not (run.resume and self._is_done(item.relative))])
 
@@ -161,6 +177,13 @@ class FolderDestination(Destination):
         else:
             self._waiting.append((result.file, self._threads.submit(self._write, result, relative, path)))
 
+    def discard(self, relative: Path) -> None:
+        """Move the input's old result away, if a run wrote it of another state of the input and nobody changed it."""
+        path = self._paths.get(relative)
+        record = self._record_of(path) if path is not None else None
+        if record is not None and record["facts"] != self._facts.get(relative):
+            self._retire(record)
+
     def close(self) -> None:
         """Wait until all is written.
 
@@ -171,6 +194,28 @@ class FolderDestination(Destination):
             self._settle(0)
         finally:
             self._threads.shutdown(cancel_futures=True)
+            if self._stale:
+                shown = ", ".join(self._stale[:_MOST_NAMED]) + (", …" if len(self._stale) > _MOST_NAMED else "")
+                said = "%s: %d old results of recordings that fail now or are gone were moved to %s: %s"
+                _log.warning(said, self._folder, len(self._stale), _STALE, shown)
+
+    def retire_vanished(self) -> None:
+        """Move away the results of recordings that are not there any more, of those that this run's arguments name.
+
+        Raises:
+            FrameclsError: the journal cannot be read.
+        """
+        self._settle(0)
+        if self._journal is None or not self._run.resume or not self._run.inputs:
+            return
+        places = {os.path.abspath(argument) for argument in self._run.arguments}
+        for key, found in self._journal.records():
+            record = _check_record(found)
+            if record is None or key != key_of_output(record["output"]):
+                continue
+            source = Path(record["input"])
+            if not places.isdisjoint(map(str, (source, *source.parents))) and not os.path.lexists(source):
+                self._retire(record)
 
     def _settle(self, most_waiting: int) -> None:
         while len(self._waiting) > most_waiting or (self._waiting and self._waiting[0][1].done()):
@@ -190,16 +235,73 @@ class FolderDestination(Destination):
             writer.begin(stream)
             writer.write(result, stream)
             writer.end(stream)
-        if self._journal is not None and relative in self._keys:
-            self._journal.add(self._keys[relative], {"file": result.file, "written": _look_at(path)})
+        written = _look_at(path)
+        if self._journal is not None and relative in self._facts and written is not None:
+            output = self._name_in_folder(path)
+            values = {
+                "output": output,
+                "file": result.file,
+                "model": result.model,
+                "input": self._run.states[relative].path,
+                "facts": self._facts[relative],
+                "written": written,
+            }
+            self._journal.add(key_of_output(output), Record(values))
 
-    def _name_in_folder(self, relative: Path) -> str:
-        path = self._paths.get(relative)
-        return str(path.relative_to(self._folder)) if path is not None else ""
+    def _name_in_folder(self, path: Path) -> str:
+        return str(path.relative_to(self._folder))
+
+    def _record_of(self, path: Path) -> dict[str, Any] | None:
+        """Return what the journal says of a result, if that is still as a run wrote it."""
+        output = self._name_in_folder(path)
+        record = _check_record(self._journal.get(key_of_output(output))) if self._journal is not None else None
+        written = _look_at(path)
+        is_current = record is not None and record["output"] == output and record["written"] == written
+        return record if is_current and written is not None else None
 
     def _is_done(self, relative: Path) -> bool:
-        record = self._journal.get(self._keys[relative]) if self._journal and relative in self._keys else None
-        return record is not None and record["written"] == _look_at(self._paths[relative])
+        path = self._paths.get(relative)
+        record = self._record_of(path) if path is not None and relative in self._facts else None
+        return record is not None and record["facts"] == self._facts[relative]
+
+    def _retire(self, record: dict[str, Any]) -> None:
+        assert self._journal is not None
+        output = record["output"]
+        path = self._folder / output
+        if _look_at(path) == record["written"]:
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                (self._folder / _STALE / output).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, self._folder / _STALE / output)
+                self._stale.append(output)
+        self._journal.remove(key_of_output(output))
+
+
+def key_of_output(output: str) -> str:
+    """Return the key of a result's record from its name in the folder."""
+    return make_key("output", output)
+
+
+def check_folder_record(record: Record) -> None:
+    """Raise a ValueError for a record that no run writes of a result in a folder."""
+    values = record.values
+    texts = ("output", "file", "model", "input", "facts")
+    good = values.keys() == {*texts, "written"} and all(isinstance(values[name], str) for name in texts)
+    good = good and isinstance(values["written"], list) and all(type(n) is int for n in values["written"])
+    if not good or record.arrays or "\0" in values["output"] + values["input"]:
+        raise ValueError("it is not what a run keeps of a result")
+    parts = PurePath(values["output"]).parts
+    if not parts or PurePath(values["output"]).is_absolute() or ".." in parts:
+        raise ValueError("its result would be outside of the folder")
+
+
+def _check_record(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    try:
+        check_folder_record(record)
+    except ValueError:
+        return None
+    return record.values
 
 
 class JournalDestination(Destination):
@@ -213,15 +315,26 @@ class JournalDestination(Destination):
         self._form = form
         self._path = path
         self._journal = journal
-        keys = _make_keys(run, lambda relative: "")
+        self._kind = run.result
+        facts = _collect_facts(run)
         # What has no state to be known again by is kept for this run only.
-        self._keys = {item.relative: keys.get(item.relative) or make_key(secrets.token_hex()) for item in run.inputs}
-        super().__init__([i for i in run.inputs if not (run.resume and self._keys[i.relative] in journal)])
-        self._done = {item.relative for item in run.inputs} - {item.relative for item in self.pending}
+        self._keys = {item.relative: facts.get(item.relative) or make_key(secrets.token_hex()) for item in run.inputs}
+        self._names = {item.relative: item.name for item in run.inputs}
+        self._done: set[Path] = set()
+        n_invalid = 0
+        for item in run.inputs if run.resume else ():
+            if self._read(item.relative) is not None:
+                self._done.add(item.relative)
+            elif self._keys[item.relative] in journal:
+                n_invalid += 1
+        if n_invalid:
+            _log.warning("%s: %d results in it are damaged: these recordings are done again", journal.path, n_invalid)
+        super().__init__([item for item in run.inputs if item.relative not in self._done])
 
     def write(self, result: Result, relative: Path) -> None:
         """Keep the result in the journal."""
-        self._journal.add(self._keys[relative], to_stored(result, frames=self._form.needs_frames))
+        stored = to_stored(result, frames=self._form.needs_frames, outline=self._form.needs_outline)
+        self._journal.add(self._keys[relative], stored)
         self._done.add(relative)
         self.n_written += 1
 
@@ -233,37 +346,50 @@ class JournalDestination(Destination):
         """
         if not self._keys:
             return  # a mistyped name must not cost the results of another day
-        keys = [key for relative, key in self._keys.items() if relative in self._done]
+        done = [relative for relative in self._keys if relative in self._done]
         writer = self._form.make_writer()
         with atomic_write(self._path, self._form.is_binary) as stream:
             writer.begin(stream)
-            for key in keys:
-                stored = self._journal.get(key)
-                assert stored is not None  # it was there when the run began, or this run added it
-                writer.write(from_stored(stored), stream)
+            for relative in done:
+                result = self._read(relative)
+                if result is None:  # it was good when the run began, or this run added it
+                    raise FrameclsError(f"{self._journal.path}: somebody changed this journal: run again with --resume")
+                writer.write(result, stream)
             writer.end(stream)
         with contextlib.suppress(FrameclsError):  # a journal that is longer than it must be does as well
-            self._journal.keep(keys)
+            self._journal.keep(self._keys[relative] for relative in done)
+
+    def _read(self, relative: Path) -> Result | None:
+        """Return what the journal has of an input, if that can be its result."""
+        record = self._journal.get(self._keys[relative])
+        if record is None:
+            return None
+        try:
+            result = from_stored(record)
+        except ValueError:
+            return None
+        is_whole = not (self._form.needs_frames and record.values.get("n_frames") is None)
+        is_of_kind = self._kind is None or isinstance(result, self._kind)
+        return result if is_whole and is_of_kind and result.file == self._names[relative] else None
 
 
-def _make_keys(run: Run, output_of: Callable[[Path], str]) -> dict[Path, str]:
-    """Return the journal's keys of the inputs whose state is known, by their relative paths."""
+def _collect_facts(run: Run) -> dict[Path, str]:
+    """Return what a result is true of, for the inputs whose state is known, by their relative paths."""
     fingerprint = run.fingerprint()
-    keys: dict[Path, str] = {}
-    for item in run.inputs:
-        state = run.states.get(item.relative)
-        if state is not None:
-            facts = (fingerprint, item.name, state.path, state.size_bytes, state.mtime_ns, output_of(item.relative))
-            channel = () if item.channel is None else (item.channel,)
-            keys[item.relative] = make_key(*facts, *channel)
-    return keys
+    return {
+        item.relative: make_key(
+            fingerprint, item.name, item.channel or 0, *dataclasses.astuple(run.states[item.relative])
+        )
+        for item in run.inputs
+        if item.relative in run.states
+    }
 
 
 def _look_at(path: Path) -> list[int] | None:
     """Return what tells whether a file is still as it was written: its size in bytes, and when that was, in ns."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]
 
@@ -353,7 +479,7 @@ def _open_file(form: Form, path: Path, run: Run) -> Iterator[Destination]:
 
 def _journal_of(target: Path) -> Path:
     name = f".{target.name}{_JOURNAL}"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
+    if len(os.fsencode(name)) + len("-journal") > _LONGEST_NAME:  # as SQLite names the file beside it
         name = f".{make_key(target.name)}{_JOURNAL}"
     return target.with_name(name)
 
@@ -369,8 +495,9 @@ def _open_folder(form: Form, folder: Path, run: Run) -> Iterator[Destination]:
         with closing(FolderDestination(form, folder, run, None)) as destination:
             yield destination
         return
-    with open_journal(folder / _JOURNAL, alone=False) as journal:
-        with closing(FolderDestination(form, folder, run, journal)) as destination:
-            yield destination
-        with contextlib.suppress(FrameclsError):
-            journal.tidy()
+    with (
+        open_journal(folder / _JOURNAL, alone=False) as journal,
+        closing(FolderDestination(form, folder, run, journal)) as destination,
+    ):
+        yield destination
+        destination.retire_vanished()

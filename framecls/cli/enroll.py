@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from framecls.cli.progress import InputBar, clock
 from framecls.cli.resume import observe
 from framecls.config import EACH, ReadOptions
 from framecls.errors import UsageError
-from framecls.gallery import check_name, default_path
+from framecls.gallery import check_name, default_path, open_gallery
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -69,9 +70,15 @@ def _enroll(
     bar: InputBar,
 ) -> None:
     from framecls.engine import load_engine
-    from framecls.speakers import Voice, enroll, hear
+    from framecls.speakers import Voice, enroll, hear, identity
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    path = options.gallery or default_path()
+    if os.path.lexists(path):  # that it does not fit is said before hours of recordings are heard
+        model = identity(engine)
+        with open_gallery(path) as gallery:
+            for other in set(gallery.models()) - {model}:
+                raise gallery.other_model(other, model)
     voices: list[tuple[str, Voice]] = []
     began = time.monotonic()
     for item in inputs:
@@ -89,7 +96,6 @@ def _enroll(
     bar.hide()
     if not voices:
         return
-    path = options.gallery or default_path()
     done = enroll(engine, name, voices, path)
     heard_s = sum(voice.heard_s for _, voice in voices)
     old = len(voices) - done.n_new

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from framecls.cli.console import USAGE
 
 
 class Command(TyperCommand):
@@ -21,7 +25,15 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands, whose own options are shown in the same way."""
+    """A group of commands, whose own options are shown in the same way; without a command it shows its help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; where there are none, show the help in place of an error."""
+        if not args and not ctx.resilient_parsing:
+            with contextlib.redirect_stdout(sys.stderr):  # Typer prints it, and returns nothing
+                sys.stderr.write(ctx.get_help())
+            ctx.exit(USAGE)
+        return list(super().parse_args(ctx, args))
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, as `Command` does."""

@@ -689,6 +689,21 @@ class ModelsOptions(MessageOptions):
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(MessageOptions):
+    """`framecls check`."""
+
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Journals of results, galleries of voices, models, states of training runs.",
+            show_default=False,
+        ),
+    ]
+    format: JsonOption = "table"
+
+
 def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Callable[[], int]]]:
     """Give a command the parameters that the fields of a dataclass declare; it is called with one instance.
 

@@ -19,6 +19,7 @@ from framecls.cli.options import ClusterOptions, MachineOptions, MessageOptions,
 if TYPE_CHECKING:
     from framecls.audio import Input
     from framecls.config import ModelConfig
+    from framecls.results import Identification, TagResult
 
 # Options that change nothing in what is written of an input, or that the fingerprint holds in another form. An option
 # that is not named here counts: a new one makes a run do too much again, never too little.
@@ -39,6 +40,8 @@ class InputState:
     path: str  # absolute
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int  # a change that somebody hid by setting the other time back shows here
+    inode: int
 
 
 def observe(inputs: Sequence[Input]) -> dict[Path, InputState]:
@@ -52,7 +55,10 @@ def observe(inputs: Sequence[Input]) -> dict[Path, InputState]:
         except OSError:  # it will fail when it is its turn
             continue
         if stat.S_ISREG(status.st_mode):
-            states[item.relative] = InputState(os.path.abspath(item.path), status.st_size, status.st_mtime_ns)
+            path = os.path.abspath(item.path)
+            states[item.relative] = InputState(
+                path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+            )
     return states
 
 
@@ -64,6 +70,8 @@ class Run:
     states: Mapping[Path, InputState] = field(default_factory=dict)
     resume: bool = False
     fingerprint: Callable[[], str] = str  # called only where it is needed: it reads the model file
+    arguments: Sequence[str] = ()  # what was named: files, folders, and files of lists
+    result: type[TagResult | Identification] | None = None  # what the command gives of an input
 
     @property
     def keeps_journal(self) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
+import itertools
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, Console, escape, set_up_logging
+from framecls.cli.console import DONE, INCOMPLETE, Console, escape, set_up_logging
 from framecls.cli.options import (
     MessageOptions,
     SpeakersExportOptions,
@@ -24,9 +26,12 @@ from framecls.cli.options import (
 )
 from framecls.cli.progress import clock
 from framecls.errors import GalleryError, UsageError
-from framecls.gallery import Clip, check_name, default_path, open_gallery
+from framecls.gallery import Clip, check_name, default_path, is_unit, open_gallery
+from framecls.output.files import atomic_write, is_device
+from framecls.output.text import encodable
 
 _FIELDS = ("name", "model", "file", "heard", "added", "vector")
+_MOST_LINE_BYTES = 2**20
 
 
 def list_people(options: SpeakersListOptions) -> int:
@@ -57,7 +62,7 @@ def list_people(options: SpeakersListOptions) -> int:
 def _may_exist(path: Path) -> bool:
     """Return False where there is nothing; where that cannot be told, whoever opens it says why."""
     try:
-        path.stat()
+        path.lstat()
     except FileNotFoundError:
         return False
     except OSError:
@@ -106,16 +111,35 @@ def export_people(options: SpeakersExportOptions) -> int:
     checks.check_overwrites({"-o": options.output}, {"the gallery": path})
     with open_gallery(path) as gallery:
         clips = gallery.clips([check_name(name) for name in options.names] if options.names else None)
-    text = "".join(json.dumps(_as_row(clip), ensure_ascii=False) + "\n" for clip in clips)
-    if options.output is None:
-        sys.stdout.write(text)
-        return DONE
-    try:
-        options.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise GalleryError(f"{options.output}: cannot be written: {error.strerror}") from error
+        status = INCOMPLETE if gallery.n_damaged else DONE
+    lines = (json.dumps(_as_row(clip), ensure_ascii=False) + "\n" for clip in clips)
+    if options.output is None or str(options.output) == "-":
+        sys.stdout.writelines(lines)
+        return status
+    _write_private(options.output, lines)
     console.note(f"{escape(str(options.output))}: {len(clips)} clips of {len({clip.name for clip in clips})} people")
-    return DONE
+    return status
+
+
+def _write_private(path: Path, lines: Iterable[str]) -> None:
+    """Write a file whole or not at all, so that nobody but its owner can read it at any time.
+
+    Raises:
+        FrameclsError: it cannot be written.
+    """
+    if is_device(path):
+        with atomic_write(path, binary=False) as stream:
+            stream.writelines(lines)
+        return
+    try:
+        if path.exists():
+            path.chmod(0o600)
+    except OSError as error:
+        raise GalleryError(f"{path}: cannot be made private: {error.strerror}") from error
+    with atomic_write(path, binary=False) as stream:
+        if hasattr(os, "fchmod"):  # on Windows the folder's permissions decide
+            os.fchmod(stream.fileno(), 0o600)
+        stream.writelines(lines)
 
 
 def import_people(options: SpeakersImportOptions) -> int:
@@ -125,7 +149,9 @@ def import_people(options: SpeakersImportOptions) -> int:
         GalleryError: a file cannot be read or is no export, or its vectors are another model's; nothing is enrolled.
     """
     console = _begin(options)
-    clips = [clip for name in options.files for clip in _read_export(name)]
+    clips: list[Clip] = []
+    for name in options.files:
+        _read_export(name, clips)
     with open_gallery(options.gallery or default_path(), create=True) as gallery:
         n_new = gallery.add(clips)
     console.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
@@ -143,29 +169,64 @@ def _as_row(clip: Clip) -> dict[str, Any]:
     return dict(zip(_FIELDS, values, strict=True))
 
 
-def _read_export(name: str) -> Iterator[Clip]:
+def _read_export(name: str, clips: list[Clip]) -> None:
+    """Add the clips of an export to others, whose vectors theirs must go with.
+
+    Raises:
+        GalleryError: it cannot be read, or a line of it is none of an export.
+    """
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        with _open_export(name) as file:
+            for number in itertools.count(1):
+                line = file.readline(_MOST_LINE_BYTES)
+                if not line:
+                    return
+                if line.strip():
+                    clips.append(_parse_line(name, number, line, clips[0] if clips else None))
     except OSError as error:
         raise GalleryError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _open_export(name: str) -> Iterator[BinaryIO]:
+    if name != "-":
+        with open(name, "rb") as file:
+            yield file
+        return
+    if sys.stdin is None:
+        raise GalleryError("standard input is closed: pipe an export into it, or give a file")
+    yield sys.stdin.buffer
+
+
+def _parse_line(name: str, number: int, line: bytes, first: Clip | None) -> Clip:
+    where = f"{name}: line {number}"
+    try:
+        text = line.decode("utf-8")
     except UnicodeDecodeError:
-        raise GalleryError(f"{name}: not an export of voices: it is no text") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield _parse_row(json.loads(line))
-            except (ValueError, KeyError, TypeError, RecursionError, binascii.Error, UsageError) as error:
-                raise GalleryError(f"{name}: line {number} is not one that speakers export writes: {error}") from None
+        raise GalleryError(f"{where}: not an export of voices: it is no text") from None
+    try:
+        clip = _parse_row(json.loads(text))
+    except (ValueError, RecursionError, UsageError) as error:
+        raise GalleryError(f"{where} is not one that speakers export writes: {error}") from None
+    if first is not None and clip.model != first.model:
+        raise GalleryError(f"{where}: its voice was heard by the model {clip.model}, those before by {first.model}")
+    if first is not None and clip.vector.size != first.vector.size:
+        sizes = f"its vector has {clip.vector.size} numbers, those before it {first.vector.size}"
+        raise GalleryError(f"{where}: {sizes}: they cannot be compared")
+    return clip
 
 
-def _parse_row(row: dict[str, Any]) -> Clip:
-    vector = np.frombuffer(base64.b64decode(row["vector"], validate=True), "<f4").astype(np.float32)
-    if not 0.9 < float(vector @ vector) < 1.1:
-        raise ValueError("its vector is not of unit length")
-    heard_s = float(row["heard"])
-    if not 0 <= heard_s < 1e9:
-        raise ValueError("heard is not a time in seconds")
-    texts = [row["model"], row["file"], row["added"]]
+def _parse_row(row: Any) -> Clip:
+    if not isinstance(row, dict) or not row.keys() >= set(_FIELDS):
+        raise ValueError(f"it has no {', '.join(_FIELDS)}")
+    texts = [row[key] for key in _FIELDS if key != "heard"]
     if not all(isinstance(text, str) for text in texts) or not row["model"]:
-        raise ValueError("model, file and added are no texts")
-    return Clip(check_name(row["name"]), row["model"], row["file"], heard_s, vector, row["added"])
+        raise ValueError("name, model, file, added and vector are no texts")
+    if type(row["heard"]) not in (int, float) or not 0 <= row["heard"] < 1e9:
+        raise ValueError("heard is not a time in seconds")
+    data = base64.b64decode(row["vector"], validate=True)
+    vector = np.frombuffer(data, "<f4").astype(np.float32)
+    if not is_unit(vector):
+        raise ValueError("its vector is not of unit length")
+    name, model, file, added = (encodable(row[key]) for key in ("name", "model", "file", "added"))
+    return Clip(check_name(name), model, file, float(row["heard"]), vector, added)

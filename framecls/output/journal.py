@@ -1,203 +1,239 @@
-"""A file of records that a run adds to as it goes, and that a kill at any moment leaves readable."""
+"""Records that a run adds to as it goes, in an SQLite file that a kill at any moment leaves whole."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
+import re
+import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from framecls.errors import FrameclsError, OutputError
-from framecls.output.files import atomic_write, lock
 from framecls.output.text import encodable
+from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
 
-_KEY_BYTES = 32  # of a key, hexadecimal
-_HEAD_BYTES = 8 + 1 + _KEY_BYTES + 1  # checksum, space, key, space
+_KEY_DIGITS = 32
 _SYNC_S = 1.0  # a power failure costs what was done in this time
-_PATIENCE_S = 10.0  # with another run that tidies a shared journal
+_PATIENCE_S = 30.0  # with other runs that write in a shared journal
+_SMALL_BYTES = 2**20  # a record that another run may have added meanwhile, for all we know of the file's size
+
+JOURNAL = FileKind(
+    name="journal of results",
+    application_id=0x66636C6A,  # "fclj"
+    version=1,
+    schema=(
+        "CREATE TABLE record (key TEXT NOT NULL PRIMARY KEY, content BLOB NOT NULL, arrays BLOB NOT NULL, "
+        "digest BLOB NOT NULL)",
+    ),
+    advice="move it away, or name another place with -o",
+    error=FrameclsError,
+    former=re.compile(rb"[0-9a-f]{8} [0-9a-f]{32} \{"),
+    wal=True,
+)
 
 
 def make_key(*facts: str | int) -> str:
     """Return the key of a record from what the record is true of."""
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_KEY_BYTES]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept by a key."""
+
+    values: dict[str, Any] = field(default_factory=dict)  # what JSON can hold
+    arrays: bytes = b""  # numbers, as the values say
 
 
 class Journal:
-    """Records by key. Make it with `open_journal`.
+    """Records by key, for several threads. Make it with `open_journal`.
 
-    A line is a CRC-32 of what follows it, the key and a JSON object. Lines are appended and never changed; the last one
-    of a key counts, and one that was cut short, or that a disk has spoilt, is as if it were not there.
+    What a record holds may have been changed by a disk or by a stranger: the digest tells the first, and who uses the
+    values must check them for the second.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._places: dict[str, tuple[int, int]] = {}  # key -> offset and length of the JSON text, in bytes
-        self._n_lines = 0
-        self._adding = threading.Lock()
+    def __init__(self, path: Path, connection: Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._using = threading.Lock()
         self._synced_s = time.monotonic()
-        self._is_synced = True
-        self._read()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._places
+        connection.execute("PRAGMA synchronous = NORMAL")
+        pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        self._most_bytes = max(pages * page_bytes, _SMALL_BYTES)  # no record is longer
 
     def __len__(self) -> int:
-        return len(self._places)
+        with self._used() as connection:
+            (n_records,) = connection.execute("SELECT COUNT(*) FROM record").fetchone()
+        return int(n_records)
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return a record, or None if there is none."""
-        if key not in self._places:
-            return None
-        offset, length = self._places[key]
-        record: dict[str, Any] = json.loads(os.pread(self._descriptor, length, offset))
-        return record
+    def __contains__(self, key: str) -> bool:
+        with self._used() as connection:
+            return connection.execute("SELECT 1 FROM record WHERE key = ?", (key,)).fetchone() is not None
 
-    def add(self, key: str, record: dict[str, Any]) -> None:
-        """Append a record; a kill after this call does not lose it. Several threads may call this.
+    def get(self, key: str) -> Record | None:
+        """Return a record, or None if there is none or it is damaged.
 
         Raises:
-            OutputError: it cannot be written.
+            FrameclsError: the journal cannot be read.
         """
-        text = json.dumps(record).encode()
-        with self._adding:
-            self._append(key, text)
+        query = f"SELECT content, arrays, digest FROM record WHERE key = ? AND {_IS_PLAUSIBLE}"
+        with self._used() as connection:
+            row = connection.execute(query, (key, self._most_bytes)).fetchone()
+        return _parse(key, *row) if row is not None else None
 
-    def _append(self, key: str, text: bytes) -> None:
-        try:
-            # One call, so that lines of several runs do not mix: O_APPEND finds the end of the file and writes there.
-            line = _make_line(key, text)
-            written = os.write(self._descriptor, line)
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-            end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-            self._places[key] = (end - 1 - len(text), len(text))
-            self._n_lines += 1
-            self._is_synced = time.monotonic() - self._synced_s > _SYNC_S
-            if self._is_synced:
-                os.fsync(self._descriptor)
-                self._synced_s = time.monotonic()
-        except OSError as error:
-            raise _explain(self._path, error) from error
+    def records(self) -> Iterator[tuple[str, Record | None]]:
+        """Yield every key and its record, None for a damaged one; what is added meanwhile may come or not.
+
+        Raises:
+            FrameclsError: the journal cannot be read.
+        """
+        with self._used() as connection:
+            keys = [str(key) for (key,) in connection.execute("SELECT key FROM record ORDER BY rowid")]
+        for key in keys:
+            yield key, self.get(key)
+
+    def add(self, key: str, record: Record) -> None:
+        """Add a record, or replace the one of that key; a kill after this call does not lose it.
+
+        Raises:
+            FrameclsError: it cannot be written.
+        """
+        content = json.dumps(record.values).encode()
+        row = (key, content, record.arrays, _digest(key, content, record.arrays))
+        with self._used() as connection:
+            now_s = time.monotonic()
+            is_due = now_s - self._synced_s > _SYNC_S
+            if is_due:  # with this record all before it go to the disk
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", row)
+            if is_due:
+                connection.execute("PRAGMA synchronous = NORMAL")
+                self._synced_s = now_s
+        self._most_bytes += len(content) + len(record.arrays)
+
+    def remove(self, key: str) -> None:
+        """Drop a record.
+
+        Raises:
+            FrameclsError: the journal cannot be written.
+        """
+        with self._used() as connection:
+            connection.execute("DELETE FROM record WHERE key = ?", (key,))
 
     def keep(self, keys: Iterable[str]) -> None:
-        """Drop every record but these. It is the last thing to do: the file is replaced, and this is still the old one.
+        """Drop every record but these.
 
         Raises:
-            FrameclsError: the shorter journal cannot be written; the longer one stays.
+            FrameclsError: the journal cannot be written; every record stays.
         """
-        wanted = [key for key in dict.fromkeys(keys) if key in self._places]
-        if set(wanted) == set(self._places) and self._n_lines == len(wanted):
-            return
-        if not wanted:
-            self._path.unlink(missing_ok=True)
-            return
-        with atomic_write(self._path, binary=True) as stream:
-            for key in wanted:
-                offset, length = self._places[key]
-                stream.write(_make_line(key, os.pread(self._descriptor, length, offset)))
+        with self._used() as connection:
+            connection.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            connection.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((key,) for key in keys))
+            connection.execute("DELETE FROM record WHERE key NOT IN (SELECT key FROM temp.wanted)")
+            connection.execute("DROP TABLE temp.wanted")
 
-    def tidy(self) -> None:
-        """Drop what newer records have replaced, if that is most of the file and no other run is adding to it."""
-        if self._n_lines > 2 * len(self._places) and _try_lock(self._descriptor, alone=True):
-            self.keep(self._places)
+    def find_damage(self) -> str:
+        """Return what is wrong with the file as SQLite sees it; empty where all is well.
 
-    def close(self) -> None:
-        """Close the file; one that has nothing in it goes."""
-        with contextlib.suppress(OSError):
-            if not os.fstat(self._descriptor).st_size and _try_lock(self._descriptor, alone=True):
-                self._path.unlink()
-            if not self._is_synced:
-                os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        Raises:
+            FrameclsError: the journal cannot be read.
+        """
+        with self._used() as connection:
+            return find_damage(connection)
 
-    def _read(self) -> None:
-        # closefd: closing any other descriptor of a file would give this one's lock away.
-        with open(self._descriptor, "rb", closefd=False) as stream:
-            offset, is_cut = 0, False
-            for line in stream:
-                is_cut = not line.endswith(b"\n")
-                line += b"\n" * is_cut
-                body = line[_HEAD_BYTES - _KEY_BYTES - 1 :]
-                if line[:8] == b"%08x" % zlib.crc32(body):
-                    key = body[:_KEY_BYTES].decode("latin-1")
-                    self._places[key] = (offset + _HEAD_BYTES, len(line) - _HEAD_BYTES - 1)
-                self._n_lines += 1
-                offset += len(line)
-        if is_cut:
-            os.write(self._descriptor, b"\n")  # what a kill cut short must not swallow the next line
+    def remove_if_empty(self) -> None:
+        """Remove the file if it has no records and no other run has it open."""
+        with contextlib.suppress(sqlite3.Error, OSError), self._using:
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            if self._connection.execute("SELECT 1 FROM record LIMIT 1").fetchone() is not None:
+                return
+            self._connection.execute("PRAGMA journal_mode = DELETE")  # fails while another run has it open
+            self._connection.execute("BEGIN EXCLUSIVE")
+            if self._connection.execute("SELECT 1 FROM record LIMIT 1").fetchone() is None:
+                self.path.unlink()
+            self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _used(self) -> Iterator[Connection]:
+        with self._using, _explained(self.path, self._connection):
+            yield self._connection
 
 
-def _make_line(key: str, text: bytes) -> bytes:
-    body = key.encode("latin-1") + b" " + text + b"\n"
-    return b"%08x %b" % (zlib.crc32(body), body)
+# A record that claims more than the file holds would have SQLite make room for it.
+_IS_PLAUSIBLE = (
+    "typeof(content) = 'blob' AND typeof(arrays) = 'blob' AND typeof(digest) = 'blob' "
+    "AND length(content) + length(arrays) + length(digest) <= ?"
+)
+
+
+def _digest(key: str, content: bytes, arrays: bytes) -> bytes:
+    digest = hashlib.blake2b(key.encode() + len(content).to_bytes(8, "big"), digest_size=8)
+    digest.update(content)
+    digest.update(arrays)
+    return digest.digest()
+
+
+def _parse(key: str, content: bytes, arrays: bytes, digest: bytes) -> Record | None:
+    if digest != _digest(key, content, arrays):
+        return None
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return Record(values, arrays) if isinstance(values, dict) else None
 
 
 @contextmanager
-def open_journal(path: Path, *, alone: bool) -> Iterator[Journal]:
-    """Open a journal, an empty one if there is none, and close it after the block.
+def open_journal(path: Path, *, alone: bool, create: bool = True) -> Iterator[Journal]:
+    """Open a journal and close it after the block; one that is empty then goes.
 
     Args:
         path: of the file; folders above it are made.
         alone: refuse to share it with another run; else several may add to it.
+        create: make an empty one if there is none; without, nothing is waited for either.
 
     Raises:
         OutputError: it cannot be written.
-        FrameclsError: another run has it.
+        FrameclsError: another run has it, or there is something else in its place.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _open_locked(path, alone)
-    except OSError as error:
-        raise _explain(path, error) from error
-    if descriptor is None:
-        raise FrameclsError(f"another run of framecls is writing in {encodable(str(path.parent))}: let it end first")
-    try:
-        journal = Journal(path, descriptor)
-    except OSError as error:
-        os.close(descriptor)
-        raise _explain(path, error) from error
-    try:
-        yield journal
-    finally:
-        journal.close()
-
-
-def _open_locked(path: Path, alone: bool) -> int | None:
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    patience_s = _PATIENCE_S if create and not alone else 0.0
+    with contextlib.ExitStack() as stack:
+        with _explained(path, None, alone=alone):
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            opened = open_state_file(path, JOURNAL, create=create, patience_s=patience_s, alone=alone)
+            journal = Journal(path, stack.enter_context(opened))
         try:
-            if _try_lock(descriptor, alone=alone):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
-            elif alone or time.monotonic() > give_up_s:
-                os.close(descriptor)
-                return None
-            else:
-                time.sleep(0.05)  # another run, which shares it, is tidying it up
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # replaced or removed before it was locked: its successor is the journal
+            yield journal
+        finally:
+            if create:
+                journal.remove_if_empty()
 
 
-def _try_lock(descriptor: int, *, alone: bool) -> bool:
+@contextmanager
+def _explained(path: Path, connection: Connection | None, *, alone: bool = False) -> Iterator[None]:
+    """Turn what SQLite and the system raise into one line.
+
+    The journal is no file that the user knows of: where it cannot be written, the folder is what is wrong.
+    """
+    folder = encodable(str(path.parent))
     try:
-        return lock(descriptor, alone=alone)
-    except OSError:  # a file system without locks
-        return True
-
-
-def _explain(path: Path, error: OSError) -> OutputError:
-    # The journal is no file that the user knows of: the folder is what is wrong.
-    return OutputError(f"cannot write in {encodable(str(path.parent))}: {error.strerror or error}")
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror or error}") from error
+    except sqlite3.ProgrammingError:  # not the file's fault
+        raise
+    except sqlite3.OperationalError as error:
+        if alone and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise FrameclsError(f"another run of framecls is writing in {folder}: let it end first") from error
+        raise OutputError(f"cannot write in {folder}: {explain(connection, error)}") from error
+    except sqlite3.DatabaseError as error:
+        said = f"{encodable(str(path))}: this journal is damaged ({explain(connection, error)}): {JOURNAL.advice}"
+        raise FrameclsError(said) from error

@@ -1,77 +1,162 @@
-"""Results as JSON objects that lose nothing: what a writer makes of a result read back is the same, byte for byte."""
+"""Results as records of a journal: what a writer makes of a result read back is the same, byte for byte.
+
+A record may have been changed by anybody, so that it is read as strictly as a stranger's file.
+"""
 
 from __future__ import annotations
 
-import base64
-import zlib
+import dataclasses
+import functools
+import itertools
+import math
+import types
+import typing
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, StringResult, TagResult
+from framecls import results
+from framecls.output.journal import Record
+from framecls.results import Identification, Outline, Segment, StringResult, TagResult
+
+_KINDS: dict[str, type[TagResult | Identification]] = {
+    kind.__name__: kind for kind in (TagResult, StringResult, Identification)
+}
+_ARRAYS = ("times", "scores", "outline")  # fields that are kept as bytes; the values hold how many rows they have
+_COUNTS = ("n_frames", "n_columns")  # of rows; None: not kept
+_MOST_S = 1e8  # three years
+_SLACK = 1e-6  # of times and scores, which were rounded or are means
 
 
-def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, Any]:
-    """Return a result as plain data; the times and scores of frames only where they are asked for."""
-    audio = [result.audio.sample_rate, result.audio.channels] if result.audio is not None else None
-    stored = {"file": result.file, "model": result.model, "duration": float(result.duration), "audio": audio}
-    stored |= {"truncated": result.truncated, "warnings": list(result.warnings), "notes": list(result.notes)}
-    stored["channel"] = result.channel
+def to_stored(result: TagResult | Identification, *, frames: bool, outline: bool) -> Record:
+    """Return a result as a record.
+
+    Args:
+        result: what is to be kept.
+        frames: keep the times and scores of its frames.
+        outline: keep its outline.
+    """
+    values: dict[str, Any] = {"kind": type(result).__name__}
+    for field in dataclasses.fields(result):
+        if field.name not in _ARRAYS:
+            values[field.name] = _to_plain(getattr(result, field.name))
+    arrays: list[NDArray[Any]] = []
+    if isinstance(result, TagResult):
+        values |= {"n_frames": len(result.times) if frames else None, "n_columns": None}
+        if frames:
+            arrays += [result.times.astype("<f8"), result.scores.astype("<f4")]
+        if outline and result.outline is not None:
+            shown = result.outline
+            values["n_columns"] = len(shown.times)
+            arrays += [shown.times.astype("<f8"), shown.means.astype("<f4"), shown.peaks.astype("<f4")]
+    return Record(values, b"".join(array.tobytes() for array in arrays))
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return [_to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, tuple | list):
+        return [_to_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def from_stored(record: Record) -> TagResult | Identification:
+    """Return the result that `to_stored` was given; without frames, its times are (0,) and its scores (0, label).
+
+    Raises:
+        ValueError: the record holds no result, or one that no recording can have given.
+    """
+    values = dict(record.values)
+    kind: Any = _KINDS.get(str(values.pop("kind", "")))
+    if kind is None:
+        raise ValueError("no kind of result")
+    hints = _hints(kind)
+    names = _COUNTS if issubclass(kind, TagResult) else ()
+    if values.keys() != {*hints, *names}:
+        raise ValueError("fields are missing, or there are others")
+    counts = [values.pop(name) for name in names]
+    fields = {name: _from_plain(hints[name], value) for name, value in values.items()}
+    if issubclass(kind, TagResult):
+        fields |= _read_arrays(record.arrays, len(fields["labels"]), *counts)
+    elif record.arrays:
+        raise ValueError("arrays where there are none")
+    result: TagResult | Identification = kind(**fields)
+    _check(result)
+    return result
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields that are kept as plain values."""
+    hints = typing.get_type_hints(kind, vars(results), {"np": np, "NDArray": NDArray})
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in _ARRAYS}
+
+
+def _from_plain(hint: Any, value: Any) -> Any:
+    """Return a plain value as a type of the vocabulary, strictly: a number must be finite, a flag no number."""
+    arguments = typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = _hints(hint)
+        if not isinstance(value, list) or len(value) != len(hints):
+            raise ValueError(f"no {hint.__name__}")
+        return hint(*map(_from_plain, hints.values(), value))
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError("no list")
+        return tuple(_from_plain(arguments[0], item) for item in value)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        return _from_plain(next(a for a in arguments if a is not types.NoneType), value)
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise ValueError(f"no {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def _read_arrays(data: bytes, n_labels: int, n_frames: Any, n_columns: Any) -> dict[str, Any]:
+    """Return the fields that are kept as bytes; nothing is made that is larger than these."""
+    for count in (n_frames, n_columns):
+        if count is not None and (type(count) is not int or not 0 <= count <= len(data) // 8):
+            raise ValueError("no count of rows")
+    widths = [] if n_frames is None else [(n_frames, "<f8", 1), (n_frames, "<f4", n_labels)]
+    widths += [] if n_columns is None else [(n_columns, "<f8", 1), *[(n_columns, "<f4", n_labels)] * 2]
+    ends = list(itertools.accumulate(rows * width * int(kind[2]) for rows, kind, width in widths))
+    if (ends[-1] if ends else 0) != len(data):
+        raise ValueError("its arrays have another size")
+    made: list[NDArray[Any]] = []
+    for (rows, kind, width), end in zip(widths, ends, strict=True):
+        size = rows * width
+        numbers = np.frombuffer(data, kind, size, end - size * int(kind[2]))
+        if not np.isfinite(numbers).all() or (numbers < 0).any():
+            raise ValueError("numbers that are none")
+        made.append(numbers.reshape((rows,) if kind == "<f8" else (rows, width)))
+    frames = made[:2] if n_frames is not None else [np.zeros(0), np.zeros((0, n_labels), np.float32)]
+    outline = None if n_columns is None else Outline(*made[-3:])
+    return {"times": frames[0], "scores": frames[1], "outline": outline}
+
+
+def _check(result: TagResult | Identification) -> None:
+    """Raise a ValueError for what no recording can have given."""
+    good = 0 <= result.duration <= _MOST_S
+    scores: list[float | None]
     if isinstance(result, Identification):
-        top = [[c.label, float(c.score)] for c in result.top]
-        return stored | {"label": result.label, "score": float(result.score), "top": top}
-    segments = [[float(s.start), float(s.end), s.label, float(s.score)] for s in result.segments]
-    stored |= {"hop": float(result.hop), "labels": list(result.labels), "overlapping": result.overlapping}
-    stored |= {"segments": segments, "string": isinstance(result, StringResult)}
-    if result.outline is not None:
-        outline = result.outline
-        stored["outline"] = [_pack(array) for array in (outline.times, outline.means, outline.peaks)]
-    if frames:
-        stored |= {"times": _pack(result.times), "scores": _pack(result.scores)}
-    return stored
+        scores = [result.score, *(candidate.score for candidate in result.top)]
+    else:
+        scores = [segment.score for segment in result.segments]
+        good = good and 0 < result.hop <= _MOST_S and _are_in_order(result.segments, result.duration)
+        good = good and len(set(result.labels)) == len(result.labels)
+        good = good and {segment.label for segment in result.segments} <= set(result.labels)
+        shown = [result.scores] if result.outline is None else [result.outline.means, result.outline.peaks]
+        good = good and all((array <= 1 + _SLACK).all() for array in shown)
+        for times in (result.times, *([result.outline.times] if result.outline is not None else [])):
+            good = good and bool((np.diff(times) >= 0).all() and (times <= result.duration + 2 * result.hop).all())
+    if result.audio is not None:
+        good = good and result.audio.sample_rate > 0 and result.audio.channels > 0
+    if not good or not all(score is None or -_SLACK <= score <= 1 + _SLACK for score in scores):
+        raise ValueError("times, scores or labels that no recording gives")
 
 
-def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
-    """Return the result that `to_stored` was given; without frames, its times are (0,) and its scores (0, label)."""
-    audio = AudioInfo(*stored["audio"]) if stored["audio"] is not None else None
-    remarks = {key: stored[key] for key in ("truncated", "channel")} | {
-        key: tuple(stored[key]) for key in ("warnings", "notes")
-    }
-    if "segments" not in stored:
-        return Identification(
-            file=stored["file"],
-            model=stored["model"],
-            duration=stored["duration"],
-            label=stored["label"],
-            score=stored["score"],
-            top=tuple(Candidate(*candidate) for candidate in stored["top"]),
-            audio=audio,
-            **remarks,
-        )
-    n_labels = len(stored["labels"])
-    kind = StringResult if stored["string"] else TagResult
-    return kind(
-        file=stored["file"],
-        model=stored["model"],
-        duration=stored["duration"],
-        hop=stored["hop"],
-        labels=tuple(stored["labels"]),
-        segments=tuple(Segment(*segment) for segment in stored["segments"]),
-        times=_unpack(stored["times"]) if "times" in stored else np.zeros(0),
-        scores=_unpack(stored["scores"]) if "scores" in stored else np.zeros((0, n_labels), np.float32),
-        overlapping=stored["overlapping"],
-        audio=audio,
-        outline=Outline(*map(_unpack, stored["outline"])) if "outline" in stored else None,
-        **remarks,
-    )
-
-
-def _pack(array: NDArray[Any]) -> dict[str, Any]:
-    data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode("ascii")
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
-
-
-def _unpack(packed: dict[str, Any]) -> NDArray[Any]:
-    data = zlib.decompress(base64.b64decode(packed["data"]))
-    return np.frombuffer(data, np.dtype(packed["dtype"])).reshape(packed["shape"])
+def _are_in_order(segments: tuple[Segment, ...], duration_s: float) -> bool:
+    starts = [segment.start for segment in segments]
+    return starts == sorted(starts) and all(-_SLACK <= s.start <= s.end <= duration_s + _SLACK for s in segments)
