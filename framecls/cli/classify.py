@@ -386,7 +386,8 @@ class Batch:
             if model is None:
                 return
             sources = (item.source for item in self.inputs)
-            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results:
+            # A form that is written at the end, as a table is, must not find the bar on the screen.
+            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results, self.bar.hidden_at_end():
                 for item in self.inputs:
                     self.interrupts.check()
                     result = self._classify(results, item)
