@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from framecls.config import PretrainedConfig
-from framecls.encoder_sources import State, read_lower_part
+from framecls.encoder_sources import State, check_weights, read_lower_part
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
 from framecls.speech_encoder import PretrainedEncoder, take_weights
@@ -49,8 +49,11 @@ def _open_shipped(source: str, architecture: str) -> LowerPart:
         ModelError: it is not the one that the settings were made for.
     """
     config = PretrainedConfig(source, family="framecls", architecture=json.loads(architecture))
+    state = read_lower_part(config, source)
+    with torch.device("meta"):  # its settings may call for a network far larger than the file
+        check_weights(LowerPart(config), state, source)
     part = LowerPart(config)
-    take_weights(part, read_lower_part(config, source), source)
+    take_weights(part, state, source)
     return part.eval().requires_grad_(False)
 
 
