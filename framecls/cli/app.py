@@ -77,7 +77,7 @@ def enroll(options: EnrollOptions) -> int:
     return enroll_voice(options)
 
 
-speakers = typer.Typer(cls=Group, no_args_is_help=True, help="See and change who is enrolled.")
+speakers = typer.Typer(cls=Group, help="See and change who is enrolled.")
 app.add_typer(speakers, name="speakers")
 
 
