@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +20,14 @@ T = TypeVar("T")
 
 # An hour of 20 ms frames fits; attention over more would neither end nor fit into memory.
 _MAX_WINDOW_FRAMES = 200_000
+# Numbers that the largest array may have which a network makes of one window: 1 GB as 32-bit floats.
+_MAX_WINDOW_NUMBERS = 2**28
+# No published encoder of speech comes near; a few bytes of settings must not have a network built that takes minutes.
+_MAX_LAYERS = 64
+_MAX_CONVOLUTIONS = 16
+_MAX_DIM = 4096
+_MAX_LABELS = 2**16
+_MAX_LABEL_CHARACTERS = 1000
 Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
 
 
@@ -55,12 +64,17 @@ class PretrainedConfig:
             _require(spectra, "pretrained.architecture: its features are no spectra")
             _require(self.own_encoder.n_layers >= 1, "pretrained.architecture: it has no layers")
         elif self.architecture:
-            numbers = [self.architecture.get(f"encoder_{name}") for name in ("embed_dim", "num_layers")]
-            good = all(type(number) is int and 1 <= number <= 65536 for number in numbers)
-            _require(good, "pretrained.architecture lacks encoder_embed_dim or encoder_num_layers")
+            for name, most in (("encoder_embed_dim", _MAX_DIM), ("encoder_num_layers", _MAX_LAYERS)):
+                number = self.architecture.get(name)
+                good = type(number) is int and 1 <= number <= most
+                _require(good, f"pretrained.architecture.{name} must be in 1..{most}")
             layers = self.architecture.get("extractor_conv_layer_config")
-            good = isinstance(layers, list) and bool(layers) and all(_is_convolution(layer) for layer in layers)
-            _require(good, "pretrained.architecture: extractor_conv_layer_config is no list of [channels, width, step]")
+            few = isinstance(layers, list) and 1 <= len(layers) <= _MAX_CONVOLUTIONS
+            _require(
+                few and all(map(_is_convolution, layers or ())),
+                "pretrained.architecture: extractor_conv_layer_config is no list of 1 to "
+                f"{_MAX_CONVOLUTIONS} times [channels, width, step]",
+            )
 
     @property
     def bundle(self) -> str:
@@ -100,6 +114,26 @@ class PretrainedConfig:
         if self.family == "framecls":
             return self.own_encoder.n_layers if self.architecture else 0
         return int(self.architecture.get("encoder_num_layers", 0))
+
+    def largest_arrays(self, n_vectors: int) -> dict[str, int]:
+        """Return how many numbers the largest arrays have that lead to `n_vectors` vectors; none if not known."""
+        if not self.architecture:
+            return {}
+        if self.family == "framecls":
+            frames, encoder, n_bins = n_vectors, self.own_encoder, self.own_features.n_fft // 2 + 1
+            arrays = {
+                "activations in its encoder": frames * max(3 * encoder.dim, encoder.ff_dim) * self.n_layers,
+                "spectrum in its encoder": frames * encoder.subsampling * n_bins,
+            }
+            if encoder.kind == "attention" and encoder.score == "additive":
+                arrays["pairs of frames in its encoder"] = encoder.n_heads * frames**2
+            return arrays
+        arrays, length = {}, n_vectors * self.hop_samples
+        for number, (channels, _, step) in enumerate(self.architecture["extractor_conv_layer_config"], start=1):
+            length //= step
+            arrays[f"convolution {number}"] = length * channels
+        arrays["layers in its encoder"] = n_vectors * self.dim * self.n_layers  # `extract_features` keeps all of them
+        return arrays
 
     @property
     def hop_samples(self) -> int:
@@ -229,8 +263,8 @@ class EncoderConfig:
     activation: Literal["silu", "gelu"] = "silu"
 
     def __post_init__(self) -> None:
-        _require(1 <= self.dim <= 4096, "dim must be in 1..4096")
-        _require(0 <= self.n_layers <= 64, "n_layers must be in 0..64")
+        _require(1 <= self.dim <= _MAX_DIM, f"dim must be in 1..{_MAX_DIM}")
+        _require(0 <= self.n_layers <= _MAX_LAYERS, f"n_layers must be in 0..{_MAX_LAYERS}")
         _require(self.n_heads >= 1 and self.dim % self.n_heads == 0, "n_heads must divide dim")
         _require(1 <= self.ff_dim <= 65536, "ff_dim must be in 1..65536")
         _require(0 <= self.context <= 1000, "context must be in 0..1000")
@@ -313,15 +347,25 @@ class ModelConfig:
         _require(bool(self.embedding or not self.embedding_hidden), "embedding_hidden wants an embedding")
         _require(bool(self.labels or self.embedding), "a model needs at least one label, or an embedding")
         _require(not (self.labels and self.embedding), "a model that answers with an embedding has no labels")
+        _require(len(self.labels) <= _MAX_LABELS, f"a model has at most {_MAX_LABELS} labels")
+        longest = max(map(len, self.labels), default=0)
+        _require(longest <= _MAX_LABEL_CHARACTERS, f"a label has at most {_MAX_LABEL_CHARACTERS} characters")
+        known = {*self.labels, UNKNOWN}
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
         for label in self.decision.thresholds:
-            _require(label in (*self.labels, UNKNOWN), f"a threshold for {label!r}, which is no label of this model")
+            _require(label in known, f"a threshold for {label!r}, which is no label of this model")
         _require(0 <= self.phone_layer <= self.encoder.n_layers, "phone_layer must be in 0..encoder.n_layers")
         for label in self.decision.candidates:
-            _require(label in self.labels, f"a candidate {label!r}, which is no label of this model")
+            good = label in known and (label != UNKNOWN or UNKNOWN in self.labels)
+            _require(good, f"a candidate {label!r}, which is no label of this model")
         _require(self.window_frames >= 1, "the window is shorter than one frame")
         _require(self.window_frames <= _MAX_WINDOW_FRAMES, f"the window has more than {_MAX_WINDOW_FRAMES} frames")
+        what, n_numbers = max(self._largest_arrays().items(), key=lambda item: item[1])
+        _require(
+            n_numbers <= _MAX_WINDOW_NUMBERS,
+            f"the window is too long: its {what} would be {n_numbers} numbers, and {_MAX_WINDOW_NUMBERS} is the most",
+        )
 
     def with_decision(
         self,
@@ -368,6 +412,27 @@ class ModelConfig:
     def overlap_frames(self) -> int:
         """Output frames that one window shares with the next."""
         return round(self.window.overlap_s / self.hop_s)
+
+    @property
+    def largest_array(self) -> int:
+        """How many numbers the largest array has that a network makes of one window."""
+        return max(self._largest_arrays().values())
+
+    def _largest_arrays(self) -> dict[str, int]:
+        """Return how many numbers the largest arrays have that one window becomes on its way."""
+        features, encoder, frames = self.features, self.encoder, self.window_frames
+        vectors = frames * encoder.subsampling
+        n_answers = max(len(self.labels), self.embedding, 1 + len(self.phones))
+        around = 2 * encoder.context + 1 if encoder.kind == "window" else 1
+        widest = max(3 * encoder.dim, encoder.ff_dim, n_answers, features.dim * encoder.subsampling * around)
+        arrays = {"activations": frames * widest, "samples": vectors * features.hop_samples}
+        if encoder.kind == "attention" and encoder.score == "additive":
+            arrays["pairs of frames"] = encoder.n_heads * frames**2
+        if features.kind == "pretrained":
+            arrays |= features.pretrained.largest_arrays(vectors)
+        elif features.kind != "given":
+            arrays["spectrum"] = vectors * (features.n_fft // 2 + 1)
+        return arrays
 
 
 # Encoding of headerless samples -> libsndfile's subtype and byte order, bytes of a sample.
@@ -463,6 +528,13 @@ DEFAULT_BEAM = 8  # strings that the CTC search keeps from frame to frame
 UNKNOWN = "unknown"
 
 
+# Shows values for messages, whatever their size and depth.
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = 40
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlong = 5000
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as plain dicts, lists, strings and numbers."""
     return dataclasses.asdict(config)
@@ -483,7 +555,7 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
     _require(isinstance(data, dict), f"{name}: a table was expected, not {type(data).__name__}")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))
-    _require(not unknown, f"{where}{unknown[0] if unknown else ''}: there is no such setting")
+    _require(not unknown, f"{where}{str(unknown[0])[:80] if unknown else ''}: there is no such setting")
     values = {key: _convert(hints[key], value, f"{where}{key}") for key, value in data.items()}
     try:
         return cls(**values)
@@ -512,6 +584,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if arguments[1] is Any:
             return dict(value)
         return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is int and isinstance(value, int):
+        _require(abs(value) < 2**63, f"{where}: a whole number of more than 63 bits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         # What no float can hold is as little use as infinity.
         value = float(value) if abs(value) < 2**1000 else math.inf
@@ -524,5 +598,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _shown(value: Any) -> str:
     """Return a value for a message, the beginning of a long one."""
-    text = f"a table of {len(value)}" if isinstance(value, dict) else repr(value)
+    if isinstance(value, dict):
+        return f"a table of {len(value)}"
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python does not write out an integer of more than some thousand digits
+        return "a number of too many digits"
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -29,6 +29,7 @@ from framecls import packages, pretrained
 from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
 from framecls.errors import ConfigError, ModelError, is_out_of_memory
 from framecls.modelfile import find_system_fault, read_config, read_stored, widen
+from framecls.textfiles import read_json
 
 # The functions of torchaudio.models that build an encoder.
 _FACTORIES = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
@@ -72,13 +73,20 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
         # A layer that is left out gets no gradient, and then a run could not be resumed to the same weights.
         "encoder_layer_drop": 0.0,
     }
-    pretrained = replace(
-        asked,
-        source=asked.source if asked.bundle else Path(asked.source).name,
-        family=found.family,
-        architecture=json.loads(json.dumps(architecture)),
-        normalize_waveform=found.normalize_waveform,
-    )
+    try:
+        pretrained = replace(
+            asked,
+            source=asked.source if asked.bundle else Path(asked.source).name,
+            family=found.family,
+            architecture=json.loads(json.dumps(architecture)),
+            normalize_waveform=found.normalize_waveform,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{asked.source}: {error}") from None
+    if found.state is not None:
+        with torch.device("meta"):  # its settings may call for a network far larger than the file
+            wanted = build(pretrained)
+        check_weights(wanted, found.state, asked.source)
     if pretrained.bundle:
         open_bundle(pretrained.bundle, pretrained.n_layers)
     width, hop = pretrained.kernel_samples, pretrained.hop_samples
@@ -170,6 +178,21 @@ def _factory(family: str) -> Callable[..., Any]:
     """Return the function of torchaudio that builds encoders of a family."""
     factory: Callable[..., Any] = getattr(packages.load_torchaudio().models, _FACTORIES[family])
     return factory
+
+
+def check_weights(wanted: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not those of an encoder.
+
+    Raises:
+        ModelError: some are missing or have other shapes.
+    """
+    parameters = dict(wanted.named_parameters())
+    if missing := sorted(parameters.keys() - state.keys()):
+        raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
+    for key, tensor in parameters.items():
+        if state[key].shape != tensor.shape:
+            shapes = f"{list(state[key].shape)}, not {list(tensor.shape)}"
+            raise ModelError(f"{source}: its weights do not fit its settings: {key} has shape {shapes}")
 
 
 def _trim(model: Any, n_layers: int) -> Any:
@@ -304,9 +327,9 @@ def _read_state_dict(path: Path) -> State:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        settings = read_json(path)
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path}: it does not describe a speech encoder")
     return settings

@@ -30,6 +30,8 @@ from framecls.timeline import Window, count_frames, padded_length
 _BLOCK_S = 30.0
 # Windows of one forward pass: more gains nothing on a CPU, whose caches are small.
 _BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}
+# Numbers that the largest array of a batch may have unless a batch size is asked for: 1 GB as 32-bit floats.
+_MOST_BATCH_NUMBERS = 2**28
 # Threads that each run a whole batch share no barrier between two layers, unlike threads that share one batch.
 _MAX_WORKERS = 8
 _MAX_DECODERS = 4
@@ -54,7 +56,8 @@ class Engine:
         self.network = network.to(device)
         self.config: ModelConfig = network.config
         self.device = device
-        self.batch_size = batch_size or _BATCH_SIZE.get(device.type, 8)
+        fits = max(1, _MOST_BATCH_NUMBERS // self.config.largest_array)
+        self.batch_size = batch_size or min(_BATCH_SIZE.get(device.type, 8), fits)
         self.gate = Gate(gate.to(device), self.config) if gate is not None else None
 
     @property

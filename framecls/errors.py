@@ -48,7 +48,13 @@ class ClusterError(FrameclsError):
 
 
 class ConfigError(FrameclsError, ValueError):
-    """A setting outside its range, or a name that no setting has."""
+    """A setting outside its range, or a name that no setting has; a message that quotes a giant one is cut."""
+
+    _MOST_CHARACTERS = 500
+
+    def __init__(self, message: str) -> None:
+        is_long = len(message) > self._MOST_CHARACTERS
+        super().__init__(f"{message[: self._MOST_CHARACTERS]}…" if is_long else message)
 
 
 class ManifestError(FrameclsError):

@@ -25,6 +25,8 @@ from framecls.pretrained import locate
 
 _NEEDED = ("onnx", "onnxscript")
 _EXAMPLE_FRAMES = 50
+# The graph holds the waves of a Fourier transform: as many numbers as the square of its length.
+_MOST_FFT = 4096
 _MOST_FRAMES, _MOST_WINDOWS = 1 << 20, 1 << 16
 
 
@@ -86,6 +88,11 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
         raise UsageError(
             f"the model {network.config.name} hears through a pre-trained encoder, which is not exported: "
             "--no-features writes what is above it"
+        )
+    if features and network.config.features.n_fft > _MOST_FFT:
+        raise UsageError(
+            f"the model {network.config.name} has spectra of {network.config.features.n_fft} samples, and at most "
+            f"{_MOST_FFT} are exported: --no-features writes what is above them"
         )
     module = (_FromWaveform(network) if features else _FromVectors(network)).eval()
     with _quiet(), torch.no_grad():

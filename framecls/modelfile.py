@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
-# The metadata of a model is a few kilobytes; a header that claims more is not one of ours.
-_MAX_HEADER_BYTES = 16 * 2**20
+# The metadata of a model is a few kilobytes, and a name and shape of a weight 150 bytes; a header that claims more is
+# not one of ours.
+_MAX_HEADER_BYTES = 4 * 2**20
+_MAX_VERSION_DIGITS = 9
 # Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
 _SCALE = ".scale"
 # Settings that are no more; files of earlier versions say them, and all but a few say what now always holds.
@@ -39,7 +41,7 @@ def read_config(path: Path) -> ModelConfig:
     if "framecls_format" not in metadata:
         raise ModelError(f"{path}: a safetensors file, but not a framecls model")
     version = metadata["framecls_format"]
-    if not version.isdecimal() or int(version) < 1:
+    if not version.isdecimal() or len(version) > _MAX_VERSION_DIGITS or int(version) < 1:
         raise ModelError(f"{path}: a model of the unknown format {version[:20]!r}")
     if int(version) > FORMAT_VERSION:
         raise ModelError(f"{path}: of the newer format {version} (known here: up to {FORMAT_VERSION}): update framecls")

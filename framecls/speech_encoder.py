@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import PretrainedConfig
-from framecls.encoder_sources import State, build, open_bundle, read_weights
-from framecls.errors import ModelError
+from framecls.encoder_sources import State, build, check_weights, open_bundle, read_weights
 
 
 class PretrainedEncoder(nn.Module):
@@ -139,11 +138,6 @@ def take_weights(carried: nn.Module, state: Mapping[str, Tensor], source: str) -
     Raises:
         ModelError: some are missing or have other shapes.
     """
-    wanted = dict(carried.named_parameters())
-    if missing := sorted(wanted.keys() - state.keys()):
-        raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
-    for key, tensor in wanted.items():
-        if state[key].shape != tensor.shape:
-            shapes = f"{list(state[key].shape)}, not {list(tensor.shape)}"
-            raise ModelError(f"{source}: its weights do not fit its settings: {key} has shape {shapes}")
-    carried.load_state_dict({key: state[key] for key in wanted}, strict=False)  # tables of features are no weights
+    check_weights(carried, state, source)
+    wanted = {key: state[key] for key, _ in carried.named_parameters()}
+    carried.load_state_dict(wanted, strict=False)  # tables of features are no weights

@@ -9,7 +9,10 @@ import itertools
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ import framecls
 from framecls.cli import boundary
 from framecls.cli.boundary import run
 from framecls.cli.destination import FolderDestination, JournalDestination
-from framecls.cluster import ClusterModel, connect, crew
+from framecls.cluster import ClusterModel, connect, crew, session
 from framecls.cluster import model as cluster_model
 from framecls.cluster.plan import Machine, Staff, plan_staff
 from framecls.cluster.worker import Answer, Failure, Setup, Started, Worker
@@ -393,7 +396,103 @@ def test_no_cluster_there(address: str, status: int, message: str, cli: Cli, mon
     assert answer.err.startswith(f"framecls: error: {message}")
 
 
+@contextlib.contextmanager
+def listening(answer: bytes) -> Iterator[str]:
+    """Yield the address of a server that says one thing to whoever connects, and nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = server.accept()[0]
+                    kept.append(connection)
+                    connection.sendall(answer)
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in kept:
+            connection.close()
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "no Ray cluster answers at {} (silent for 0.5 s): ray start --head starts one and says its address"),
+        (b"HT", "no Ray cluster answers at {} (silent for 0.5 s): ray start --head starts one and says its address"),
+        (
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            "what answers at {} is no Ray cluster: ray start --head says the address of one",
+        ),
+    ],
+)
+def test_a_port_that_is_silent_or_something_else(
+    answer: bytes, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, where the network is not shut."""
+    with listening(answer) as address:
+        code = (
+            "import sys\n"
+            "from framecls.cli.boundary import run\n"
+            "from framecls.cluster import session\n"
+            "assert session._KNOCK_S == 20\n"
+            "session._KNOCK_S = 0.5\n"
+            "sys.exit(run(sys.argv[1:]))"
+        )
+        command = ["tag", "in/0", "-m", "tiny-sound.safetensors", "--engine", "ray", "--address", address]
+        monkeypatch.setenv("PYTHONPATH", str(Path(framecls.__file__).parent.parent))
+        told = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == f"framecls: error: {message.format(address)}\n"
+
+
 # --- what needs no Ray
+
+
+@pytest.mark.parametrize(
+    ("version", "starts_here", "mode", "message"),
+    [
+        ("2.40.0", False, "token", "Ray 2.40.0 lets everybody on the network run programs here: install ray 2.52"),
+        ("2.9.3", True, None, "Ray 2.9.3 lets everybody"),
+        ("1.13.0", False, None, "Ray 1.13.0 lets everybody"),
+        ("2.52.0", True, None, "set RAY_AUTH_MODE=token before ray is imported"),
+        ("2.52.0", True, "token", None),
+        ("2.52.0", False, None, None),
+        ("2.59.0", True, None, None),
+        ("3.0.0.dev0", True, None, None),
+    ],
+)
+def test_rays_that_are_open_to_everybody(
+    version: str, starts_here: bool, mode: str | None, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if message is None:
+        session._require_tokens(version, starts_here=starts_here)
+        return
+    with pytest.raises(UsageError, match=message):
+        session._require_tokens(version, starts_here=starts_here)
+
+
+@needs_ray
+def test_a_ray_that_is_started_here_asks_for_a_token(home: Path) -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "from framecls.cluster.session import open_session\n"
+        "with open_session(None, 1) as ray:\n"
+        "    address = ray.get_runtime_context().gcs_address\n"
+        "    stranger = 'import sys, ray; ray.init(address=sys.argv[1])'\n"
+        "    settings = {**os.environ, 'RAY_AUTH_MODE': 'disabled'}\n"
+        "    command = [sys.executable, '-c', stranger, address]\n"
+        "    told = subprocess.run(command, env=settings, capture_output=True, text=True)\n"
+        "    sys.exit(told.stderr if told.returncode == 0 or 'AuthenticationError' not in told.stderr else 0)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    assert (home / ".ray" / "auth_token").is_file()
 
 
 @pytest.mark.parametrize(

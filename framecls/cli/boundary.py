@@ -103,4 +103,5 @@ def _translate(error: Exception) -> Exception:
     message = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     context: Any = getattr(error, "ctx", None)
     command = context.command_path if context is not None else PROGRAM
-    return UsageError(f"{message[:1].lower()}{message[1:]}; see {command} --help")
+    after = " See" if message.endswith("?") else "; see"
+    return UsageError(f"{message[:1].lower()}{message[1:]}{after} {command} --help")

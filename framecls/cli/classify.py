@@ -275,7 +275,7 @@ def _classify_inputs(
     # What a list names is an argument, too.
     arguments = [*options.inputs, *(item.name for item in found)] if options.resume else []
     run = Run(inputs, observe(inputs), options.resume, fingerprint, arguments, job.result)
-    batch = Batch(run, plan, console, wants_progress=not (options.quiet or options.no_progress))
+    batch = Batch(run, plan, console, output=options.output, wants_progress=not (options.quiet or options.no_progress))
     try:
         _report(found, console)
         with plan.open(run) as destination, contextlib.ExitStack() as stack:
@@ -294,7 +294,7 @@ def _classify_inputs(
         raise type(error)(f"{error}{batch.describe_rest()}") from error
     finally:
         batch.bar.hide()
-    if len(found) > 1 or options.resume:
+    if len(found) > 1 or options.resume or options.output is not None:
         console.note(batch.describe())
     return console.status
 
@@ -385,7 +385,10 @@ def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
 class Batch:
     """The inputs of one run, and how far it is."""
 
-    def __init__(self, run: Run, plan: Plan, console: Console, *, wants_progress: bool) -> None:
+    def __init__(
+        self, run: Run, plan: Plan, console: Console, *, output: str | None = None, wants_progress: bool
+    ) -> None:
+        self._output = output
         self.console = console
         self.inputs = list(run.inputs)  # to be done; `begin` leaves out those that an earlier run has done
         self.n_finished = 0  # of those, done or failed
@@ -432,7 +435,8 @@ class Batch:
             if model is None:
                 return
             sources = (item.source for item in self.inputs)
-            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results:
+            # A form that is written at the end, as a table is, must not find the bar on the screen.
+            with contextlib.closing(job.run(model, sources, self.bar.advance)) as results, self.bar.hidden_at_end():
                 for item in self.inputs:
                     self.interrupts.check()
                     result = self._classify(results, item)
@@ -489,7 +493,8 @@ class Batch:
         if self.n_finished:
             parts.append(f"{clock(self.audio_s)} of audio in {elapsed_s:.1f} s")
             parts.append(f"{self.audio_s / elapsed_s:.0f} times real time")
-        return ", ".join(parts)
+        said = ", ".join(parts)
+        return f"{escape(self._output)}: {said}" if self._output is not None else said
 
     def describe_interruption(self) -> str:
         """Return what an interrupt left undone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import typing
@@ -15,6 +16,7 @@ import typer
 
 from framecls import pretrained
 from framecls.cli.formats import STREAMED, SUFFIXES
+from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
@@ -714,7 +716,9 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
     hints = typing.get_type_hints(options, include_extras=True)
     fields = dataclasses.fields(options)  # type: ignore[arg-type]
     parameters = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=hints[f.name])
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=_parsed(hints[f.name])
+        )
         for f in sorted(fields, key=lambda f: _PANELS.index(hints[f.name].__metadata__[0].rich_help_panel))
     ]
 
@@ -728,6 +732,28 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
         return command
 
     return decorate
+
+
+def _parsed(annotation: Any) -> Any:
+    """Return how an option is declared, with what reads its text where that is ours: numbers, and names of formats."""
+    kind, declared = typing.get_args(annotation)[:2]
+    kinds = {*typing.get_args(kind), kind}
+    # What stands first is an option's default to Typer, which knows better as soon as it sees the annotation.
+    names = (declared.default, *(declared.param_decls or ()))
+    parser: Any = None
+    if getattr(declared, "count", False):
+        return annotation
+    if "--format" in names:
+        parser = str.casefold
+    elif int in kinds:
+        parser = parse_whole(names[-1])
+    elif float in kinds:
+        parser = parse_seconds(names[-1])
+    if parser is None:
+        return annotation
+    declared = copy.copy(declared)
+    declared.parser = parser
+    return Annotated[kind, declared]
 
 
 def _default(declared: dataclasses.Field[Any]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,14 @@ class StepBar:
         """Take the bar off the terminal, so that something else can be printed; the next `show` brings it back."""
         if self._bar is not None:
             self._bar[0].stop()
+
+    @contextmanager
+    def hidden_at_end(self) -> Iterator[None]:
+        """Hide the bar when the block ends, however it does."""
+        try:
+            yield
+        finally:
+            self.hide()
 
     @staticmethod
     def _make() -> tuple[Progress, TaskID]:

@@ -393,6 +393,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.output is not None:
         with atomic_write(options.output, binary=False) as stream:
             stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+        Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
     _print_figures(figures, options.format)
     return DONE
 

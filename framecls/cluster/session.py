@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +17,16 @@ from framecls.cluster.signals import changed, end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
 
 AUTO = "auto"  # the cluster that runs on this machine
-_KNOCK_S = 10.0
+# How long an address may be silent before nobody is there: Ray itself tries for minutes.
+_KNOCK_S = 20.0
+# What an HTTP/2 connection begins with, and so gRPC's, which Ray speaks: a fixed text and an empty frame of settings.
+# The server answers with a frame of settings: three bytes of length, then its type (RFC 9113, sections 3.4 and 4.1).
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+# Every Ray listens on all network interfaces, and whoever reaches one of its ports can run programs here. From the
+# first of these versions on it can ask for a token, from the second on it does so by itself on a Ray that it starts.
+_KNOWS_TOKENS, _WANTS_TOKENS = (2, 52), (2, 59)
+_AUTH_MODE = "RAY_AUTH_MODE"
 # Of a Ray that is started here: results of a few inputs wait in it, and a disk takes what does not fit.
 _STORE_BYTES = 256 << 20
 
@@ -40,7 +52,12 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
     """
     require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    target = address or os.environ.get("RAY_ADDRESS")
+    was_imported = "ray" in sys.modules
+    if target is None and not was_imported:
+        os.environ.setdefault(_AUTH_MODE, "token")  # Ray looks at it when it is imported, and not again
     ray: Any = packages.load("a cluster", "ray")
+    _require_tokens(ray.__version__, starts_here=target is None and was_imported and not ray.is_initialized())
     # What its processes report it prints to stdout, which is for data, also where it was told to keep logs to itself.
     with changed(ray, "worker", "_worker_logs_enabled", False):
         if address is None and ray.is_initialized():
@@ -50,7 +67,7 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
         with end_in_order():
             try:
                 with hold_sigterm(ray):
-                    _connect(ray, address or os.environ.get("RAY_ADDRESS"), n_cpus)
+                    _connect(ray, target, n_cpus)
                 yield ray
             finally:
                 if is_ours:
@@ -83,12 +100,32 @@ def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
         raise ClusterError(f"the Ray cluster at {address} cannot be used: {reason}{hint}") from error
 
 
+def _require_tokens(version: str, *, starts_here: bool) -> None:
+    """Refuse a Ray whose ports are open to everybody.
+
+    Args:
+        version: of Ray.
+        starts_here: a Ray is to be started by a module that was imported before anything could be said to it.
+
+    Raises:
+        UsageError: it knows no tokens, or was not told to ask for them.
+    """
+    known = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if known < _KNOWS_TOKENS:
+        raise UsageError(
+            f"Ray {version} lets everybody on the network run programs here: install ray "
+            f"{'.'.join(map(str, _KNOWS_TOKENS))} or later, which asks for a token"
+        )
+    if starts_here and known < _WANTS_TOKENS and _AUTH_MODE not in os.environ:
+        raise UsageError(f"set {_AUTH_MODE}=token before ray is imported: else everybody on the network can use it")
+
+
 def _knock(address: str) -> None:
-    """See that somebody is there: ray itself tries for minutes.
+    """See that a gRPC server is there.
 
     Raises:
         UsageError: that is no address.
-        ClusterError: nobody answers.
+        ClusterError: nobody answers, or somebody else.
     """
     if address == AUTO:
         return
@@ -96,9 +133,32 @@ def _knock(address: str) -> None:
     if not host or not port.isdecimal():
         raise UsageError(f"{address!r} is no address of a Ray cluster: HOST:PORT, or auto for one on this machine")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        answer = _greet((host.strip("[]"), int(port)))
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        silent = isinstance(error, TimeoutError)
+        reason = f"silent for {_KNOCK_S:g} s" if silent else getattr(error, "strerror", None) or error
         raise ClusterError(
             f"no Ray cluster answers at {address} ({reason}): ray start --head starts one and says its address"
         ) from error
+    is_encrypted = os.environ.get("RAY_USE_TLS", "0") not in ("", "0")  # then it refuses what is not
+    if not is_encrypted and answer[3:4] != bytes([_SETTINGS]):
+        raise ClusterError(f"what answers at {address} is no Ray cluster: ray start --head says the address of one")
+
+
+def _greet(address: tuple[str, int]) -> bytes:
+    """Return the beginning of what a server answers to the greeting of HTTP/2.
+
+    Raises:
+        OSError: nobody is there, or silent.
+    """
+    deadline = time.monotonic() + _KNOCK_S
+    with socket.create_connection(address, _KNOCK_S) as connection:
+        connection.sendall(_HELLO)
+        answer = b""
+        while len(answer) <= 3:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            part = connection.recv(1024)
+            if not part:
+                break
+            answer += part
+        return answer

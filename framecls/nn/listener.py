@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from framecls.config import PretrainedConfig
-from framecls.encoder_sources import State, read_lower_part
+from framecls.encoder_sources import State, check_weights, read_lower_part
 from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
 from framecls.speech_encoder import PretrainedEncoder, take_weights
@@ -44,8 +44,11 @@ def _open_shipped(config: PretrainedConfig) -> LowerPart:
     Raises:
         ModelError: it is not the one that the settings were made for.
     """
+    state = read_lower_part(config, config.source)
+    with torch.device("meta"):  # its settings may call for a network far larger than the file
+        check_weights(LowerPart(config), state, config.source)
     part = LowerPart(config).float()  # whatever torch's default type is
-    take_weights(part, read_lower_part(config, config.source), config.source)
+    take_weights(part, state, config.source)
     return part.eval().requires_grad_(False)
 
 

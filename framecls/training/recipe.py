@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +20,12 @@ from framecls.config import (
     to_dict,
 )
 from framecls.errors import ConfigError
+from framecls.textfiles import parse_toml, read_toml
 from framecls.training.names import CODECS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
+_MOST_SHOWN = 80  # characters of a change in a message
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
 
 # The bounds of a number that is drawn, the smaller first.
@@ -279,10 +280,9 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: it cannot be read, or holds a setting that does not exist or is out of range.
     """
+    settings = read_toml(path)
     try:
-        return from_dict(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: this recipe cannot be read: {error}") from error
+        return from_dict(Recipe, settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -302,10 +302,10 @@ def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         name, equals, text = change.partition("=")
         *tables, key = name.strip().split(".")
         if not equals or not key:
-            raise ConfigError(f"{change}: NAME=VALUE is expected, such as optim.patience=3")
+            raise ConfigError(f"{change[:_MOST_SHOWN]}: NAME=VALUE is expected, such as optim.patience=3")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = parse_toml(f"value = {text}")["value"]
+        except ConfigError:
             value = text.strip()
         _find_table(data, tables, change)[key] = value
     return from_dict(Recipe, data)
@@ -316,10 +316,10 @@ def _find_table(data: dict[str, Any], tables: Sequence[str], change: str) -> dic
     table: Any = data
     for part in tables:
         if not isinstance(table, dict) or part not in table:
-            raise ConfigError(f"{change}: there is no such setting")
+            raise ConfigError(f"{change[:_MOST_SHOWN]}: there is no such setting")
         table = table[part]
     if not isinstance(table, dict):
-        raise ConfigError(f"{change}: there is no such setting")
+        raise ConfigError(f"{change[:_MOST_SHOWN]}: there is no such setting")
     return table
 
 

@@ -16,6 +16,7 @@ from framecls.training.sources.rows import MAX_SECONDS, Found, Reading, Row, rea
 FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment", "soft", "frame_labels")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _MOST_OTHERS = 8  # fields that are named in a note
+_LONGEST_LINE = 2**20  # characters; a row of a recording of hours with all its phones has fewer
 
 
 def read_listing(path: Path, reading: Reading) -> Found:
@@ -48,12 +49,17 @@ def read_listing(path: Path, reading: Reading) -> Found:
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = read_text(path)
     separator = _SEPARATORS.get(path.suffix.lower())
-    if separator is not None:
-        yield from _read_table(text, separator)
-        return
-    if text.lstrip().startswith("[") and _is_list_of_objects(_parse(text)):
+    could_be_array = separator is None and len(text) <= _LONGEST_LINE and text.lstrip().startswith("[")
+    if could_be_array and _is_list_of_objects(_parse(text)):
         raise ManifestError("not a manifest: it is one JSON array; write each of its objects on a line of its own")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    all_lines = text.splitlines()
+    for number, line in enumerate(all_lines, start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ManifestError(f"not a manifest: line {number} has {len(line):,} characters")
+    if separator is not None:
+        yield from _read_table(all_lines, separator)
+        return
+    lines = [(number, line) for number, line in enumerate(all_lines, start=1) if line.strip()]
     rows = [(number, _parse_object(line)) for number, line in lines]
     n_other = sum(row is None for _, row in rows)
     if len(rows) > 1 and n_other > len(rows) / 2:
@@ -65,8 +71,8 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"line {number}", row or {}
 
 
-def _read_table(text: str, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = csv.DictReader(text.splitlines(), delimiter=separator)
+def _read_table(lines: list[str], separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = csv.DictReader(lines, delimiter=separator)
     names = [name or "" for name in rows.fieldnames or ()]
     if names and "file" not in names:
         what = f"it has {', '.join(names)[:100]}"

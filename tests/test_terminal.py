@@ -1,0 +1,106 @@
+"""What is on the screen of a terminal when a command has ended."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import save_tiny_model, write_wav
+
+import framecls
+
+pyte = pytest.importorskip("pyte")
+pty = pytest.importorskip("pty", reason="a terminal of POSIX")
+
+# The bar is shown from the beginning, however short the run.
+RUN = """
+import sys
+from framecls.cli import progress
+from framecls.cli.boundary import run
+progress._PATIENCE_S = 0.0
+sys.exit(run(sys.argv[1:]))
+"""
+INTERRUPTED = RUN.replace(
+    "progress._PATIENCE_S = 0.0",
+    """
+progress._PATIENCE_S = 0.0
+finish_input = progress.InputBar.finish_input
+def interrupt(self, audio_s):
+    finish_input(self, audio_s)
+    if self._pace.n_done == 2:
+        raise KeyboardInterrupt
+progress.InputBar.finish_input = interrupt
+""",
+)
+
+
+def show(code: str, arguments: list[str], folder: Path, columns: int) -> tuple[int, list[str]]:
+    """Run a command line in a terminal; return its exit status, and the lines that are left on the screen."""
+    import fcntl
+    import termios
+
+    lines = 60
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment = {**kept, "TERM": "xterm-256color", "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    screen = pyte.Screen(columns, lines)
+    stream = pyte.ByteStream(screen)
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not part:
+            break
+        said += part
+        stream.feed(part)
+    os.close(ours)
+    assert "━".encode() in said  # the bar was there
+    return process.wait(), [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("terminal")
+    for number in range(3):
+        write_wav(made / "in" / f"{number}.wav", 1.0 + number)
+    save_tiny_model(made, "frame")
+    save_tiny_model(made, "pooled")
+    return made
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize(
+    ("command", "model"), [("tag", "tiny-sound"), ("tag -f svg", "tiny-sound"), ("identify", "tiny-language")]
+)
+def test_no_bar_is_left(command: str, model: str, columns: int, folder: Path) -> None:
+    arguments = [*command.split(), "in", "-m", f"{model}.safetensors", "--device", "cpu"]
+    status, lines = show(RUN, arguments, folder, columns)
+    assert status == 0
+    assert lines[-1].startswith("framecls: 3 done")
+    assert not [line for line in lines[:-1] if "━" in line or "times real time" in line or "/3" in line]
+    if command == "identify":
+        assert lines[0].split() == ["File", "Language", "Score", "Runners-up", "Length"]
+
+
+def test_no_bar_is_left_of_an_interrupted_run(folder: Path) -> None:
+    arguments = ["identify", "in", "-m", "tiny-language.safetensors", "--device", "cpu"]
+    status, lines = show(INTERRUPTED, arguments, folder, 80)
+    assert status == 130
+    assert lines[0].split() == ["File", "Language", "Score", "Runners-up", "Length"]
+    assert not [line for line in lines if "━" in line or "times real time" in line]
