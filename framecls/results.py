@@ -91,6 +91,7 @@ class Identification:
     model: str
     duration: float  # seconds
     label: str
-    score: float
+    score: float | None  # of the label; None: there is none to score, it is "unknown"
     top: tuple[Candidate, ...]
     audio: AudioInfo | None = None
+    reason: str | None = None  # why it is "unknown", such as "no speech" or "unsure"

@@ -18,7 +18,8 @@ def to_stored(result: TagResult | Identification, *, frames: bool) -> dict[str, 
     stored = {"file": result.file, "model": result.model, "duration": float(result.duration), "audio": audio}
     if isinstance(result, Identification):
         top = [[c.label, float(c.score)] for c in result.top]
-        return stored | {"label": result.label, "score": float(result.score), "top": top}
+        score = float(result.score) if result.score is not None else None
+        return stored | {"label": result.label, "score": score, "top": top, "reason": result.reason}
     segments = [[float(s.start), float(s.end), s.label, float(s.score)] for s in result.segments]
     stored |= {"hop": float(result.hop), "labels": list(result.labels), "overlapping": result.overlapping}
     stored |= {"segments": segments, "string": isinstance(result, StringResult)}
@@ -42,6 +43,7 @@ def from_stored(stored: dict[str, Any]) -> TagResult | Identification:
             score=stored["score"],
             top=tuple(Candidate(*candidate) for candidate in stored["top"]),
             audio=audio,
+            reason=stored["reason"],
         )
     n_labels = len(stored["labels"])
     kind = StringResult if stored["string"] else TagResult

@@ -78,7 +78,7 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
     """Return the segments of a result; what holds for a recording as a whole is one segment."""
     if isinstance(result, TagResult):
         return result.segments
-    return (Segment(0.0, result.duration, result.label, result.score),)
+    return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -92,6 +92,8 @@ def as_record(result: Result) -> dict[str, Any]:
         record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments}
         return record | {"string": result.string} if isinstance(result, StringResult) else record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
+    if result.score is None:
+        return record | {"label": result.label, "score": None, "top": top, "reason": result.reason}
     return record | {"label": result.label, "score": _score(result.score), "top": top}
 
 
@@ -159,9 +161,9 @@ class CsvWriter(Writer):
     """A table with one header.
 
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
-    identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…`, a row for each recording. The numbered
-    columns are the candidates from the likeliest down, as many as the first recording has; `label` is the answer, which
-    may be "unknown".
+    identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
+    numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
+    no score but a reason.
     """
 
     suffix = ".csv"
@@ -181,7 +183,7 @@ class CsvWriter(Writer):
         if isinstance(result, TagResult):
             return ["file", "start", "end", "label", "score"]
         ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
-        return ["file", "duration", "label", "score", *ranks]
+        return ["file", "duration", "label", "score", *ranks, "reason"]
 
     def _rows(self, result: Result) -> list[list[str]]:
         file = encodable(result.file)
@@ -190,7 +192,8 @@ class CsvWriter(Writer):
                 [file, seconds(s.start), seconds(s.end), encodable(s.label), score(s.score)] for s in result.segments
             ]
         top = [cell for c in result.top for cell in (encodable(c.label), score(c.score))]
-        return [[file, seconds(result.duration), encodable(result.label), score(result.score), *top]]
+        of_label = score(result.score) if result.score is not None else ""
+        return [[file, seconds(result.duration), encodable(result.label), of_label, *top, result.reason or ""]]
 
 
 class TsvWriter(CsvWriter):
@@ -277,7 +280,8 @@ class RttmWriter(Writer):
         for s in as_segments(result):
             length = seconds(_time(s.end) - _time(s.start))
             name = _word(s.label)
-            stream.write(f"SPEAKER {file_id} 1 {seconds(s.start)} {length} <NA> <NA> {name} {score(s.score)} <NA>\n")
+            sure = "<NA>" if isinstance(result, Identification) and result.score is None else score(s.score)
+            stream.write(f"SPEAKER {file_id} 1 {seconds(s.start)} {length} <NA> <NA> {name} {sure} <NA>\n")
 
     def _file_id(self, file: str) -> str:
         path = _word(file)
@@ -417,7 +421,7 @@ class ParquetWriter(Writer):
         text, number = self._arrow.string(), self._arrow.float64()
         top = self._arrow.list_(self._arrow.struct([("label", text), ("score", number)]))
         head = [("file", text), ("model", text), ("duration", number), ("label", text), ("score", number)]
-        return self._arrow.schema([*head, ("top", top)])
+        return self._arrow.schema([*head, ("top", top), ("reason", text)])
 
 
 WRITERS: dict[str, type[Writer]] = {
