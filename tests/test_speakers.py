@@ -262,6 +262,28 @@ def test_enroll_and_identify(cli: Callable[..., Any], meeting: None) -> None:
     assert [c["label"] for c in json.loads(cli(*arguments, "--among", "Bob")[1])["top"]] == ["Bob"]
 
 
+def test_names_with_commas(cli: Callable[..., Any], meeting: None) -> None:
+    gallery = ("--gallery", "g.sqlite")
+    for name, clip in (("Doe, Jane", "Ada1.wav"), ("Jane", "Bob1.wav"), ("Doe", "Cleo1.wav")):
+        assert cli("enroll", name, clip, "-m", "MODEL", *gallery)[0] == 0
+
+    def named(*among: str) -> tuple[str, list[str]]:
+        options = [word for text in among for word in ("--among", text)]
+        status, out, err = cli("identify", "-m", "MODEL", *gallery, "-f", "jsonl", "meeting/Ada.wav", *options)
+        if status:
+            assert (status, out, len(err.splitlines())) == (2, "", 1)
+            return err, []
+        record = json.loads(out)
+        return record["label"], sorted(candidate["label"] for candidate in record["top"])
+
+    assert named("Doe, Jane") == ("Doe, Jane", ["Doe, Jane"])
+    assert named("Jane, Doe, Jane") == ("Doe, Jane", ["Doe, Jane", "Jane"])
+    assert named("Doe", "Jane") == (UNKNOWN, ["Doe", "Jane"])
+    assert "nobody is enrolled as 'jane': did you mean Jane?" in named("Doe,jane")[0]
+    assert "did you mean Doe, Jane?" in named("doe, Jane")[0]
+    assert "framecls speakers list shows who is" in named("Zacharias")[0]
+
+
 def test_resume_looks_at_who_is_enrolled(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
     """Somebody new may be whom a recording is of that was done before: it is done again, and only then."""
     again = ("identify", "-m", "MODEL", "--gallery", "g.sqlite", "meeting/", "-o", "who.jsonl", "--resume")
