@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from framecls.config import ModelConfig, Precision, to_dict
 from framecls.errors import ModelError
-from framecls.modelfile import FORMAT_VERSION, narrow, read_config, read_weights
+from framecls.modelfile import FORMAT_VERSION, narrow, read_config, read_stored, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,16 +94,28 @@ def save_model(
         config: what to write in place of `network.config` (a fuller card, say).
         precision: how matrices are stored, see `narrow`; they are widened again on loading.
     """
+    state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
+    _write(narrow(state, precision), path, config or network.config)
+
+
+def save_settings(model: Path, path: Path, config: ModelConfig) -> None:
+    """Write a model file with other settings and the very weights of another, as that one stores them.
+
+    Raises:
+        ModelError: the other file is damaged, or this one cannot be written.
+    """
+    _write(read_stored(model), path, config)
+
+
+def _write(stored: Mapping[str, Tensor], path: Path, config: ModelConfig) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
-    state = narrow(state, precision)
-    metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config or network.config))}
+    metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config))}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, temporary, metadata)
+        save_file(dict(stored), temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:

@@ -10,7 +10,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -298,6 +298,9 @@ class DecisionConfig:
     min_duration_s: float = 0.0
     min_gap_s: float = 0.0
     candidates: tuple[str, ...] = ()  # labels that `identify` answers with unless asked for others; none: all of them
+    # How much likelier a label that is no candidate is than the network says: of labels that it knows too little to be
+    # trusted with, it sees too few in voices that it never heard.
+    other_odds: float = 1.0
     temperature: float = 1.0  # logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")
     # Slope and offset of the logistic function from the cosine of two voices to the chance that they are one, where
     # both answers are as likely beforehand.
@@ -310,6 +313,7 @@ class DecisionConfig:
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} {value} is not a length of time in seconds")
         _require(0 < self.temperature < 1000, "temperature must be in (0, 1000)")
+        _require(0 < self.other_odds < 1e6, "other_odds must be in (0, 1e6)")
         _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
 
 
@@ -377,21 +381,38 @@ class ModelConfig:
         """Return the same settings with other rules from probabilities to labels.
 
         Args:
-            thresholds: label to probability, 0..1, over the model's own; "unknown" for `identify`.
+            thresholds: label to probability, 0..1, over the model's own. For `identify`, "unknown" is that of every
+                label that is given none of its own here.
             min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
             min_gap_s: segments of one label closer than this are joined.
 
         Raises:
-            ConfigError: a label that the model does not have, or a number out of range.
+            ConfigError: a label that the model does not have, a number out of range, or what would decide nothing.
         """
         old = self.decision
+        given = dict(thresholds or {})
+        self._require_used(given, min_gap_s)
+        kept = {} if UNKNOWN in given else old.thresholds
         decision = dataclasses.replace(
             old,
-            thresholds={**old.thresholds, **(thresholds or {})},
+            thresholds={**kept, **given},
             min_duration_s=old.min_duration_s if min_duration_s is None else min_duration_s,
             min_gap_s=old.min_gap_s if min_gap_s is None else min_gap_s,
         )
         return dataclasses.replace(self, decision=decision)
+
+    def _require_used(self, thresholds: Mapping[str, float], min_gap_s: float | None) -> None:
+        """Refuse rules that are not the model's own and that nothing would be decided by."""
+        new = [label for label, threshold in thresholds.items() if self.decision.thresholds.get(label) != threshold]
+        tiles = self.task == "frame" and not self.overlapping
+        for label in new:
+            _require(not tiles, f"{label}: {self.name} gives each frame its likeliest label, and none has a threshold")
+            known = label in self.labels or (label == UNKNOWN and self.task == "pooled")
+            others = f"{listed(self.labels)}{f', or {UNKNOWN} for all' if self.task == 'pooled' else ''}"
+            has = f"{UNKNOWN}, for voices that are not enrolled" if self.embedding else others
+            _require(known, f"a threshold for {label!r}, which is no label of this model; it has {has}")
+        gapless = tiles and bool(min_gap_s) and min_gap_s != self.decision.min_gap_s
+        _require(not gapless, f"min_gap_s {min_gap_s}: between segments of {self.name} there are no gaps to bridge")
 
     @property
     def hop_samples(self) -> int:
@@ -524,8 +545,23 @@ class ReadKeywords(TypedDict, total=False):
 DEFAULT_TOP_K = 5  # labels that are ranked
 DEFAULT_BEAM = 8  # strings that the CTC search keeps from frame to frame
 
-# The answer of `identify` when no label is likely enough.
+# The answer of `identify` when no label is likely enough, and why that is.
 UNKNOWN = "unknown"
+UNSURE = "unsure"  # one of those that can be the answer, but which?
+NOT_NAMED = "none of those named"  # with `among`
+NOT_TRUSTED = "none it is trusted with"  # a label that the model knows, and does not answer with unless it is named
+NOT_ENROLLED = "nobody enrolled"
+
+
+def not_heard(gate: str) -> str:
+    """Return the reason for "unknown" where a model hears nothing of what it listens to."""
+    return f"no {gate}"
+
+
+def listed(words: Sequence[str], most: int = 40) -> str:
+    """Return words for a message, the first of many."""
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 # Shows values for messages, whatever their size and depth.

@@ -6,7 +6,10 @@ The command line turns a `FrameclsError` into one line on stderr; anything else 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+# What to say of a name that nobody is enrolled by, where nobody has one like it.
+WHO_IS = "; framecls speakers list shows who is"
 
 
 class FrameclsError(Exception):
@@ -78,3 +81,12 @@ class ManifestError(FrameclsError):
 
 class GalleryError(FrameclsError):
     """A file of enrolled voices that cannot be used, or that does not have what was asked of it."""
+
+
+def suggest(word: str, choices: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of a message about a name that is not there: which of those that are may be meant, if any."""
+    from difflib import get_close_matches
+
+    names = sorted(set(choices))
+    near = [name for name in names if name.casefold() == word.casefold()] or get_close_matches(word, names, n=3)
+    return f": did you mean {' or '.join(near)}?" if near else otherwise

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.config import UNKNOWN
-from framecls.errors import GalleryError, UsageError
+from framecls.errors import WHO_IS, GalleryError, UsageError, suggest
 from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
 
 _log = logging.getLogger(__name__)
@@ -277,9 +276,7 @@ class Gallery:
         return [str(row[0]) for row in self._connection.execute("SELECT name FROM person")]
 
     def _nobody(self, name: str, names: Iterable[str]) -> GalleryError:
-        near = get_close_matches(name, sorted(set(names)), n=3)
-        hint = f": did you mean {' or '.join(near)}?" if near else "; framecls speakers list shows who is"
-        return GalleryError(f"{self.path}: nobody is enrolled as {name!r}{hint}")
+        return GalleryError(f"{self.path}: nobody is enrolled as {name!r}{suggest(name, names, WHO_IS)}")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

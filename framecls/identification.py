@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import UNKNOWN, ModelConfig
+from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, not_heard
 from framecls.engine import WindowOutput
 from framecls.errors import AudioError, ConfigError
 from framecls.results import Candidate
 
 # With less of what its gate lets through, a gated model does not answer.
 MIN_HEARD_S = 0.3
+# How likely each label that is not named with `among` is taken to be beforehand, beside one that is: so much speaks for
+# those that are named that a likely relative loses against them, and not so much that nothing else can win.
+NOT_NAMED_ODDS = 0.1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which labels can be the answer."""
+
+    indices: tuple[int, ...]
+    others: float  # how much each other label counts, beside its probability
+    reason: str  # for "unknown", where another label is likelier
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What may be the answer, and how likely it is that nothing of it is."""
+
+    top: tuple[Candidate, ...]  # the best first
+    rest: float  # probability of all that cannot be the answer
+    reason: str  # for "unknown", where that is likelier
 
 
 def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) -> tuple[NDArray[np.float32], float]:
@@ -38,8 +60,8 @@ def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) 
     return np.average(logits, axis=0, weights=weights_s if weights_s.any() else None).astype(np.float32), heard_s
 
 
-def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[int]:
-    """Return the indices of the labels that may be the answer: those asked for, or the model's own choice.
+def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> Choice:
+    """Return which labels can be the answer: those asked for, or the model's own choice.
 
     Raises:
         ConfigError: a label that the model does not have, or none at all.
@@ -50,7 +72,8 @@ def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> list[
     for label in wanted:
         if label not in config.labels:
             raise ConfigError(f"{label!r} is no label of {config.name}: it has {', '.join(config.labels)}")
-    return [config.labels.index(label) for label in dict.fromkeys(wanted)]
+    indices = tuple(config.labels.index(label) for label in dict.fromkeys(wanted))
+    return Choice(indices, 1.0, NOT_TRUSTED) if among is None else Choice(indices, NOT_NAMED_ODDS, NOT_NAMED)
 
 
 def check_among(among: Sequence[str]) -> tuple[str, ...]:
@@ -64,32 +87,49 @@ def check_among(among: Sequence[str]) -> tuple[str, ...]:
     return tuple(among)
 
 
-def rank(
-    logits: NDArray[np.float32], config: ModelConfig, candidates: Sequence[int], top_k: int
-) -> tuple[Candidate, ...]:
-    """Return the likeliest candidates, the best first, their calibrated probabilities summing to one over all.
+def find_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
+    """Return (..., label) calibrated probabilities of all labels that the model knows, from their logits."""
+    decision = config.decision
+    shifted = logits.astype(np.float64) / decision.temperature
+    if decision.candidates:
+        shifted += [0.0 if label in decision.candidates else np.log(decision.other_odds) for label in config.labels]
+    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k: int) -> Ranking:
+    """Return the likeliest labels of those that can be the answer, all others keeping their share.
 
     Args:
         logits: (label,).
-        config: labels and temperature.
-        candidates: indices of the labels that may be the answer.
+        config: labels, and what makes probabilities of logits.
+        choice: which labels can be the answer.
         top_k: how many to return.
     """
-    chosen = logits[list(candidates)] / config.decision.temperature
-    powers = np.exp(chosen - chosen.max())
-    scores = powers / powers.sum()
+    probabilities = find_probabilities(logits, config)
+    chosen = probabilities[list(choice.indices)]
+    others = max(0.0, 1.0 - float(chosen.sum())) * choice.others
+    scores = chosen / (chosen.sum() + others)
     order = np.argsort(-scores, kind="stable")[:top_k]
-    return tuple(Candidate(config.labels[candidates[i]], float(scores[i])) for i in order)
+    top = tuple(Candidate(config.labels[choice.indices[i]], float(scores[i])) for i in order)
+    return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
 
 
-def decide(top: Sequence[Candidate], heard_s: float, config: ModelConfig) -> str:
-    """Return the best label, or "unknown" if it is not likely enough or there was nothing to listen to.
+def find_doubt(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
+    """Return why the best of a ranking is not the answer, or None if it is.
+
+    Its threshold is its own, or that of "unknown". Where the model has neither, it must be at least as likely as that
+    nothing in the ranking is right.
 
     Args:
-        top: candidates, the best first.
-        heard_s: seconds that counted.
-        config: threshold and gate.
+        ranking: what may be the answer.
+        heard_s: seconds that counted; without what its gate listens for, a model does not answer.
+        config: gate and thresholds.
     """
-    nothing_heard = bool(config.gate) and heard_s < MIN_HEARD_S
-    unsure = top[0].score < config.decision.thresholds.get(UNKNOWN, 0.0)
-    return UNKNOWN if unsure or nothing_heard else top[0].label
+    if config.gate and heard_s < MIN_HEARD_S:
+        return not_heard(config.gate)
+    best, thresholds = ranking.top[0], config.decision.thresholds
+    if best.score >= thresholds.get(best.label, thresholds.get(UNKNOWN, ranking.rest)):
+        return None
+    return ranking.reason if ranking.rest > best.score else UNSURE

@@ -104,9 +104,10 @@ class Identification:
     model: str
     duration: float  # seconds
     label: str
-    score: float
+    score: float | None  # of the label; None: there is none to score, it is "unknown"
     top: tuple[Candidate, ...]
     audio: AudioInfo | None = None
+    reason: str | None = None  # why it is "unknown", such as "no speech" or "unsure"
     truncated: bool = False  # as of `TagResult`
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

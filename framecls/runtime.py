@@ -17,13 +17,22 @@ from numpy.typing import NDArray
 
 from framecls.audio import Channel, Source, split_channels
 from framecls.batching import Opener
-from framecls.config import DEFAULT_BEAM, DEFAULT_READING, DEFAULT_TOP_K, EACH, ModelConfig, ReadKeywords, ReadOptions
+from framecls.config import (
+    DEFAULT_BEAM,
+    DEFAULT_READING,
+    DEFAULT_TOP_K,
+    EACH,
+    UNKNOWN,
+    ModelConfig,
+    ReadKeywords,
+    ReadOptions,
+)
 from framecls.engine import Engine, RunningWindows, load_engine
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.gallery import check_name
-from framecls.identification import check_among, choose_candidates, decide, pool_windows, rank
-from framecls.results import Identification, Remarks, Segment, StringResult, TagResult
-from framecls.speakers import Enrolled, decide_voice, enroll, hear, identity, know_voice, load_enrolled
+from framecls.identification import Choice, Ranking, check_among, choose_candidates, find_doubt, pool_windows, rank
+from framecls.results import AudioInfo, Identification, Remarks, Segment, StringResult, TagResult
+from framecls.speakers import Enrolled, enroll, hear, identity, know_voice, load_enrolled
 from framecls.strings import make_string, phone_engine, stitch_phones
 from framecls.tagging import Tagger, make_segmenter, stitch_parts, to_probabilities
 
@@ -255,7 +264,7 @@ class Model:
             source: as for `tag`.
             sample_rate: Hz, of an array or of arrays.
             top_k: how many labels to rank.
-            among: only these labels can be the answer; None: those that the model trusts itself with.
+            among: only these labels can be the answer, or none of them; None: those that the model trusts itself with.
             enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
                 user's own gallery.
             progress: told the seconds of audio that are done.
@@ -313,8 +322,8 @@ class Model:
             known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
             known = known if among is None else known.among(check_among(among))
             return self._each(sources, options, lambda windows, name: self._name_voice(windows, name, known, top_k))
-        candidates = choose_candidates(self.config, among)
-        return self._each(sources, options, lambda windows, name: self._identify(windows, name, candidates, top_k))
+        choice = choose_candidates(self.config, among)
+        return self._each(sources, options, lambda windows, name: self._identify(windows, name, choice, top_k))
 
     def _check_frame_task(self) -> None:
         if self.config.task != "frame":
@@ -372,18 +381,17 @@ class Model:
         log_probs = stitch_phones(windows, overlap)
         return make_string(log_probs, self.config, beam, name, self._duration(windows.n_samples), windows.info)
 
-    def _identify(self, windows: RunningWindows, name: str, candidates: Sequence[int], top_k: int) -> Identification:
+    def _identify(self, windows: RunningWindows, name: str, choice: Choice, top_k: int) -> Identification:
         logits, heard_s = pool_windows(windows)
-        top = rank(logits, self.config, candidates, top_k)
-        return Identification(
-            file=name,
-            model=self.name,
-            duration=self._duration(windows.n_samples),
-            label=decide(top, heard_s, self.config),
-            score=top[0].score,
-            top=top,
-            audio=windows.info,
-        )
+        ranking = rank(logits, self.config, choice, top_k)
+        return self._answer(name, self._duration(windows.n_samples), ranking, heard_s, windows.info)
+
+    def _answer(
+        self, name: str, duration_s: float, ranking: Ranking, heard_s: float, info: AudioInfo | None
+    ) -> Identification:
+        best, doubt = ranking.top[0], find_doubt(ranking, heard_s, self.config)
+        label, score = (best.label, best.score) if doubt is None else (UNKNOWN, None)
+        return Identification(name, self.name, duration_s, label, score, ranking.top, info, doubt)
 
     def embed(
         self,
@@ -453,9 +461,8 @@ class Model:
 
     def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
         voice = know_voice(windows, self.config)
-        top = enrolled.rank(voice.vector, self.config, top_k)
-        label = decide_voice(top, self.config)
-        return Identification(name, self.name, voice.duration_s, label, top[0].score, top, voice.info)
+        ranking = enrolled.rank(voice.vector, self.config, top_k)
+        return self._answer(name, voice.duration_s, ranking, voice.heard_s, voice.info)
 
     def _duration(self, n_samples: int) -> float:
         if not n_samples:

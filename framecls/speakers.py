@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio import Source
-from framecls.config import DEFAULT_READING, UNKNOWN, DecisionConfig, ModelConfig, ReadOptions, to_dict
+from framecls.config import DEFAULT_READING, NOT_ENROLLED, NOT_NAMED, DecisionConfig, ModelConfig, ReadOptions, to_dict
 from framecls.engine import Engine, RunningWindows, WindowOutput
-from framecls.errors import AudioError, GalleryError, UsageError
+from framecls.errors import WHO_IS, AudioError, GalleryError, UsageError, suggest
 from framecls.gallery import Clip, Gallery, default_path, open_gallery
-from framecls.identification import pool_windows
+from framecls.identification import Ranking, find_doubt, pool_windows
 from framecls.results import AudioInfo, Candidate, Remarks
 
 # With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
@@ -128,9 +128,10 @@ class Enrolled:
         if clips:
             np.add.at(sums, [index[clip.name] for clip in clips], np.stack([clip.vector for clip in clips]))
         self.vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)  # (person, number)
+        self.named: tuple[int, ...] | None = None  # rows of those who can be the answer; None: all
 
     def among(self, names: Iterable[str]) -> Enrolled:
-        """Return only some of them.
+        """Return the same people, of whom only some can be the answer.
 
         Raises:
             UsageError: nobody is enrolled by one of the names, or there is none.
@@ -138,15 +139,15 @@ class Enrolled:
         wanted = list(dict.fromkeys(names))
         if not wanted:
             raise UsageError("no name is left to choose among")
-        for name in wanted:
-            if name not in self.names:
-                raise UsageError(f"nobody is enrolled as {name!r}; framecls speakers list shows who is")
         index = {name: row for row, name in enumerate(self.names)}
+        for name in wanted:
+            if name not in index:
+                raise UsageError(f"nobody is enrolled as {name!r}{suggest(name, self.names, WHO_IS)}")
         fewer = Enrolled(())
-        fewer.names, fewer.vectors = tuple(wanted), self.vectors[[index[name] for name in wanted]]
+        fewer.names, fewer.vectors, fewer.named = self.names, self.vectors, tuple(index[name] for name in wanted)
         return fewer
 
-    def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> tuple[Candidate, ...]:
+    def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> Ranking:
         """Return those who may be speaking, the likeliest first.
 
         Args:
@@ -154,37 +155,49 @@ class Enrolled:
             config: what makes chances of cosines.
             top_k: how many to return.
         """
-        scores = find_chances(self.vectors @ vector, config.decision)
+        cosines = self.vectors @ vector
+        if self.named is None:
+            rows, reason = np.arange(len(self.names)), NOT_ENROLLED
+        else:
+            rows, reason = np.array(self.named), NOT_NAMED
+        others = np.delete(cosines, rows) if len(rows) < len(cosines) else cosines[:0]
+        scores = find_chances(cosines[rows], config.decision, others)
         top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
         order = top[np.argsort(-scores[top], kind="stable")]
-        return tuple(Candidate(self.names[i], float(scores[i])) for i in order)
+        candidates = tuple(Candidate(self.names[rows[i]], float(scores[i])) for i in order)
+        return Ranking(candidates, max(0.0, 1.0 - float(scores.sum())), reason)
 
 
-def find_chances(cosines: NDArray[np.floating], decision: DecisionConfig) -> NDArray[np.float64]:
+def find_chances(
+    cosines: NDArray[np.floating], decision: DecisionConfig, others: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
     """Return the chance that each of those who are enrolled is the one who speaks.
 
     Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as each
     other. So the more there are, the more must speak for one of them; their chances and that of somebody unknown sum to
-    one.
+    one. Where only some of them can be the answer, these are as likely as somebody unknown, and each of the others as
+    likely as if nobody had been named.
 
     Args:
         cosines: (..., person) of a voice to each of theirs.
         decision: slope and offset from a cosine to how much likelier the voice is if it is theirs than if it is not.
+        others: (..., person) of it to those who are enrolled too and cannot be the answer.
 
     Returns:
         (..., person).
     """
     slope, offset = decision.same_voice
-    evidence = slope * cosines.astype(np.float64) + offset - np.log(cosines.shape[-1])
+    n_people = cosines.shape[-1]
+    weights = np.full(n_people, -np.log(n_people))
+    if others is not None and others.shape[-1]:
+        n_others = others.shape[-1]
+        cosines = np.concatenate([cosines, others], axis=-1)
+        weights = np.concatenate([weights, np.full(n_others, -np.log(n_people + n_others))])
+    evidence = slope * cosines.astype(np.float64) + offset + weights
     highest = np.maximum(evidence.max(axis=-1, keepdims=True), 0.0)
     powers = np.exp(evidence - highest)
     chances: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
-    return chances
-
-
-def decide_voice(top: Sequence[Candidate], config: ModelConfig) -> str:
-    """Return the likeliest name, or "unknown" if it is not likely enough."""
-    return UNKNOWN if top[0].score < config.decision.thresholds.get(UNKNOWN, 0.5) else top[0].label
+    return chances[..., :n_people]
 
 
 def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
@@ -274,7 +287,8 @@ def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: 
     if others:
         enrolled = Enrolled(others)
         for clip in new:
-            best = enrolled.rank(clip.vector, config, 1)
-            if decide_voice(best, config) != UNKNOWN:
-                doubts.append(f"{clip.file} sounds like {best[0].label}, who is enrolled already ({best[0].score:.2f})")
+            ranking = enrolled.rank(clip.vector, config, 1)
+            if find_doubt(ranking, clip.heard_s, config) is None:
+                best = ranking.top[0]
+                doubts.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
     return doubts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import framecls
 
@@ -20,7 +21,11 @@ def main() -> None:
     for name in sorted(json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))):
         tagged, identified = sound.tag(SAMPLES / name), language.identify(SAMPLES / name)
         segments = [{"start": s.start, "end": s.end, "label": s.label} for s in tagged.segments]
-        said = {"segments": segments, "language": identified.label, "score": round(identified.score, 2)}
+        said: dict[str, Any] = {"segments": segments, "language": identified.label}
+        if identified.score is not None:
+            said["score"] = round(identified.score, 2)
+        else:
+            said["reason"] = identified.reason
         lines.append(f" {json.dumps(name)}: {json.dumps(said)}")
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     (SAMPLES / "expected.json").write_text(text, encoding="utf-8")

@@ -327,7 +327,12 @@ def test_a_model_for_the_other_command(cli: Cli, tag_model: str, identify_model:
         ("--among", "de,xx", "de, en, fr"),
         ("--among", " , ", "--among"),
         ("--top-k", "0", "--top-k"),
-        ("--threshold", "de=0.5", "only unknown has a threshold"),
+        ("--threshold", "xx=0.5", "'xx', which is no label of this model; it has de, en, fr, or unknown for all"),
+        ("--among", "German", "'German' is no label of this model: did you mean de?"),
+        ("--among", "fr,deu", "'deu' is no label of this model: did you mean de?"),
+        ("--among", "Deutsch", "did you mean de?"),
+        ("--among", "fre", "did you mean fr?"),
+        ("--among", "Swahili", "it has de, en, fr"),
         ("-f", "npz", "-o"),
     ],
 )
@@ -543,6 +548,46 @@ def test_top_k_and_among(identify: Cli, here: Path) -> None:
         assert [candidate["label"] for candidate in record["top"]] == [language]
     [record] = identify("a.wav", "-f", "jsonl", "--among", "fr, de").records
     assert {candidate["label"] for candidate in record["top"]} == {"de", "fr"}
+
+
+@pytest.mark.parametrize("written", ["DE", "de_AT", "de-DE", "De@formal"])
+def test_a_language_code_may_carry_a_region(written: str, identify: Cli, here: Path) -> None:
+    [record] = identify(write_wav(here / "a.wav"), "-f", "jsonl", "--among", written).records
+    assert [candidate["label"] for candidate in record["top"]] == ["de"]
+
+
+def test_among_may_be_repeated(identify: Cli, here: Path) -> None:
+    [record] = identify(write_wav(here / "a.wav"), "-f", "jsonl", "--among", "fr", "--among", "de,fr").records
+    assert {candidate["label"] for candidate in record["top"]} == {"de", "fr"}
+
+
+def test_thresholds_of_one_label_and_of_all(identify: Cli, here: Path) -> None:
+    write_wav(here / "a.wav")
+    [sure] = identify("a.wav", "-f", "jsonl").records
+    assert "reason" not in sure
+    for threshold in (f"{sure['label']}=1", "unknown=1"):
+        [record] = identify("a.wav", "-f", "jsonl", "--threshold", threshold).records
+        assert (record["label"], record["score"], record["reason"]) == ("unknown", None, "unsure")
+        assert record["top"] == sure["top"]
+    other = next(label for label in LANGUAGES if label != sure["label"])
+    assert identify("a.wav", "-f", "jsonl", "--threshold", f"{other}=1").records == [sure]
+    table = identify("a.wav", "--threshold", "unknown=1").out
+    assert "unknown: unsure" in table
+    assert "█" not in table
+
+
+def test_options_that_would_decide_nothing_are_refused(cli: Cli, tag_model: str, here: Path) -> None:
+    write_wav(here / "a.wav")
+    for arguments, said in (
+        (["-m", "phones", "--threshold", "sil=1"], "sil: phones gives each frame its likeliest label, and none has"),
+        (["-m", "phones", "--threshold", "unknown=0.9"], "none has a threshold"),
+        (["-m", "phones", "--min-gap", "0.5"], "no gaps to bridge"),
+        (["--threshold", "unknown=0.9"], "'unknown', which is no label of this model; it has speech, music, noise"),
+        (["-m", tag_model, "--threshold", "unknown=0.9"], "it has speech, music, noise"),
+    ):
+        answer = cli("tag", "a.wav", *arguments)
+        assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1), arguments
+        assert said in answer.err
 
 
 def test_decision_options_reach_the_model(tag: Cli, here: Path) -> None:

@@ -22,6 +22,7 @@ from pyannote.core import Annotation
 from pyannote.core import Segment as Span
 
 from framecls.errors import FrameclsError, PackageError, UsageError
+from framecls.output.stored import from_stored, to_stored
 from framecls.output.text import clock, decimal, length, printable
 from framecls.output.writers import WRITERS, atomic_write, make_writer, mirrored_path, tile
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
@@ -64,7 +65,8 @@ def make_string(file: str = "dir/a.wav") -> StringResult:
 
 def make_identification(file: str = "b.wav", label: str = "de") -> Identification:
     top = (Candidate("de", 0.93456), Candidate("nl", 0.04), Candidate("da", 0.01))
-    return Identification(file, "language", 12.34, label, 0.93456, top)
+    reason = "unsure" if label == "unknown" else None
+    return Identification(file, "language", 12.34, label, None if reason else 0.93456, top, reason=reason)
 
 
 def render(format: str, *results: TagResult | Identification) -> str:
@@ -139,8 +141,20 @@ def test_csv_of_identify(format: str, delimiter: str) -> None:
         ("score_2", "0.04"),
         ("label_3", "da"),
         ("score_3", "0.01"),
+        ("reason", ""),
     ]
     assert (second["file"], second["label"], second["label_1"]) == ("c.wav", "unknown", "de")
+    assert (second["score"], second["reason"]) == ("", "unsure")
+
+
+def test_unknown_has_a_reason_in_place_of_a_score(tmp_path: Path) -> None:
+    unknown = make_identification("c.wav", "unknown")
+    [record] = json.loads(render("json", unknown))
+    assert (record["label"], record["score"], record["reason"]) == ("unknown", None, "unsure")
+    assert record["top"][0] == {"label": "de", "score": 0.9346}
+    assert json.loads(render("jsonl", unknown)) == record
+    assert render("rttm", unknown) == "SPEAKER c 1 0 12.34 <NA> <NA> unknown <NA> <NA>\n"
+    assert from_stored(to_stored(unknown, frames=False, outline=False)) == unknown
 
 
 def read_textgrid(tmp_path: Path, text: str) -> Any:
@@ -318,7 +332,7 @@ def test_parquet(kind: str, tmp_path: Path) -> None:
         assert [row["file"] for row in rows[::3]] == [*HOSTILE[:-1], "\\udcff.wav"]
         assert rows[0]["score"] == 0.9877
     elif kind == "identify":
-        assert list(rows[0]) == ["file", "model", "duration", "label", "score", "top"]
+        assert list(rows[0]) == ["file", "model", "duration", "label", "score", "top", "reason"]
         assert rows[0]["top"][1] == {"label": "nl", "score": 0.04}
     else:
         assert rows == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,18 @@ from hypothesis import strategies as st
 from models import RATE, save_tiny_model, tiny_config, tone
 
 import framecls
-from framecls.config import EncoderConfig, ModelConfig, WindowConfig
+from framecls.config import (
+    NOT_NAMED,
+    NOT_TRUSTED,
+    UNSURE,
+    DecisionConfig,
+    EncoderConfig,
+    ModelConfig,
+    WindowConfig,
+)
 from framecls.engine import Engine, Gate, WindowOutput, cut_windows
 from framecls.errors import AudioError, ConfigError, UsageError
-from framecls.identification import pool_windows
+from framecls.identification import NOT_NAMED_ODDS, Choice, choose_candidates, find_doubt, pool_windows, rank
 from framecls.nn.model import Network
 from framecls.runtime import Model
 from framecls.timeline import Window, plan_windows
@@ -158,10 +167,68 @@ def test_identify_ranks_calibrates_and_restricts() -> None:
     assert (full.label, full.score) == (full.top[0].label, full.top[0].score)
     two = model.identify(samples, sample_rate=RATE, among=["fr", "de"])
     assert {c.label for c in two.top} == {"fr", "de"}
-    assert sum(c.score for c in two.top) == pytest.approx(1, abs=1e-5)
+    whole = {c.label: c.score for c in full.top}
+    shares = whole["fr"] + whole["de"] + NOT_NAMED_ODDS * whole["en"]
+    assert {c.label: c.score for c in two.top} == pytest.approx({k: whole[k] / shares for k in ("fr", "de")}, abs=1e-5)
     unsure = model.with_decision(thresholds={"unknown": 1.0}).identify(samples, sample_rate=RATE)
-    assert unsure.label == "unknown"
+    assert (unsure.label, unsure.score, unsure.reason) == ("unknown", None, "unsure")
     assert unsure.top[0].label == full.label
+
+
+def language_config(**decision: Any) -> ModelConfig:
+    return replace(tiny_config("pooled"), decision=DecisionConfig(**decision))
+
+
+def logits_of(**probabilities: float) -> np.ndarray:
+    """Return (label,) what a network of the tiny model's three languages says for these probabilities."""
+    return np.log([probabilities[label] for label in ("de", "en", "fr")]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("heard", "among", "answer"),
+    [
+        ({"de": 0.6, "en": 0.3, "fr": 0.1}, ["de", "fr"], "de"),
+        ({"de": 0.3, "en": 0.6, "fr": 0.1}, ["de", "fr"], "de"),  # its relative is likelier, and it was named
+        ({"de": 0.01, "en": 0.98, "fr": 0.01}, ["de", "fr"], NOT_NAMED),
+        ({"de": 0.01, "en": 0.98, "fr": 0.01}, ["fr"], NOT_NAMED),
+        ({"de": 0.5, "en": 0.01, "fr": 0.49}, ["fr"], "fr"),
+        ({"de": 0.35, "en": 0.33, "fr": 0.32}, ["de", "en", "fr"], UNSURE),
+    ],
+)
+def test_labels_that_are_not_named_keep_their_share(heard: dict[str, float], among: list[str], answer: str) -> None:
+    config = language_config(thresholds={"unknown": 0.4})
+    ranking = rank(logits_of(**heard), config, choose_candidates(config, among), 5)
+    assert (find_doubt(ranking, 5.0, config) or ranking.top[0].label) == answer
+    assert sum(c.score for c in ranking.top) + ranking.rest == pytest.approx(1)
+
+
+def test_a_label_that_is_not_trusted_can_win_against_those_that_are() -> None:
+    logits = logits_of(de=0.4, en=0.3, fr=0.3)
+    plain = language_config(candidates=("en", "fr"))
+    careful = replace(plain, decision=replace(plain.decision, other_odds=4.0))
+    choice = choose_candidates(plain, None)
+    assert choice == Choice((1, 2), 1.0, NOT_TRUSTED)
+    ranking = rank(logits, plain, choice, 5)
+    assert ranking.rest == pytest.approx(0.4)
+    assert find_doubt(ranking, 5.0, plain) == NOT_TRUSTED
+    assert rank(logits, careful, choice, 5).rest == pytest.approx(1.6 / 2.2)
+    assert find_doubt(rank(logits_of(de=0.1, en=0.8, fr=0.1), careful, choice, 5), 5.0, careful) is None
+
+
+def test_a_threshold_is_that_of_its_label_or_else_of_unknown() -> None:
+    config = language_config(thresholds={"unknown": 0.5, "de": 0.9, "fr": 0.1})
+    everything = choose_candidates(config, None)
+
+    def doubt(config: ModelConfig, **heard: float) -> str | None:
+        return find_doubt(rank(logits_of(**heard), config, everything, 5), 5.0, config)
+
+    assert doubt(config, de=0.8, en=0.1, fr=0.1) == UNSURE
+    assert doubt(config, de=0.1, en=0.8, fr=0.1) is None
+    assert doubt(config, de=0.3, en=0.3, fr=0.4) is None
+    asked = config.with_decision(thresholds={"unknown": 0.7})  # for all labels, whatever the model's own are
+    assert doubt(asked, de=0.8, en=0.1, fr=0.1) is None
+    assert doubt(asked, de=0.2, en=0.2, fr=0.6) == UNSURE
+    assert doubt(config.with_decision(thresholds={"unknown": 0.0, "de": 0.9}), de=0.8, en=0.1, fr=0.1) == UNSURE
 
 
 def test_candidates_of_the_model_are_the_default() -> None:
@@ -226,7 +293,7 @@ def test_a_gated_model_answers_only_where_its_gate_opens() -> None:
     heard = gated_model(+1.0).identify(noise(5.0), sample_rate=RATE)
     deaf = gated_model(-1.0).identify(noise(5.0), sample_rate=RATE)
     assert heard.label == heard.top[0].label
-    assert deaf.label == "unknown"
+    assert (deaf.label, deaf.score, deaf.reason) == ("unknown", None, "no speech")
     assert [c.label for c in deaf.top] == [c.label for c in heard.top]
 
 

@@ -242,9 +242,12 @@ def test_identify_names_languages_only() -> None:
 
 
 def test_unknown_has_all_candidates_as_runners_up() -> None:
-    result = dataclasses.replace(IDENTIFICATIONS[0], label="unknown", score=0.3)
-    assert words(show(identify_table([result]), 120)[1])[1:3] == ["unknown", "0.30"]
-    assert "de 0.93, nl 0.04, da 0.01" in show(identify_table([result]), 120)[1]
+    result = dataclasses.replace(IDENTIFICATIONS[0], label="unknown", score=None, reason="none of those named")
+    shown = show(identify_table([result]), 120)[1]
+    assert "unknown: none of those named" in shown
+    assert words(shown)[6:12] == ["de", "0.93,", "nl", "0.04,", "da", "0.01"]  # neither a score nor a bar before them
+    for width in (80, 40):
+        assert {"none", "of", "those", "named"} <= set(" ".join(show(identify_table([result]), width)).split())
 
 
 def test_identify_nothing() -> None:

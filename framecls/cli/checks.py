@@ -7,15 +7,17 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from framecls import modelfile, pretrained
 from framecls.cli.options import ENGINES, LOCAL, RAY, ReadingOptions
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, RawAudio, ReadKeywords, ReadOptions
-from framecls.errors import ConfigError, UsageError
+from framecls.config import ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
+from framecls.errors import WHO_IS, ConfigError, UsageError, suggest
 from framecls.output.files import is_device
+from framecls.output.languages import LANGUAGES, find_languages
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -181,31 +183,24 @@ def find_voice_model(name: str) -> ModelConfig:
     return config
 
 
-def check_decision(config: ModelConfig, decision: DecisionConfig) -> None:
-    """Refuse thresholds of labels that the model does not have.
-
-    Raises:
-        UsageError: with the labels that it has.
-    """
-    try:
-        dataclasses.replace(config, decision=decision)
-    except ConfigError as error:
-        has = _listed(config.labels) if config.labels else f"{UNKNOWN}, for voices that are not enrolled"
-        raise UsageError(f"--threshold: {error}; it has {has}") from error
-
-
-def check_only_unknown(thresholds: Iterable[str]) -> None:
-    """Refuse thresholds that would decide nothing, of the labels of which one is chosen for a recording.
+def check_decision(
+    config: ModelConfig, thresholds: Mapping[str, float], min_duration_s: float | None, min_gap_s: float | None
+) -> None:
+    """Refuse rules of decision that the model does not have, or that decide nothing of its results.
 
     Raises:
         UsageError: there is one.
     """
-    for label in thresholds:
-        if label != UNKNOWN:
-            raise UsageError(
-                f"--threshold {label}: framecls identify answers with the likeliest label, and only {UNKNOWN} has a "
-                "threshold; --among says which labels can be the answer"
-            )
+    rules = (
+        ("--threshold", {"thresholds": thresholds}),
+        ("--min-duration", {"min_duration_s": min_duration_s}),
+        ("--min-gap", {"min_gap_s": min_gap_s}),
+    )
+    for option, rule in rules:
+        try:
+            config.with_decision(**rule)
+        except ConfigError as error:
+            raise UsageError(f"{option}: {error}") from error
 
 
 def check_overwrites(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
@@ -252,40 +247,54 @@ def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) 
                     raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
-def parse_among(text: str | None, labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Read the comma-separated labels of --among.
+def parse_among(texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the comma-separated labels of --among; a code of a language may be written as in pt_BR, zh-CN or DE.
 
     Raises:
         UsageError: the model does not have one of them, or there is none.
     """
-    if text is None:
+    if not texts:
         return None
-    among = tuple(dict.fromkeys(label.strip() for label in text.split(",") if label.strip()))
-    if not among:
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+    if not words:
         raise UsageError("--among: name at least one label, such as de,fr,en")
-    for label in among:
-        if label not in labels:
-            raise UsageError(f"--among {text}: {label!r} is no label of this model; it has {_listed(labels)}")
-    return among
+    return tuple(dict.fromkeys(_find_label(word, labels) for word in words))
 
 
-def parse_names(text: str | None, names: Sequence[str]) -> tuple[str, ...] | None:
-    """Read the comma-separated names of --among, for a model of voices.
+def _find_label(word: str, labels: Sequence[str]) -> str:
+    code = re.split("[-_@]", word)[0].casefold()
+    if word in labels:
+        return word
+    if word.casefold() in labels:
+        return word.casefold()
+    if code in labels and code in LANGUAGES:
+        return code
+    meant = [label for label in find_languages(word) if label in labels]
+    hint = f": did you mean {' or '.join(meant)}?" if meant else suggest(word, labels, f"; it has {listed(labels)}")
+    raise UsageError(f"--among: {word!r} is no label of this model{hint}")
+
+
+def parse_names(texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the names of --among, for a model of voices: each option is one name, or several with commas between.
+
+    Where a name has commas itself, as many words as make the name of somebody are taken for one.
 
     Raises:
         UsageError: nobody is enrolled by one of them, or there is none.
     """
-    if text is None:
+    if not texts:
         return None
-    among = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    among: list[str] = []
+    for text in texts:
+        words = unicodedata.normalize("NFC", text).split(",")
+        while words:
+            n_words = next((n for n in range(len(words), 0, -1) if ",".join(words[:n]).strip() in names), 1)
+            name = ",".join(words[:n_words]).strip()
+            if name and name not in names:
+                near = suggest(",".join(words).strip(), names) or suggest(name, names, WHO_IS)
+                raise UsageError(f"--among {text}: nobody is enrolled as {name!r}{near}")
+            among += [name] if name else []
+            del words[:n_words]
     if not among:
         raise UsageError("--among: name at least one person, such as Ada,Bob")
-    for name in among:
-        if name not in names:
-            raise UsageError(f"--among {text}: nobody is enrolled as {name!r}; framecls speakers list shows who is")
-    return among
-
-
-def _listed(labels: Sequence[str], most: int = 40) -> str:
-    rest = len(labels) - most
-    return ", ".join(labels[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return tuple(dict.fromkeys(among))

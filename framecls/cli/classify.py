@@ -46,6 +46,8 @@ class Job(ABC):
     task: ClassVar[Literal["frame", "pooled"]]
     frames: bool = False
     times: bool = False
+    min_duration_s: float | None = None  # None: the model's own
+    min_gap_s: float | None = None
 
     def __init__(self, options: RunOptions) -> None:
         self.thresholds = checks.parse_thresholds(options.threshold)
@@ -79,12 +81,13 @@ class Job(ABC):
         Raises:
             UsageError: they do not.
         """
-        decision = dataclasses.replace(config.decision, thresholds=config.decision.thresholds | self.thresholds)
-        checks.check_decision(config, decision)
+        checks.check_decision(config, self.thresholds, self.min_duration_s, self.min_gap_s)
 
     def prepare(self, model: AnyModel) -> AnyModel:
         """Return the model with the decisions of this run."""
-        return model.with_decision(thresholds=self.thresholds)
+        return model.with_decision(
+            thresholds=self.thresholds, min_duration_s=self.min_duration_s, min_gap_s=self.min_gap_s
+        )
 
     @abstractmethod
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
@@ -106,13 +109,8 @@ class TagJob(Job):
         self.frames = options.frames
         self._options = options
         self._keep_scores = options.frames
-        self._min_duration_s = options.min_duration
-        self._min_gap_s = options.min_gap
-
-    def prepare(self, model: AnyModel) -> AnyModel:
-        return model.with_decision(
-            thresholds=self.thresholds, min_duration_s=self._min_duration_s, min_gap_s=self._min_gap_s
-        )
+        self.min_duration_s = options.min_duration
+        self.min_gap_s = options.min_gap
 
     def check_format(self, format: str) -> None:
         self._keep_scores = needs_frames(format, self.frames)
@@ -175,7 +173,6 @@ class IdentifyJob(Job):
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
-        checks.check_only_unknown(self.thresholds)
         if not config.embedding:
             if self._gallery is not None:
                 raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")

@@ -341,7 +341,7 @@ class IdentifyOptions(RunOptions):
         typer.Option(
             "--threshold",
             metavar="unknown=P",
-            help="Probability (0..1) below which the answer is unknown.",
+            help="Probability (0..1) below which the answer is unknown; LABEL=P: that of one label; repeatable.",
             show_default=False,
             rich_help_panel=_DECISION,
         ),
@@ -350,11 +350,15 @@ class IdentifyOptions(RunOptions):
         int, typer.Option("--top-k", metavar="N", help="How many candidates to list.", rich_help_panel=_DECISION)
     ] = DEFAULT_TOP_K
     among: Annotated[
-        str | None,
+        list[str],
         typer.Option(
-            "--among", metavar="L1,L2", help="Only these labels can be the answer: de,fr,en.", rich_help_panel=_DECISION
+            "--among",
+            metavar="L1,L2",
+            help="Only these can be the answer, or none of them: de,fr,en; repeatable.",
+            show_default=False,
+            rich_help_panel=_DECISION,
         ),
-    ] = None
+    ] = field(default_factory=list)
     gallery: Annotated[
         Path | None,
         typer.Option(

@@ -212,8 +212,8 @@ class _IdentifyView:
         files = ["File", *map("".join, zip(names, channels, strict=True))]
         columns = {
             "label": [Text(title), *(_answer(r, languages, options) for r in self.results)],
-            "score": [Text("Score"), *(Text(f"{r.score:.2f}") for r in self.results)],
-            "bar": [Text(), *(_bar(r.score, options) for r in self.results)],
+            "score": [Text("Score"), *(Text(f"{r.score:.2f}" if r.score is not None else "") for r in self.results)],
+            "bar": [Text(), *(_bar(r.score or 0.0, options) for r in self.results)],
             "others": [Text("Runners-up"), *(_runners_up(r, options) for r in self.results)],
             "length": [Text("Length"), *(Text(clock(r.duration, 1)) for r in self.results)],
         }
@@ -285,6 +285,8 @@ def _answer(result: Identification, languages: bool, options: ConsoleOptions) ->
     label = printable(result.label, options.encoding)
     name = LANGUAGES.get(result.label, "") if languages and options.max_width >= STRIP_MIN_WIDTH else ""
     whole = f"{label} {printable(name, options.encoding)}" if name else label
+    if result.reason is not None:
+        whole = f"{label}: {printable(result.reason, options.encoding)}"
     text = Text("\n".join(fold(whole, max(_MAX_LABEL, options.max_width // 3))))
     text.stylize(_QUIET_STYLE if result.label == UNKNOWN else "bold", 0, len(label) if name else None)
     return text

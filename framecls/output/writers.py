@@ -78,7 +78,7 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
     """Return the segments of a result; what holds for a recording as a whole is one segment."""
     if isinstance(result, TagResult):
         return result.segments
-    return (Segment(0.0, result.duration, result.label, result.score),)
+    return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def as_record(result: Result) -> dict[str, Any]:
         record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **remarks}
         return record | {"string": result.string} if isinstance(result, StringResult) else record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
-    return record | {"label": result.label, "score": _score(result.score), "top": top, **remarks}
+    record |= {"label": result.label, "score": None if result.score is None else _score(result.score), "top": top}
+    return record | ({"reason": result.reason} if result.score is None else {}) | remarks
 
 
 def channel_of(result: Result) -> dict[str, int]:
@@ -167,9 +168,9 @@ class CsvWriter(Writer):
     """A table with one header.
 
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
-    identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…`, a row for each recording. The numbered
-    columns are the candidates from the likeliest down, as many as the first recording has; `label` is the answer, which
-    may be "unknown". Where one channel alone was heard, its number is a column after the file.
+    identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
+    numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
+    no score but a reason. Where one channel alone was heard, its number is a column after the file.
 
     A file or label that a spreadsheet would take for a formula, such as `=1+1.wav`, has an apostrophe before it.
     """
@@ -191,14 +192,15 @@ class CsvWriter(Writer):
         if isinstance(result, TagResult):
             return ["file", *channel_of(result), "start", "end", "label", "score"]
         ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
-        return ["file", *channel_of(result), "duration", "label", "score", *ranks]
+        return ["file", *channel_of(result), "duration", "label", "score", *ranks, "reason"]
 
     def _rows(self, result: Result) -> list[list[str]]:
         head = [cell(result.file), *map(str, channel_of(result).values())]
         if isinstance(result, TagResult):
             return [[*head, seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
         top = [text for c in result.top for text in (cell(c.label), score(c.score))]
-        return [[*head, seconds(result.duration), cell(result.label), score(result.score), *top]]
+        of_label = score(result.score) if result.score is not None else ""
+        return [[*head, seconds(result.duration), cell(result.label), of_label, *top, result.reason or ""]]
 
 
 class TsvWriter(CsvWriter):
@@ -285,8 +287,9 @@ class RttmWriter(Writer):
         for s in as_segments(result):
             length = seconds(_time(s.end) - _time(s.start))
             name = _word(s.label)
+            sure = "<NA>" if isinstance(result, Identification) and result.score is None else score(s.score)
             place = f"{result.channel or 1} {seconds(s.start)} {length}"
-            stream.write(f"SPEAKER {file_id} {place} <NA> <NA> {name} {score(s.score)} <NA>\n")
+            stream.write(f"SPEAKER {file_id} {place} <NA> <NA> {name} {sure} <NA>\n")
 
     def _file_id(self, file: str) -> str:
         path = _word(file)
@@ -425,7 +428,7 @@ class ParquetWriter(Writer):
         text, number = self._arrow.string(), self._arrow.float64()
         top = self._arrow.list_(self._arrow.struct([("label", text), ("score", number)]))
         head = [("file", text), ("model", text), ("duration", number), ("label", text), ("score", number)]
-        return self._arrow.schema([*head, ("top", top)])
+        return self._arrow.schema([*head, ("top", top), ("reason", text)])
 
 
 WRITERS: dict[str, type[Writer]] = {
