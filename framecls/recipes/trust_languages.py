@@ -63,7 +63,7 @@ class Heard:
 def find_pieces(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Iterator[Piece]:
     """Yield recordings of held-out voices and sources, and of languages that the model does not know."""
     held_out = dev_voices(rows)
-    spoken = [row | {"language": iso_code(row["lang"]) or row["lang"]} for row in rows]
+    spoken = [{**row, "language": iso_code(row["lang"]) or row["lang"]} for row in rows]
     for row in spoken:
         if row["source"] == "fleurs" and (row["speaker"] in held_out or row["language"] not in labels):
             yield Piece((row["path"],), row["language"], row["speaker"], "fleurs")
