@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from pyannote.core import Segment as Span
 
 from framecls.errors import FrameclsError, PackageError, UsageError
 from framecls.output.stored import from_stored, to_stored
-from framecls.output.text import clock, decimal, length, printable
+from framecls.output.text import cell, clock, decimal, length, printable
 from framecls.output.writers import WRITERS, atomic_write, make_writer, mirrored_path, tile
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 from framecls.timeline import frame_times
@@ -485,3 +487,23 @@ def test_length_and_decimal() -> None:
 def test_printable_disarms_names() -> None:
     assert printable("a\x1b[31m\n\udcff\u202e.wav", "utf-8") == r"a\x1b[31m\n\xff\u202e.wav"
     assert printable("音ü", "ascii") == r"\u97f3\xfc"
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "textgrid", "rttm", "audacity", "vtt", "text"])
+def test_no_format_of_text_steers_a_terminal(format: str, tmp_path: Path) -> None:
+    evil = "a\x1b]0;owned\x07\x9b31m\x7f b.wav"
+    shown = r"a\x1b]0;owned\x07\x9b31m\x7f b.wav"
+    result = replace(make_string(evil) if format == "text" else make_tag(evil, overlapping=False), model=evil)
+    segments = tuple(replace(segment, label=evil) for segment in result.segments)
+    text = render(format, replace(result, segments=segments, labels=(evil,)))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+    assert (shown.replace(" ", "_") if format == "rttm" else shown) in text
+    if format == "textgrid":
+        assert read_textgrid(tmp_path, text).getTier(shown).entries[0].label == shown
+
+
+def test_cells_are_no_formulas() -> None:
+    assert [cell(text) for text in ("=1", "+1", "-1", "@a", "\ta", "\ra", "\n=a")] == [
+        "'=1", "'+1", "'-1", "'@a", "'\ta", "'\ra", "'\n=a",
+    ]  # fmt: skip
+    assert [cell(text) for text in ("", "-", "a=1", "'=1", "ü 音")] == ["", "-", "a=1", "'=1", "ü 音"]

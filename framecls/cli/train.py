@@ -42,15 +42,6 @@ def train_model(options: TrainOptions) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     recipe = _choose_recipe(options)
-    checks.check_overwrites(
-        {"-o": options.output},
-        {
-            "the manifest": options.manifest,
-            "the recipe": find_recipe(options.recipe or options.task),
-            "the list of noise": options.noise,
-            "the teacher's file": options.teacher,
-        },
-    )
     _check_options(options)
     check_machine(options)
     set_threads(options.threads)
