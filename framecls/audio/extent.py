@@ -89,7 +89,8 @@ def _goes_on(handle: IO[bytes], position: int, size: int, frame_bytes: int, orde
     if size - position < max(8, frame_bytes):
         return False
     start = _read(handle, position, 1 << 16)
-    if start.startswith(_TAGS) or not start.strip(b"\0") or not start.translate(None, _TEXT):
+    is_padding = size - position <= len(start) and not start.strip(b"\0")
+    if start.startswith(_TAGS) or is_padding or not start.translate(None, _TEXT):
         return False
     # Some writers forget that chunks begin at even places.
     return not any(_is_chunk_list(handle, position + skip, size, order) for skip in (0, 1))
@@ -379,7 +380,8 @@ def _measure_program(handle: IO[bytes], size: int) -> Extent:
     at += 14 + (tail[at + 13] & 7) if len(tail) > at + 13 and tail[at + 4] >> 6 == 1 else 12
     while at + 6 <= len(tail) and tail[at : at + 3] == b"\x00\x00\x01" and tail[at + 3] >= 0xBB:
         at += 6 + int.from_bytes(tail[at + 4 : at + 6], "big")
-    return Extent(is_cut=at > len(tail))
+    # What is left may be the mark of the end, four bytes, or padding; not the start of another packet.
+    return Extent(is_cut=at > len(tail) or 0 < len(tail) - at < 4)
 
 
 def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> Iterator[int]:

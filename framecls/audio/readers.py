@@ -434,11 +434,11 @@ class WavStreamReader:
 
     def _goes_on(self) -> bool:
         """Tell whether more samples follow those that the header counted, and no chunk."""
-        n_odd = self._n_read * self._wav.frame_bytes % 2
-        ahead = read_exactly(self._handle, 8 + n_odd)
-        if len(ahead) < 8 + n_odd or not ahead.strip(b"\0"):
+        ahead = read_exactly(self._handle, 9)
+        if len(ahead) < 8 or not ahead.strip(b"\0"):
             return False
-        if any(re.match(rb"[A-Za-z0-9_]{3}[A-Za-z0-9_ \0]|ID3|TAG", ahead[skip:]) for skip in (0, n_odd)):
+        # Chunks begin at even places, or right behind the samples where a writer forgot that.
+        if any(re.match(rb"[A-Za-z0-9_]{3}[A-Za-z0-9_ \0]|ID3|TAG", ahead[skip:]) for skip in (0, 1)):
             return False
         assert self.duration_s is not None
         if self._remarks is not None:
