@@ -27,7 +27,7 @@ _SOUNDING = 1e-7
 # Another channel is taken for the loudest once it is 6 dB louder than the one that was.
 _LOUDER = 4.0
 _FADE_S = 0.01
-# A mean that is further from 0 is an offset if the stretch follows a straight line: no eighth of it is further from that
+# A mean that is further from 0 is an offset if the stretch follows a straight line: no eighth of it is further from it
 # than half the mean. Low notes and thumps do not. A smaller offset is heard by no model.
 _OFFSET = 0.003
 _PARTS = 8
