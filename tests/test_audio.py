@@ -22,14 +22,16 @@ import soundfile
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from media import Track, write_media
 from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import Input, InputFailure, find_inputs, open_audio
-from framecls.audio.readers import FfmpegReader
+from framecls.audio.readers import ContainerReader
 from framecls.audio.stream import _rechunk
+from framecls.config import ReadOptions
 from framecls.errors import AudioError
-from framecls.results import AudioInfo
+from framecls.results import AudioInfo, Remarks
 
 Samples = NDArray[np.float32]
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
@@ -127,18 +129,18 @@ def test_lossy_round_trip(write_audio, tone, container, subtype):
     assert samples.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
 
 
-@needs_ffmpeg
-@pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "a.webm", "a.mka", "a.ac3", "a.mp4"])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp3", "mp3"), ("a.m4a", "aac"), ("a.webm", "libopus"), ("a.mka", "flac"), ("a.ac3", "ac3"), ("a.mp4", "aac")],
+)
 @pytest.mark.parametrize("by_object", [False, True])
-def test_what_ffmpeg_makes(write_audio, tone, tmp_path, name, by_object):
-    wav = write_audio("a.wav", np.stack([tone(2, 48000)] * 2, axis=1), 48000)
-    picture = ["-f", "lavfi", "-i", "color=size=64x64:rate=5:duration=2"] if name == "a.mp4" else []
-    subprocess.run(["ffmpeg", "-v", "error", "-i", str(wav), *picture, str(tmp_path / name)], check=True)
+def test_what_others_make(tone, tmp_path, name, codec, by_object):
+    sound = np.stack([tone(2, 48000)] * 2, axis=1)
+    write_media(tmp_path / name, Track(sound, 48000, codec), picture_s=2 * (name == "a.mp4"))
     source = io.BytesIO((tmp_path / name).read_bytes()) if by_object else tmp_path / name
     with open_audio(source) as stream:
         assert stream.info == AudioInfo(48000, 2)
-        if shutil.which("ffprobe"):
-            assert stream.duration_s == pytest.approx(2, abs=0.1)
+        assert stream.duration_s == pytest.approx(2, abs=0.1)
         samples = np.concatenate(list(stream.blocks()))
     assert len(samples) == pytest.approx(32000, abs=1600)
     assert loudest_hz(samples) == pytest.approx(440, abs=2)
@@ -156,11 +158,9 @@ def test_flac_of_unknown_length(write_audio, noise, tmp_path, monkeypatch):
     np.testing.assert_array_equal(read(tmp_path / "a.flac"), read(wav))
 
 
-@needs_ffmpeg
-def test_closing_ends_ffmpeg(write_audio, noise, tmp_path):
-    wav = write_audio("a.wav", noise(60))
-    subprocess.run(["ffmpeg", "-v", "error", "-i", str(wav), str(tmp_path / "a.mka")], check=True)
-    reader = FfmpegReader(tmp_path / "a.mka")
+def test_closing_ends_the_decoder(noise, tmp_path):
+    path = write_media(tmp_path / "a.mka", Track(noise(60), 16000, "flac"))
+    reader = ContainerReader(path, ReadOptions(), Remarks())
     assert reader._process.poll() is None  # far from done: nobody has read what it says
     reader.close()
     assert reader._process.poll() is not None
@@ -531,39 +531,25 @@ FAULTS: dict[str, tuple[Callable[[Path, Any], Path], str]] = {
     "0 bytes": (_make_empty, r"empty \(0 bytes\)"),
     "header only": (lambda tmp_path, write: write("a.wav", np.zeros(0, np.float32)), "there is no audio in it"),
     "header only, aiff": (lambda tmp_path, write: write("a.aiff", np.zeros(0, np.float32)), "there is no audio in it"),
-    "text": (_make_text, "not audio that libsndfile"),
-    "garbage": (_make_garbage, "not audio that libsndfile"),
-    "zip": (_make_zip, "not audio that libsndfile"),
-    "raw": (_make_raw, "not audio that libsndfile|there is no audio in it"),
+    "text": (_make_text, "not audio that can be read"),
+    "garbage": (_make_garbage, "not audio that can be read"),
+    "zip": (_make_zip, "not audio that can be read"),
+    "raw": (_make_raw, "not audio that can be read|there is no audio in it"),
     "NaN": (_with(np.nan), r"sample at 1\.250 s is NaN or infinite"),
     "infinity": (_with(-np.inf), r"sample at 1\.250 s is NaN or infinite"),
-    "truncated flac": (
-        lambda tmp_path, write: _truncated(write("a.flac", np.random.default_rng(0).uniform(-1, 1, 160000))),
-        r"decoding broke after (5\.[5-9]|6\.0)\d s: the file is damaged or cut off",
-    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("has_ffmpeg", [pytest.param(True, marks=needs_ffmpeg), False])
-def test_faults(tmp_path, write_audio, monkeypatch, fault, has_ffmpeg):
+def test_faults(tmp_path, write_audio, fault):
     make, message = FAULTS[fault]
     path = make(tmp_path, write_audio)
     if str(path).startswith("/dev/") and not path.exists():
         pytest.skip(f"there is no {path} here")
-    if not has_ffmpeg:
-        monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=message) as caught:
         read(path, block_s=0.5)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize("fault", ["text", "zip"])
-def test_without_ffmpeg_the_error_names_it(tmp_path, write_audio, monkeypatch, fault):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(AudioError, match="needs the program ffmpeg, which is not on PATH"):
-        read(FAULTS[fault][0](tmp_path, write_audio))
 
 
 def test_no_permission(write_audio, monkeypatch):
@@ -579,44 +565,26 @@ def test_no_permission(write_audio, monkeypatch):
         read(path)
 
 
-@needs_ffmpeg
 def test_a_film_without_sound(tmp_path):
-    film = tmp_path / "a.mp4"
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=size=64x64:duration=1", str(film)], check=True)
+    film = write_media(tmp_path / "a.mp4", picture_s=1)
     with pytest.raises(AudioError, match="there is no audio in it"):
         read(film)
 
 
-@needs_ffmpeg
 def test_a_playlist_reaches_no_network(tmp_path):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
         (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n")
-        with pytest.raises(AudioError, match="not audio that libsndfile or ffmpeg can read"):
+        with pytest.raises(AudioError, match="a playlist, not a recording"):
             read(tmp_path / "a.m3u8")
         server.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
-def test_ffmpeg_that_breaks_off(tmp_path, write_audio, monkeypatch):
-    wav = write_audio("b.wav", np.zeros(8000, np.float32), subtype="FLOAT")
-    (tmp_path / "stream").write_bytes(streamed_wav(wav, 2**32 - 1))
-    script = f'#!/bin/sh\n/bin/cat "{tmp_path}/stream"\necho first >&2\necho "$*: the disc is gone" >&2\nexit 3\n'
-    (tmp_path / "ffmpeg").write_text(script)
-    (tmp_path / "ffmpeg").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with (
-        open_audio(_make_text(tmp_path, write_audio)) as stream,
-        pytest.raises(AudioError, match=r"decoding broke after 0\.50 s.*the disc is gone"),
-    ):
-        list(stream.blocks())
-
-
-@pytest.mark.parametrize("suffix", ["wav", "ogg"])
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "flac"])
 def test_a_truncated_file_gives_what_is_there(write_audio, noise, suffix):
     path = _truncated(write_audio(f"a.{suffix}", noise(10)))
     assert 5 * 16000 < len(read(path)) < 7 * 16000
@@ -644,16 +612,13 @@ def test_odd_names(write_audio, noise, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(read(name), expected)
     np.testing.assert_array_equal(read(tmp_path / name), expected)
-    if shutil.which("ffmpeg"):
-        reader = FfmpegReader(Path(name))
-        np.testing.assert_array_equal(reader.read(20000)[:, 0], expected)
-        assert reader.duration_s is None or reader.duration_s == pytest.approx(1)
-        reader.close()
-        (tmp_path / name).write_text("not audio\n" * 100)
-        with pytest.raises(
-            AudioError, match=r"^not audio that libsndfile or ffmpeg can read \(ffmpeg: [A-Z][a-z ]+\)$"
-        ):
-            read(name)
+    reader = ContainerReader(Path(name), ReadOptions(), Remarks())
+    np.testing.assert_array_equal(reader.read(20000)[:, 0], expected)
+    assert reader.duration_s == pytest.approx(1)
+    reader.close()
+    (tmp_path / name).write_text("not audio\n" * 100)
+    with pytest.raises(AudioError, match=r"^not audio that can be read \([A-Z][a-z ]+\)$"):
+        read(name)
 
 
 # Memory and time

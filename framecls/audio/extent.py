@@ -6,6 +6,7 @@ before.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import struct
@@ -17,7 +18,9 @@ from framecls.audio.wav import MIN_OPEN_BYTES, WavFormat, make_wav_format
 from framecls.errors import AudioError
 
 _MAX_CHUNKS = 10_000
+_MAX_LINKS = 100_000
 # What may follow the samples without a chunk around it.
+_TEXT = bytes((*range(32, 127), 9, 10, 13))
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -29,6 +32,7 @@ class Extent:
     is_cut: bool = False  # it ends within a packet, or without the mark of an end
     is_longer: bool = False  # libsndfile would stop before the end
     has_samples: bool = True
+    links: tuple[int, ...] = ()  # where each of several files begins that were joined
     # Where samples go on after those that the header counts: all of them, from this byte on.
     samples: WavFormat | None = None
     first_byte: int = 0
@@ -57,6 +61,8 @@ def measure_extent(handle: IO[bytes]) -> Extent:
 
 
 def _read(handle: IO[bytes], position: int, n_bytes: int) -> bytes:
+    if position >= 2**62:  # no place that a file has
+        return b""
     handle.seek(position)
     parts = []
     while n_bytes > 0 and (part := handle.read(n_bytes)):
@@ -83,7 +89,8 @@ def _goes_on(handle: IO[bytes], position: int, size: int, frame_bytes: int, orde
     if size - position < max(8, frame_bytes):
         return False
     start = _read(handle, position, 1 << 16)
-    if start.startswith(_TAGS) or not start.strip(b"\0"):
+    is_padding = size - position <= len(start) and not start.strip(b"\0")
+    if start.startswith(_TAGS) or is_padding or not start.translate(None, _TEXT):
         return False
     # Some writers forget that chunks begin at even places.
     return not any(_is_chunk_list(handle, position + skip, size, order) for skip in (0, 1))
@@ -234,6 +241,7 @@ def _measure_w64(handle: IO[bytes], size: int) -> Extent:
 def _measure_caf(handle: IO[bytes], size: int) -> Extent:
     position, rate, frame_bytes = 8, 0.0, 0.0
     n_frames = 0
+    samples: WavFormat | None = None
     for _ in range(_MAX_CHUNKS):
         head = _read(handle, position, 12)
         if len(head) < 12:
@@ -243,12 +251,17 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
             desc = _read(handle, position + 12, 32).ljust(32, b"\0")
             rate, packet_bytes, packet_frames = struct.unpack(">d8xII", desc[:8] + desc[8:24])
             frame_bytes = packet_bytes / packet_frames if packet_frames else 0.0
+            samples = _caf_format(desc)
         elif name == b"pakt":
             (n_frames,) = struct.unpack(">8xq", _read(handle, position + 12, 16).ljust(16, b"\0"))
         elif name == b"data":
             if length > size - position - 12 and rate >= 1:
                 duration_s = (length - 4) / frame_bytes / rate if frame_bytes else n_frames / rate
                 return Extent(promised_s=duration_s) if duration_s > 0 else Extent(is_cut=True)
+            first, end = position + 12 + 4, position + 12 + length
+            if samples is not None and length >= 4 and _caf_goes_on(handle, end, size):
+                said_s = (length - 4) / samples.frame_bytes / samples.sample_rate
+                return Extent(is_longer=True, samples=samples, first_byte=first, promised_s=said_s)
             break
         if length < 0:
             break
@@ -256,9 +269,32 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
     return WHOLE
 
 
+def _caf_format(desc: bytes) -> WavFormat | None:
+    """Return what a `desc` chunk says; None: the samples do not lie one after the other."""
+    rate, kind, flags, packet_bytes, _, channels, bits = struct.unpack(">d4sIIIII", desc)
+    if kind != b"lpcm" or not 1 <= channels <= 1024 or packet_bytes * 8 != channels * bits or not 1 <= rate < 1e7:
+        return None
+    subtypes = {32: "FLOAT", 64: "DOUBLE"} if flags & 1 else {16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}
+    endian: Literal["LITTLE", "BIG"] = "LITTLE" if flags & 2 else "BIG"
+    return WavFormat(round(rate), channels, subtypes[bits], packet_bytes, None, endian) if bits in subtypes else None
+
+
+def _caf_goes_on(handle: IO[bytes], position: int, size: int) -> bool:
+    head = _read(handle, position, 12)
+    if len(head) < 12 or not head.strip(b"\0"):
+        return False
+    name, length = struct.unpack(">4sq", head)
+    return re.fullmatch(rb"[A-Za-z0-9_ ]{4}", name) is None or not 0 <= length <= size - position - 12
+
+
 def _measure_flac(handle: IO[bytes], size: int) -> Extent:
     # libsndfile knows how many samples the header promises. A second stream begins with another one.
-    return Extent(is_longer=_find(handle, 4, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")) >= 0)
+    return _make_chain(_find(handle, 4, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")), False)
+
+
+def _make_chain(further: Iterator[int], is_cut: bool) -> Extent:
+    links = (0, *itertools.islice(further, _MAX_LINKS))
+    return Extent(is_longer=len(links) > 1, links=links if len(links) > 1 else (), is_cut=is_cut)
 
 
 def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
@@ -273,8 +309,10 @@ def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
         if first_pages > 64:
             break
     # Several streams side by side are a film, or the like; one that begins further on is a link of a chain.
-    is_longer = first_pages > 1 or _find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")) >= 0
-    return Extent(is_longer=is_longer, is_cut=not _ends_ogg(handle, size))
+    is_cut = not _ends_ogg(handle, size)
+    if first_pages > 1:
+        return Extent(is_longer=True, is_cut=is_cut)
+    return _make_chain(_find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")), is_cut)
 
 
 def _ends_ogg(handle: IO[bytes], size: int) -> bool:
@@ -342,19 +380,20 @@ def _measure_program(handle: IO[bytes], size: int) -> Extent:
     at += 14 + (tail[at + 13] & 7) if len(tail) > at + 13 and tail[at + 4] >> 6 == 1 else 12
     while at + 6 <= len(tail) and tail[at : at + 3] == b"\x00\x00\x01" and tail[at + 3] >= 0xBB:
         at += 6 + int.from_bytes(tail[at + 4 : at + 6], "big")
-    return Extent(is_cut=at > len(tail))
+    # What is left may be the mark of the end, four bytes, or padding; not the start of another packet.
+    return Extent(is_cut=at > len(tail) or 0 < len(tail) - at < 4)
 
 
-def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> int:
-    """Return where a pattern of at most 16 bytes is first found, or -1."""
+def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> Iterator[int]:
+    """Yield where a pattern of at most 8 bytes is found."""
     handle.seek(position)
     tail = b""
     while position < size and (part := handle.read(1 << 20)):
-        if found := pattern.search(tail + part):
-            return position - len(tail) + found.start()
+        data = tail + part
+        for found in pattern.finditer(data):
+            yield position - len(tail) + found.start()
         position += len(part)
-        tail = (tail + part)[-16:]
-    return -1
+        tail = data[-7:]  # too short for what was found already
 
 
 def _measure_mp3(handle: IO[bytes], size: int) -> Extent:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import select
 import struct
 import subprocess
@@ -15,10 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
 from framecls.audio.arrays import (
@@ -281,6 +283,105 @@ class SoundFileReader:
             self._file.close()
 
 
+class ChainReader:
+    """Files that were joined, one after the other, as the first of them would be: at its rate, with its channels.
+
+    An internet radio's recording is such a chain, a link for each piece.
+
+    Args:
+        handle: a seekable binary file, which stays open.
+        extent: where the links begin.
+        remarks: is told if the last one is not whole.
+
+    Raises:
+        soundfile.LibsndfileError: libsndfile does not know the first one.
+    """
+
+    def __init__(self, handle: IO[bytes], extent: Extent, remarks: Remarks) -> None:
+        ends = [*extent.links[1:], handle.seek(0, os.SEEK_END)]
+        self._spans = list(zip(extent.links, ends, strict=True))
+        self._handle, self._remarks, self._extent = handle, remarks, extent
+        self._link = self._open()
+        self._resampler: soxr.ResampleStream | None = None
+        self.info = self._link.info
+        self.duration_s: float | None = None
+
+    def _open(self) -> SoundFileReader:
+        first, last = self._spans.pop(0)
+        # Only the last link can be cut off.
+        extent = WHOLE if self._spans else Extent(is_cut=self._extent.is_cut)
+        part = io.BufferedReader(_Part(self._handle, first, last))
+        return SoundFileReader(cast(IO[bytes], part), False, extent, self._remarks)
+
+    def read(self, n_frames: int) -> NDArray[np.float32]:
+        """See Reader."""
+        while True:
+            chunk = self._link.read(n_frames)
+            is_over = not len(chunk)
+            chunk = self._fit(chunk, is_over)
+            if len(chunk):
+                return chunk
+            if is_over and not self._next():
+                return chunk
+
+    def _next(self) -> bool:
+        """Go on to the next link; False: there is none."""
+        while self._spans:
+            self._link.close()
+            try:
+                self._link = self._open()
+            except soundfile.LibsndfileError:
+                self._remarks.warnings.append("a part of it is damaged and was skipped")
+                continue
+            ours, its = self.info.sample_rate, self._link.info.sample_rate
+            if ours != its:
+                self._resampler = soxr.ResampleStream(its, ours, self.info.channels, dtype="float32", quality="HQ")
+            return True
+        return False
+
+    def _fit(self, chunk: NDArray[np.float32], is_over: bool) -> NDArray[np.float32]:
+        """Return (frame, channel) a chunk of this link at the rate and with the channels of the first."""
+        channels = self.info.channels
+        if chunk.shape[1] != channels:
+            mono = chunk.mean(axis=1, keepdims=True)
+            chunk = np.repeat(mono, channels, axis=1)
+        if self._resampler is not None:
+            chunk = self._resampler.resample_chunk(np.ascontiguousarray(chunk), last=is_over)
+            chunk = chunk.reshape(-1, channels)
+            self._resampler = None if is_over else self._resampler
+        return chunk
+
+    def close(self) -> None:
+        """See Reader."""
+        self._link.close()
+
+
+class _Part(io.RawIOBase):
+    """The bytes `[first, last)` of a file as a file."""
+
+    def __init__(self, handle: IO[bytes], first: int, last: int) -> None:
+        self._handle, self._first, self._last = handle, first, last
+        self._position = first
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._first, os.SEEK_CUR: self._position, os.SEEK_END: self._last}[whence]
+        self._position = max(self._first, base + offset)
+        return self._position - self._first
+
+    def readinto(self, buffer: Any) -> int:
+        self._handle.seek(self._position)
+        data = self._handle.read(max(0, min(len(buffer), self._last - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 class WavStreamReader:
     """A WAV stream that cannot be wound back; the samples come next.
 
@@ -296,14 +397,19 @@ class WavStreamReader:
         self._handle = handle
         self._wav = wav
         self._left = wav.n_frames
+        self._ahead = b""  # read already, to see whether samples go on
         self.info = AudioInfo(wav.sample_rate, wav.channels)
         self.duration_s: float | None = None if wav.n_frames is None else wav.n_frames / wav.sample_rate
 
     def read(self, n_frames: int) -> NDArray[np.float32]:
         """See Reader."""
+        if self._left == 0 and self._goes_on():
+            self._left = None
         if self._left is not None:
             n_frames = min(n_frames, self._left)
-        data = read_exactly(self._handle, n_frames * self._wav.frame_bytes)
+        n_bytes = n_frames * self._wav.frame_bytes
+        data = self._ahead[:n_bytes] + read_exactly(self._handle, max(0, n_bytes - len(self._ahead)))
+        self._ahead = self._ahead[n_bytes:]
         n_frames = len(data) // self._wav.frame_bytes
         if self._left is not None:
             self._left -= n_frames
@@ -325,6 +431,20 @@ class WavStreamReader:
             endian=self._wav.endian,
         )[0]
         return decoded
+
+    def _goes_on(self) -> bool:
+        """Tell whether more samples follow those that the header counted, and no chunk."""
+        ahead = read_exactly(self._handle, 9)
+        if len(ahead) < 8 or not ahead.strip(b"\0"):
+            return False
+        # Chunks begin at even places, or right behind the samples where a writer forgot that.
+        if any(re.match(rb"[A-Za-z0-9_]{3}[A-Za-z0-9_ \0]|ID3|TAG", ahead[skip:]) for skip in (0, 1)):
+            return False
+        assert self.duration_s is not None
+        if self._remarks is not None:
+            self._remarks.notes.append(f"its header says {self.duration_s:.1f} s, and samples go on: all are read")
+        self._ahead = ahead
+        return True
 
     def close(self) -> None:
         """See Reader."""

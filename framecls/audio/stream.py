@@ -27,6 +27,7 @@ from framecls.audio.readers import (
     NO_AUDIO,
     ArrayReader,
     BlocksReader,
+    ChainReader,
     ContainerReader,
     DecoderMissingError,
     Reader,
@@ -307,6 +308,10 @@ class _Opener:
             return self._read_wav(handle, extent.samples)
         if extent.is_longer:
             try:
+                if extent.links:
+                    return ChainReader(handle, extent, self._remarks)
+                return self._open_container(handle, path, extent)
+            except soundfile.LibsndfileError:
                 return self._open_container(handle, path, extent)
             except DecoderMissingError as error:
                 self._remarks.warnings.append(f"only its first part is read: the rest needs PyAV ({error})")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ from framecls.training.codecs import pass_codec
 from framecls.training.manifest import Recording, Section
 from framecls.training.sources.arrays import load_vectors
 from framecls.training.sources.rows import ARRAY_SUFFIXES
+
+_log = logging.getLogger(__name__)
 
 _BLOCK_S = 30.0
 _SLACK_S = 0.1  # lengths of lossy files are known to about a codec frame
@@ -254,6 +257,8 @@ def _decode(file: Path, sample_rate: int, write: Callable[[bytes], object]) -> i
         for block in stream.blocks(_BLOCK_S):
             write(np.clip(block * 32768, -32768, 32767).astype(np.int16).tobytes())
             n_samples += len(block)
+    for warning in stream.remarks.warnings:
+        _log.warning("%s: %s", file, warning)
     return n_samples
 
 

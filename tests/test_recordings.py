@@ -1,0 +1,532 @@
+"""Recordings are read whole and at the right time, or the command says what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import make_noise, make_tone
+from media import Track, write_media
+from models import save_tiny_model
+from numpy.typing import NDArray
+
+import framecls
+from framecls.audio import container as container_program
+from framecls.audio import find_inputs, open_audio
+from framecls.cli.boundary import run
+from framecls.config import ReadKeywords, ReadOptions
+from framecls.errors import AudioError
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one command line gave."""
+
+    status: int
+    records: list[dict[str, Any]]
+    err: str
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
+
+
+@pytest.fixture
+def tag(model: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def call(*arguments: str | Path) -> Answer:
+        status = run(["tag", "-m", model, "--device", "cpu", "-f", "jsonl", *map(str, arguments)])
+        said = capfd.readouterr()
+        return Answer(status, [json.loads(line) for line in said.out.splitlines()], said.err)
+
+    return call
+
+
+def read(path: Any, **options: Any) -> Samples:
+    with open_audio(path, options=ReadOptions(**options)) as stream:
+        return np.concatenate(list(stream.blocks()))
+
+
+def sounds(samples: Samples) -> list[tuple[float, float]]:
+    """Return start and end in seconds of each stretch of sound, pauses of up to 0.2 s included."""
+    loud = np.flatnonzero(np.abs(samples) > 0.05) / 16000
+    if not len(loud):
+        return []
+    breaks = np.flatnonzero(np.diff(loud) > 0.2)
+    return list(zip(loud[[0, *breaks + 1]].tolist(), loud[[*breaks, -1]].tolist(), strict=True))
+
+
+def encode(path: Path, samples: Samples, rate: int = 44100, codec: str = "mp3", **options: str) -> bytes:
+    return write_media(path, Track(samples, rate, codec), **options).read_bytes()
+
+
+def wav(samples: Samples, said: int | None = None, tail: bytes = b"", fmt: bytes = b"") -> bytes:
+    """Return a WAV file at 16 kHz whose header says so many bytes of samples."""
+    data = (samples * 32767).astype("<i2").tobytes()
+    fmt = fmt or struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    n_bytes = len(data) if said is None else said
+    body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", n_bytes) + data + tail
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+# The decoder's end is not the file's
+
+
+def joined_mp3(folder: Path) -> list[bytes]:
+    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", make_tone(4, 44100))]
+
+
+def mp3_of_two_rates(folder: Path) -> list[bytes]:
+    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", make_tone(4, 48000), 48000)]
+
+
+def mp3_that_becomes_stereo(folder: Path) -> list[bytes]:
+    stereo = np.stack([make_tone(4, 44100)] * 2, axis=1)
+    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", stereo)]
+
+
+def chain(container: str, codec: str, rates: tuple[int, int]) -> Callable[[Path], list[bytes]]:
+    def make(folder: Path) -> list[bytes]:
+        parts = []
+        for seconds, rate in zip((3, 4), rates, strict=True):
+            path = folder / f"{seconds}.{container.lower()}"
+            soundfile.write(path, make_tone(seconds, rate), rate, format=container, subtype=codec)
+            parts.append(path.read_bytes())
+        return parts
+
+    return make
+
+
+JOINED: dict[str, Callable[[Path], list[bytes]]] = {
+    "mp3": joined_mp3,
+    "mp3 of two rates": mp3_of_two_rates,
+    "mp3 that becomes stereo": mp3_that_becomes_stereo,
+    "vorbis": chain("OGG", "VORBIS", (44100, 44100)),
+    "vorbis of two rates": chain("OGG", "VORBIS", (44100, 48000)),
+    "opus": chain("OGG", "OPUS", (48000, 48000)),
+    "flac": chain("FLAC", "PCM_16", (44100, 44100)),
+    "flac of two rates": chain("FLAC", "PCM_16", (48000, 16000)),
+}
+
+
+@pytest.mark.parametrize("kind", JOINED)
+def test_joined_files_are_read_to_the_end(tmp_path: Path, tag: Callable[..., Answer], kind: str) -> None:
+    path = tmp_path / "joined"
+    path.write_bytes(b"".join(JOINED[kind](tmp_path)))
+    answer = tag(path, "-q")
+    assert answer.records[0]["duration"] == pytest.approx(7, abs=0.15)
+    assert all(line.startswith("framecls: warning: ") for line in answer.err.splitlines())  # none without a name
+    assert sounds(read(path)) == [(pytest.approx(0, abs=0.1), pytest.approx(7, abs=0.15))]
+
+
+def test_a_chain_needs_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.ogg").write_bytes(b"".join(JOINED["vorbis of two rates"](tmp_path)))
+    without_pyav(tmp_path, monkeypatch)
+    assert len(read(tmp_path / "a.ogg")) == 7 * 16000
+
+
+def test_a_variable_bit_rate_without_a_count(tmp_path: Path) -> None:
+    # Silence takes few bits and noise takes many: the first frames say nothing of the length.
+    sound = np.concatenate([np.zeros(44100 * 2, np.float32), make_noise(8, 44100), np.zeros(44100, np.float32)])
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
+    data = path.read_bytes()
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    path.write_bytes(data[:at] + b"\0\0\0\0" + data[at + 4 :] if at > 0 else data)
+    assert len(read(path)) == pytest.approx(11 * 16000, abs=1600)
+
+
+STALE = {
+    "wav": lambda x: wav(x, 32000),
+    "wav of 0 bytes": lambda x: wav(x, 0),
+    "au": lambda x: b".snd" + struct.pack(">5I", 24, 32000, 3, 16000, 1) + (x * 32767).astype(">i2").tobytes(),
+    "caf": lambda x: (
+        b"caff\0\1\0\0desc"
+        + struct.pack(">qd4sIIIII", 32, 16000.0, b"lpcm", 0, 2, 1, 1, 16)
+        + b"data"
+        + struct.pack(">qI", 32004, 0)
+        + (x * 32767).astype(">i2").tobytes()
+    ),
+    "aiff": lambda x: (
+        b"FORM"
+        + struct.pack(">I4s4sIhIhHQ", 32054, b"AIFF", b"COMM", 18, 1, 16000, 16, 16383 + 13, 16000 << 50)
+        + b"SSND"
+        + struct.pack(">III", 32008, 0, 0)
+        + (x * 32767).astype(">i2").tobytes()
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STALE)
+@pytest.mark.parametrize("by_pipe", [False, True])
+def test_samples_beyond_those_that_the_header_counts(tmp_path: Path, kind: str, by_pipe: bool) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(STALE[kind](make_tone(6)))
+    if by_pipe:
+        with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
+            samples = read(cat.stdout)
+    else:
+        samples = read(path)
+    assert len(samples) == 6 * 16000
+
+
+TAILS = {
+    "a list": b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf59.27.100\0",
+    "an id3 tag": b"ID3\x03\0\0\0\0\0\x20" + bytes(32),
+    "padding": bytes(4096),
+    "a chunk at an odd place": b"\0LIST" + struct.pack("<I", 4) + b"INFO",
+}
+
+
+@pytest.mark.parametrize("kind", TAILS)
+@pytest.mark.parametrize("by_pipe", [False, True])
+def test_what_is_no_sound_stays_unheard(tmp_path: Path, kind: str, by_pipe: bool) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(make_tone(2), tail=TAILS[kind]))
+    with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
+        samples = read(cat.stdout if by_pipe else path)
+        assert cat.stdout is not None
+        cat.stdout.read()
+    assert len(samples) == 2 * 16000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a sparse file")
+@pytest.mark.parametrize("said", [2**32 - 1, 64000])
+def test_more_than_4_gb(tmp_path: Path, said: int) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(make_tone(1), said))
+    n_bytes = 2**32 + 64000
+    with path.open("r+b") as file:
+        file.seek(44 + n_bytes - 32000)
+        file.write((make_tone(1) * 32767).astype("<i2").tobytes())
+    with open_audio(path) as stream:
+        n_samples = sum(len(block) for block in stream.blocks())
+    assert n_samples == n_bytes // 2
+
+
+def test_no_samples_and_something_behind(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(make_tone(0), tail=b"LIST" + struct.pack("<I", 5000) + bytes(5000)))
+    answer = tag(tmp_path / "a.wav")
+    assert (answer.status, answer.records) == (1, [])
+    assert "a.wav: there is no audio in it" in answer.err
+
+
+def test_24_bits_in_4_bytes_are_refused(tmp_path: Path) -> None:
+    extension = struct.pack("<HHI", 22, 24, 4) + bytes.fromhex("0100000000001000800000aa00389b71")
+    fmt = struct.pack("<HHIIHH", 0xFFFE, 1, 16000, 64000, 4, 24) + extension
+    (tmp_path / "a.wav").write_bytes(wav(make_tone(1), fmt=fmt))
+    with pytest.raises(AudioError, match="24 bits in 4 bytes"):
+        read(tmp_path / "a.wav")
+
+
+# Time and tracks of containers
+
+LATE = [
+    ("a.mp4", "aac", "mpeg4"),
+    ("a.mov", "aac", "mpeg4"),
+    ("a.mkv", "flac", "mpeg4"),
+    ("a.webm", "libopus", "libvpx"),
+    ("a.ts", "mp2", "mpeg2video"),
+    ("a.mpg", "mp2", "mpeg2video"),
+    ("a.flv", "mp3", "flv"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "picture"), LATE)
+def test_sound_that_begins_late_is_heard_late(tmp_path: Path, name: str, codec: str, picture: str) -> None:
+    rate = 48000 if codec == "libopus" else 44100
+    track = Track(make_tone(2, rate), rate, codec, start_s=3.0)
+    write_media(tmp_path / name, track, picture_s=5.0, picture=picture)
+    assert sounds(read(tmp_path / name)) == [(pytest.approx(3, abs=0.1), pytest.approx(5, abs=0.1))]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mka", "flac"), ("a.webm", "libopus"), ("a.mp4", "aac"), ("a.ts", "mp2"), ("a.nut", "mp3")]
+)
+def test_what_is_missing_is_silence(tmp_path: Path, name: str, codec: str) -> None:
+    write_media(tmp_path / name, Track(make_tone(6, 48000), 48000, codec, gap_s=(2.0, 4.0)))
+    first, second = sounds(read(tmp_path / name))
+    assert first == (pytest.approx(0, abs=0.1), pytest.approx(2, abs=0.1))
+    assert second == (pytest.approx(4, abs=0.1), pytest.approx(6, abs=0.1))
+
+
+def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+    path = write_media(tmp_path / "a.nut", Track(make_tone(2, 48000), 48000, "flac"))
+    late = Track(make_tone(2, 48000), 48000, "flac", start_s=40 * 3600.0)
+    parts = [path.read_bytes(), write_media(tmp_path / "b.nut", late).read_bytes()]
+    path.write_bytes(b"".join(parts))
+    answer = tag(path)
+    assert answer.records[0]["duration"] < 10
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    silent, sound = np.zeros(96000, np.float32), make_tone(2, 48000)
+    return write_media(tmp_path / "film.mka", Track(silent, 48000, "flac"), Track(sound, 48000, "aac"))
+
+
+def test_the_track_that_is_not_silent(film: Path, tag: Callable[..., Answer]) -> None:
+    assert len(sounds(read(film))) == 1
+    answer = tag(film)
+    assert answer.status == 0
+    assert "it has 2 audio tracks: 1 (flac), 2 (aac); track 1 is silent, track 2 is read; --track N" in answer.err
+
+
+def test_a_track_by_its_number(film: Path, tag: Callable[..., Answer], model: str) -> None:
+    assert sounds(read(film, track=1)) == []
+    assert len(sounds(read(film, track=2))) == 1
+    answer = tag(film, "--track", "3")
+    assert answer.status == 1
+    assert "there is no audio track 3: it has 2 audio tracks: 1 (flac), 2 (aac)" in answer.err
+    assert tag(film, "--track", "0").status == 2
+    assert framecls.load(model, device="cpu").tag(film, track=2).notes == ()
+
+
+# What was cut off
+
+CUT = {
+    "wav": lambda x, p: soundfile.write(p, x, 48000, format="WAV"),
+    "flac": lambda x, p: soundfile.write(p, x, 48000, format="FLAC"),
+    "ogg": lambda x, p: soundfile.write(p, x, 48000, format="OGG", subtype="VORBIS"),
+    "opus": lambda x, p: soundfile.write(p, x, 48000, format="OGG", subtype="OPUS"),
+    "aiff": lambda x, p: soundfile.write(p, x, 48000, format="AIFF"),
+    "au": lambda x, p: soundfile.write(p, x, 48000, format="AU"),
+    "caf": lambda x, p: soundfile.write(p, x, 48000, format="CAF"),
+    "w64": lambda x, p: soundfile.write(p, x, 48000, format="W64"),
+    "mp3": lambda x, p: soundfile.write(p, x, 48000, format="MP3"),
+    "m4a": lambda x, p: encode(p, x, 48000, "aac", movflags="faststart"),
+    "mp4": lambda x, p: write_media(p, Track(x, 48000, "aac"), picture_s=10.0, movflags="faststart"),
+    "mkv": lambda x, p: write_media(p, Track(x, 48000, "aac"), picture_s=10.0),
+    "webm": lambda x, p: encode(p, x, 48000, "libopus"),
+    "wma": lambda x, p: encode(p, np.stack([x, x], axis=1), 48000, "wmav2"),
+    "avi": lambda x, p: write_media(p, Track(x, 48000, "mp3"), picture_s=10.0),
+    "flv": lambda x, p: encode(p, x[::2].copy(), 44100, "aac"),
+    "mpg": lambda x, p: write_media(p, Track(x, 48000, "mp2"), picture_s=10.0, picture="mpeg2video"),
+    "aac": lambda x, p: encode(p, x, 48000, "aac"),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_what_was_cut_off_is_said(tmp_path: Path, tag: Callable[..., Answer], kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    CUT[kind](make_noise(10, 48000), path)
+    whole = tag(path)
+    assert (whole.status, whole.err) == (0, "")
+    assert "truncated" not in whole.records[0]
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.4) | 1])
+    cut = tag(path, "-q")
+    assert cut.status == 3
+    (line,) = cut.err.splitlines()
+    assert f"a.{kind}: it ends after" in line
+    assert line.endswith("it was cut off")
+    assert cut.records[0]["truncated"] is True
+    assert cut.records[0]["warnings"] == [line.split(f"a.{kind}: ")[1]]
+    strict = tag(path, "--strict", "-q")
+    assert (strict.status, strict.records) == (1, [])
+    assert "it was cut off" in strict.err
+
+
+def test_an_mp4_that_lost_its_index(tmp_path: Path) -> None:
+    data = encode(tmp_path / "a.m4a", make_noise(10, 48000), 48000, "aac")
+    (tmp_path / "a.m4a").write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="cut off before its index"):
+        read(tmp_path / "a.m4a")
+
+
+def test_a_pipe_that_dies(model: str, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    data = wav(make_tone(1), 33 * 32000)
+    threading.Thread(target=lambda: (os.write(write_end, data), os.close(write_end))).start()
+    with os.fdopen(read_end, "rb") as pipe:
+        result = framecls.load(model, device="cpu").tag(pipe)
+    assert result.truncated
+    assert result.warnings == ("it ends after 1.0 s, but its header says 33.0 s: it was cut off",)
+
+
+def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+    data = bytearray(encode(tmp_path / "a.mka", make_noise(10, 48000), 48000, "aac"))
+    data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
+    (tmp_path / "a.mka").write_bytes(data)
+    answer = tag(tmp_path / "a.mka")
+    assert answer.status in (0, 3)
+    assert answer.records[0]["duration"] == pytest.approx(10, abs=0.5)
+
+
+# Limits
+
+
+def without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the decoding process find an `av` that does not load."""
+    (folder / "broken").mkdir()
+    (folder / "broken" / "av.py").write_text("raise ImportError('libavformat.so: no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+
+
+def test_without_pyav(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    (tmp_path / "b.mp3").write_bytes(b"".join(joined_mp3(tmp_path / "..")))
+    soundfile.write(tmp_path / "c.flac", make_tone(1), 16000)
+    without_pyav(tmp_path, monkeypatch)
+    answer = tag(tmp_path / "a.m4a", tmp_path / "b.mp3", tmp_path / "c.flac", "-q")
+    assert answer.status == 1
+    assert [Path(record["file"]).name for record in answer.records] == ["b.mp3", "c.flac"]
+    errors = [line for line in answer.err.splitlines() if line.startswith("framecls: ")]
+    assert "a.m4a: not audio that libsndfile can read" in errors[0]
+    assert "pip install av" in errors[0]
+    assert "b.mp3: only its first part is read" in errors[1]
+
+
+def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Let the decoding process run this in place of PyAV."""
+    (folder / "broken").mkdir()
+    (folder / "broken" / "av.py").write_text(textwrap.dedent(body))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+
+
+def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
+    replace_decoder(tmp_path, monkeypatch, "import time\ntime.sleep(1000)")
+    start = time.monotonic()
+    answer = tag(tmp_path / "a.m4a", tmp_path / "b.wav", "--timeout", "1.5", "-q")
+    assert time.monotonic() - start < 15
+    assert answer.status == 1
+    assert len(answer.records) == 1
+    assert "a.m4a: its decoder gave nothing for 1.5 s and was stopped (--timeout)" in answer.err
+
+
+def test_a_decoder_that_crashes(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
+    replace_decoder(tmp_path, monkeypatch, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    answer = tag(tmp_path / "a.m4a", tmp_path / "b.wav", "-q")
+    assert answer.status == 1
+    assert len(answer.records) == 1
+    assert "a.m4a: its decoder died" in answer.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks in /proc")
+def test_the_decoder_does_not_outlive_us(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mka", Track(make_noise(60), 16000, "flac"))
+    program = f"""
+        import os, signal
+        from framecls.audio import open_audio
+        stream = open_audio({str(path)!r})
+        print(stream._reader._process.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=False
+    )
+    child = Path("/proc") / done.stdout.strip()
+    deadline = time.monotonic() + 10
+    while child.exists() and "Z" not in (child / "stat").read_text().split()[2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or (child / "stat").read_text().split()[2] == "Z"
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.wav\n",
+    "concat": "ffconcat version 1.0\nfile secret.wav\n",
+    "dash": '<?xml version="1.0"?><MPD type="static"><Period><AdaptationSet><Representation id="1"><BaseURL>secret.wav'
+    "</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    "sdp": "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.mpd", "a.wav"])
+def test_a_playlist_is_no_recording(tmp_path: Path, tag: Callable[..., Answer], kind: str, name: str) -> None:
+    soundfile.write(tmp_path / "secret.wav", make_tone(1), 16000)
+    (tmp_path / name).write_text(PLAYLISTS[kind])
+    start = time.monotonic()
+    answer = tag(tmp_path / name)
+    assert time.monotonic() - start < 10
+    assert (answer.status, answer.records) == (1, [])
+    assert "a playlist, not a recording" in answer.err
+
+
+def test_longer_than_wanted(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+    for name, seconds in (("short.flac", 2), ("long.flac", 40)):
+        soundfile.write(tmp_path / name, np.zeros(seconds * 16000, np.float32), 16000)
+    answer = tag(tmp_path / "short.flac", tmp_path / "long.flac", "--max-duration", "2", "-q")
+    assert answer.status == 1
+    assert [Path(record["file"]).name for record in answer.records] == ["short.flac"]
+    assert "long.flac: it is longer than --max-duration 2 s" in answer.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that do not block")
+def test_a_slow_pipe_has_not_ended(model: str) -> None:
+    data = wav(make_tone(6), 2**32 - 1)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+
+    def write() -> None:
+        for first in range(0, len(data), 64000):
+            os.write(write_end, data[first : first + 64000])
+            time.sleep(0.2)
+        os.close(write_end)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        samples = read(pipe)
+    writer.join()
+    assert len(samples) == 6 * 16000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name")
+def test_a_copy_of_a_pipe_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "a.m4a", make_tone(2, 48000), 48000, "aac")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with subprocess.Popen(["cat", tmp_path / "a.m4a"], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        with open_audio(cat.stdout) as stream:
+            assert os.listdir(tmp_path / "temporary") == []
+            assert sum(map(len, stream.blocks())) == pytest.approx(32000, abs=800)
+
+
+def test_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "a.flac", make_tone(1), 16000)
+    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert len(read(tmp_path / "a.flac")) == 16000
+    assert len(read(tmp_path / "a.m4a")) == pytest.approx(16000, abs=800)
+    with subprocess.Popen(["cat", tmp_path / "a.flac"], stdout=subprocess.PIPE) as cat:
+        with pytest.raises(AudioError, match="cannot be copied to a temporary file"):
+            read(cat.stdout)
+        assert cat.stdout is not None
+        cat.stdout.read()
+
+
+def test_a_list_names_a_file_that_begins_with_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "#1.wav", make_tone(1), 16000)
+    (tmp_path / "list.txt").write_text("# a comment\n#1.wav\n")
+    monkeypatch.chdir(tmp_path)
+    assert [found.name for found in find_inputs(["@list.txt"])] == ["#1.wav"]
+
+
+def test_keywords_are_the_fields() -> None:
+    assert list(ReadKeywords.__annotations__) == list(ReadOptions.__dataclass_fields__)
+
+
+def test_the_decoding_program_imports_nothing_of_ours() -> None:
+    assert "framecls" not in Path(container_program.__file__).read_text().replace("framecls-", "")
