@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -110,6 +111,31 @@ def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
 
     with pytest.raises(RuntimeError, match="the list broke"):
         pump_all(openers(), Load(CONFIG.window_frames, 4))
+
+
+def test_the_iterator_is_advanced_by_whoever_reads_the_answers() -> None:
+    threads: set[int] = set()
+
+    def openers() -> Iterator[Any]:
+        for number in range(40):
+            threads.add(threading.get_ident())
+            yield opener(4000 * (1 + number % 3), number)
+
+    assert len(pump_all(openers(), Load(CONFIG.window_frames, 4, 2, 3))) == 40
+    assert threads == {threading.get_ident()}
+
+
+def test_an_iterator_that_waits_apart_holds_nothing_up() -> None:
+    """What has come is answered while the iterator waits for more."""
+    feed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    load = Load(CONFIG.window_frames, 4, 2, 2)
+    pump = Pump(iter(feed.get, None), partial(cut_windows, config=CONFIG), checksums, load, wait_apart=True)
+    with closing(pump.run()) as recordings:
+        for number in range(5):
+            feed.put(opener(8000, number))
+            assert list(pump.answers(next(recordings)))
+        feed.put(None)
+        assert list(recordings) == []
 
 
 def test_nothing_runs_far_ahead() -> None:

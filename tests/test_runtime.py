@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -385,3 +392,83 @@ def test_the_package_and_a_model_say_what_they_are() -> None:
     model = make_model(tiny_config("frame"))
     assert repr(model) == f"<framecls model {model.name} on cpu>"
     assert set(framecls.__all__) <= set(dir(framecls))
+
+
+def test_sources_may_come_from_what_is_bound_to_a_thread() -> None:
+    """A cursor of SQLite raises in any thread but its own."""
+    database = sqlite3.connect(":memory:")
+    database.execute("create table clips (seconds real)")
+    database.executemany("insert into clips values (?)", [(0.3 + 0.01 * number,) for number in range(50)])
+    cursor = database.execute("select seconds from clips order by seconds")
+    model = make_model(tiny_config("frame"))
+    results = model.tag_many((noise(seconds) for (seconds,) in cursor), sample_rate=RATE)
+    assert [round(result.duration, 2) for result in results] == [round(0.3 + 0.01 * n, 2) for n in range(50)]  # type: ignore[union-attr]
+
+
+def test_what_an_iterator_of_sources_raises_reaches_the_caller_as_it_is() -> None:
+    error = LookupError("the list broke")
+
+    def sources() -> Iterator[np.ndarray]:
+        yield noise(0.5)
+        raise error
+
+    results = make_model(tiny_config("pooled")).identify_many(sources(), sample_rate=RATE)
+    assert next(results).duration == 0.5  # type: ignore[union-attr]
+    with pytest.raises(LookupError) as caught:
+        next(results)
+    assert caught.value is error
+
+
+def test_results_that_are_closed_early_close_a_generator_of_sources() -> None:
+    closed: list[int] = []
+
+    def sources() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                yield noise(0.5)
+        finally:
+            closed.append(threading.get_ident())
+
+    with closing(make_model(tiny_config("frame")).tag_many(sources(), sample_rate=RATE)) as results:
+        assert isinstance(next(results), framecls.TagResult)
+    assert closed == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_torchs_defaults_change_nothing(when: str) -> None:
+    """Each model in a process of its own: the defaults are of a whole process."""
+    script = """
+import sys
+import framecls, numpy as np, torch
+
+def disturb():
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+
+if sys.argv[1] == "before":
+    disturb()
+models = {name: framecls.load(name, device="cpu") for name in framecls.models()}
+if sys.argv[1] == "between":
+    disturb()
+file = "samples/speech_flite.flac"
+tags = [models[name].tag(file).scores for name in ("sound", "phones")]
+vector, language = models["speaker"].embed(file), models["language"].identify(file)
+assert vector.dtype == np.float32 and all(scores.dtype == np.float32 for scores in tags)
+print(*(float(scores.sum()) for scores in tags), vector[:3].tolist(), language.top)
+"""
+    run = [
+        subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, timeout=120, check=False)
+        for name in (when, "never")
+    ]
+    assert run[0].stdout == run[1].stdout != "", run[0].stderr
+
+
+def test_the_shapes_that_the_readme_states() -> None:
+    speech = "samples/speech_flite.flac"
+    readme = Path("README.md").read_text(encoding="utf-8")
+    [size] = re.findall(r"framecls.embed\(.*\)  # \((\d+),\)", readme)
+    assert framecls.embed(speech, device="cpu").shape == (int(size),)
+    assert "# (frame,) seconds, (frame, label) probabilities" in readme
+    result = framecls.tag(speech, device="cpu")
+    assert result.times.shape == (len(result.scores),)
+    assert result.scores.shape == (len(result.times), len(result.labels))

@@ -27,9 +27,9 @@ _SOUNDING = 1e-7
 # Another channel is taken for the loudest once it is 6 dB louder than the one that was.
 _LOUDER = 4.0
 _FADE_S = 0.01
-# A mean that is further from 0 is an offset if each eighth of the stretch has it, to a half: low notes and thumps have
-# not. Below, no model hears it.
-_OFFSET = 0.005
+# A mean that is further from 0 is an offset if the stretch follows a straight line: no eighth of it is further from it
+# than half the mean. Low notes and thumps do not. A smaller offset is heard by no model.
+_OFFSET = 0.003
 _PARTS = 8
 
 
@@ -140,26 +140,32 @@ class OffsetRemover:
 
     def __init__(self, stretch_samples: int) -> None:
         self._stretch_samples = stretch_samples
-        self._level: float | None = None  # at the end of the stretch before; None: that was the start of the recording
-        self._is_on = False
+        self._level: float | None = None  # at the end of the stretch before; None: there was no offset yet
+        self._has_begun = False
 
     def remove(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the next (sample,) stretch without its offset."""
-        is_whole = len(mono) >= self._stretch_samples
-        if not self._is_on and not _has_offset(mono):
-            self._level = 0.0
+        # The rest behind the last whole stretch may be a few samples, which have a mean by chance.
+        is_long_enough = len(mono) >= self._stretch_samples or not self._has_begun
+        self._has_begun = True
+        if self._level is None and not (is_long_enough and _has_offset(mono)):
             return mono
-        self._is_on = True
-        if is_whole or self._level is None:
-            half = len(mono) // 2
-            before, after = float(mono[:half].mean(dtype=np.float64)), float(mono[half:].mean(dtype=np.float64))
-            # Of a straight line through the means of the halves; they are its values at a quarter and three quarters.
-            first, last = 1.5 * before - 0.5 * after, 1.5 * after - 0.5 * before
+        if self._level is None:
+            self._level, last = _fit_line(mono)
+        elif len(mono) < self._stretch_samples:
+            last = self._level  # too short to measure
         else:
-            first, last = self._level, self._level  # too short to measure
-        start = first if self._level is None else self._level
+            _, last = _fit_line(mono)
+        line = np.linspace(self._level, last, len(mono), endpoint=False)
         self._level = last
-        return (mono - np.linspace(start, last, len(mono), endpoint=False)).astype(np.float32)
+        return (mono - line).astype(np.float32)
+
+
+def _fit_line(samples: NDArray[np.floating]) -> tuple[float, float]:
+    """Return where the straight line begins and ends that has the mean of each half of (sample,) samples."""
+    half = len(samples) // 2
+    before, after = float(samples[:half].mean(dtype=np.float64)), float(samples[half:].mean(dtype=np.float64))
+    return 1.5 * before - 0.5 * after, 1.5 * after - 0.5 * before  # the means are its values at 1/4 and 3/4
 
 
 def _has_offset(mono: NDArray[np.float32]) -> bool:
@@ -168,4 +174,8 @@ def _has_offset(mono: NDArray[np.float32]) -> bool:
         return False
     means = mono[: size * _PARTS].reshape(_PARTS, size).mean(axis=1, dtype=np.float64)
     mean = abs(float(means.mean()))
-    return mean > _OFFSET and bool((np.abs(means - means.mean()) < mean / 2).all())
+    if not mean > _OFFSET:
+        return False
+    first, last = _fit_line(means)
+    line = first + (last - first) * (np.arange(_PARTS) + 0.5) / _PARTS
+    return bool((np.abs(means - line) < mean / 2).all())
