@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fuzz_settings
 import pytest
 import torch
 from models import save_tiny_model, write_wav
@@ -279,6 +280,14 @@ def start(arguments: Sequence[str], folder: Path) -> tuple[int, str, float, floa
         timeout=2 * TIME_LIMIT_S,
     )
     return told.returncode, told.stderr, time.monotonic() - began, int((folder / "peak").read_text()) * 1024
+
+
+@pytest.mark.parametrize("kind", fuzz_settings.KINDS)
+def test_settings_changed_at_random(kind: str, tmp_path: Path) -> None:
+    """Longer: python tests/fuzz_settings.py --seconds 3600."""
+    results = {fuzz_settings.run_case(kind, f"{number}", tmp_path) for number in range(200)}
+    assert "taken" in results
+    assert kind == "list" or "refused" in results  # what is wrong with a list is told of each of its lines
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,8 @@ def test_what_was_written_where(output: str, here: Path, capsys: pytest.CaptureF
     assert run(command) == 0
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"framecls: {output}: 1 done, 0:00:02 of audio in ")
+    assert said.err.startswith("framecls: 1 done, 0:00:02 of audio in ")
+    assert said.err.endswith(f", results in {output}\n")
     assert len(said.err.splitlines()) == 1
     assert run([*command, "-q"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -490,8 +490,9 @@ class Batch:
         if self.n_finished:
             parts.append(f"{clock(self.audio_s)} of audio in {elapsed_s:.1f} s")
             parts.append(f"{self.audio_s / elapsed_s:.0f} times real time")
-        said = ", ".join(parts)
-        return f"{escape(self._output)}: {said}" if self._output is not None else said
+        if self._output is not None and self.n_done:
+            parts.append(f"results in {escape(self._output)}")
+        return ", ".join(parts)
 
     def describe_interruption(self) -> str:
         """Return what an interrupt left undone."""
