@@ -335,6 +335,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
+    checks.check_measured(options.model, options.length, only_candidates=options.only_candidates)
 
     from framecls.engine import load_engine
     from framecls.output.files import atomic_write

@@ -223,12 +223,11 @@ def main() -> None:
     }
     figures: dict[str, Any] = {name: report(part, chosen) for name, part in sets.items()}
     figures["fleurs"] = cross_fit(known, config)
-    before = {name: report(part, config) for name, part in sets.items()}
     among = report_among(fleurs, chosen)
-    told = {"before": before, "after": figures, "whole": report(known, chosen), "among": among}
-    sys.stdout.write(json.dumps(told | {"decision": asdict(chosen.decision)}, indent=1) + "\n")
+    told = {"decision": asdict(chosen.decision), "answers": figures, "among": among}
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
     card = {**config.card, **read_recipe(find_recipe(options.recipe)).card, "date": options.date}
-    card |= {"answers": {"by_source": figures, "among": among}}
+    card |= {"answers": figures, "among": among}
     save_settings(options.model, options.out, replace(chosen, card=card))
 
 
