@@ -26,7 +26,7 @@ class Choice:
 
     indices: tuple[int, ...]
     others: float  # how much each other label counts, beside its probability
-    reason: str  # for "unknown", where another label is likelier
+    reason: str  # for "unknown", where it is likely to be another label
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Ranking:
 
     top: tuple[Candidate, ...]  # the best first
     rest: float  # probability of all that cannot be the answer
-    reason: str  # for "unknown", where that is likelier
+    reason: str  # for "unknown", where that is likelier than not
 
 
 def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) -> tuple[NDArray[np.float32], float]:
@@ -132,4 +132,4 @@ def find_doubt(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | N
     best, thresholds = ranking.top[0], config.decision.thresholds
     if best.score >= thresholds.get(best.label, thresholds.get(UNKNOWN, ranking.rest)):
         return None
-    return ranking.reason if ranking.rest > best.score else UNSURE
+    return ranking.reason if ranking.rest > 0.5 else UNSURE

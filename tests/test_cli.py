@@ -590,6 +590,16 @@ def test_options_that_would_decide_nothing_are_refused(cli: Cli, tag_model: str,
         assert said in answer.err
 
 
+def test_measuring_refuses_what_makes_no_difference(cli: Cli, tag_model: str, identify_model: str, here: Path) -> None:
+    for model, option, said in (
+        (tag_model, ["--length", "3"], "--length is for models of framecls identify"),
+        (identify_model, ["--only-candidates"], "no labels that tiny-language knows and does not answer with"),
+    ):
+        answer = cli("evaluate", model, str(here / "m.jsonl"), *option)
+        assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1)
+        assert said in answer.err
+
+
 def test_decision_options_reach_the_model(tag: Cli, here: Path) -> None:
     write_wav(here / "a.wav", 3.0)
     labels = {s["label"] for s in tag("a.wav", "-f", "jsonl", "--threshold", "noise=0").records[0]["segments"]}

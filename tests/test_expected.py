@@ -62,6 +62,25 @@ def test_identify_says_what_it_said(name: str) -> None:
     assert result.score == (pytest.approx(EXPECTED[name]["score"], abs=0.03) if result.reason is None else None)
 
 
+@pytest.mark.parametrize(
+    ("clip", "among", "answer"),
+    [
+        ("speech_tr.mp3", "de,fr", "unknown"),
+        ("speech_tr.mp3", "sw", "unknown"),
+        ("speech_es.ogg", "sw", "unknown"),
+        ("speech_tr.mp3", "de,tr", "tr"),
+        ("speech_de.opus", "de,fr", "de"),
+        ("speech_de.opus", "de,nl,da", "de"),
+        ("speech_ru.ogg", "ru,de", "ru"),
+        ("speech_fr.mp3", "de,fr,es", "fr"),
+    ],
+)
+def test_none_of_those_named_can_win(clip: str, among: str, answer: str) -> None:
+    result = model("language").identify(SAMPLES / clip, among=among.split(","))
+    assert result.label == answer
+    assert result.reason == ("none of those named" if answer == "unknown" else None)
+
+
 def test_voices_are_known_again_in_another_language(tmp_path: Path) -> None:
     """The synthesiser's voices are those that make_samples.py gives the clips."""
     speaker, gallery = model("speaker"), tmp_path / "g.sqlite"

@@ -357,6 +357,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
         },
     )
+    checks.check_measured(options.model, options.length, only_candidates=options.only_candidates)
 
     from framecls.engine import load_engine
     from framecls.output.files import atomic_write

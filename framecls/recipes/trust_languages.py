@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from framecls import modelfile
 from framecls.checkpoint import save_settings
@@ -35,6 +34,7 @@ from framecls.recipes.prepare_language import DEV_SOURCES, dev_voices, iso_code,
 from framecls.training.recipe import find_recipe, read_recipe
 
 _MOST_MISNAMED = 0.25
+_ODDS = [round(float(odds), 1) for odds in np.geomspace(0.2, 50, 100)]
 _N_PARTS = 10
 _JOINED_S = 6.0  # clips of other sources are joined until they are as long
 _MOST_OF_VOICE = 3  # such recordings of one voice
@@ -115,14 +115,13 @@ def choose(heard: Sequence[Heard], config: ModelConfig) -> DecisionConfig:
     truth = np.array([row.piece.language in config.decision.candidates for row in heard])
     logits = np.stack([row.logits for row in heard])
 
-    def surprise(log_odds: float) -> float:
-        decision = replace(config.decision, other_odds=float(np.exp(log_odds)))
+    def surprise(odds: float) -> float:
+        decision = replace(config.decision, other_odds=odds)
         share = find_probabilities(logits, replace(config, decision=decision))[:, trusted].sum(axis=1)
         right = np.clip(np.where(truth, share, 1 - share), 1e-9, None)
         return float(-np.log(right[truth]).mean() - np.log(right[~truth]).mean())
 
-    log_odds = float(minimize_scalar(surprise, bounds=(-3, 5), method="bounded").x)
-    decision = replace(config.decision, other_odds=round(float(np.exp(log_odds)), 1))
+    decision = replace(config.decision, other_odds=min(_ODDS, key=surprise))
     strangers = [row for row, is_trusted in zip(heard, truth, strict=True) if not is_trusted]
     for percent in range(1, 100):
         decision = replace(decision, thresholds={UNKNOWN: percent / 100})
@@ -223,12 +222,11 @@ def main() -> None:
     }
     figures: dict[str, Any] = {name: report(part, chosen) for name, part in sets.items()}
     figures["fleurs"] = cross_fit(known, config)
-    before = {name: report(part, config) for name, part in sets.items()}
     among = report_among(fleurs, chosen)
-    told = {"before": before, "after": figures, "whole": report(known, chosen), "among": among}
-    sys.stdout.write(json.dumps(told | {"decision": asdict(chosen.decision)}, indent=1) + "\n")
+    told = {"decision": asdict(chosen.decision), "answers": figures, "among": among}
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
     card = {**config.card, **read_recipe(find_recipe(options.recipe)).card, "date": options.date}
-    card |= {"answers": {"by_source": figures, "among": among}}
+    card |= {"answers": figures, "among": among}
     save_settings(options.model, options.out, replace(chosen, card=card))
 
 
