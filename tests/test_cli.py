@@ -265,7 +265,6 @@ def test_file_names_are_escaped_where_a_terminal_has_ascii_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "missing command"),
         (["nope"], "nope"),
         (["tag"], "INPUT"),
         (["tag", "a.wav", "--bogus"], "--bogus"),
