@@ -34,6 +34,8 @@ def write_media(path: Path, *tracks: Track, picture_s: float = 0.0, picture: str
         for track in tracks:
             layout = "mono" if track.samples.ndim == 1 else "stereo"
             stream: Any = container.add_stream(track.codec, rate=track.sample_rate, layout=layout)
+            if track.codec.startswith("wma"):  # which takes no rate for granted
+                stream.bit_rate = 128_000
             streams.append(stream)
         if picture_s:
             black = np.zeros((64, 64, 3), np.uint8)
