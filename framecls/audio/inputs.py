@@ -63,9 +63,9 @@ def find_inputs(arguments: Sequence[str]) -> Iterator[Input | InputFailure]:
     """Yield the recordings that the arguments name, in their order, each once.
 
     An argument is a file, a folder (every file in it whose suffix is one of AUDIO_SUFFIXES, recursively, sorted, hidden
-    ones left out), `-` (standard input) or `@LIST`, a text file of paths, one a line; blank lines are skipped, and lines
-    that begin with `#` unless there is such a file; paths are relative to the current folder. What is wrong with one
-    does not stop the others.
+    ones left out), `-` (standard input) or `@LIST`, a text file of paths, one a line; blank lines are skipped, and
+    lines that begin with `#` unless there is such a file; paths are relative to the current folder. What is wrong with
+    one does not stop the others.
 
     `relative` of a file in a folder is its path under that folder; of a file that is named itself, the path as given,
     or the bare name where that leads out of the current folder. Should two clash, the later one gets more of its
