@@ -210,15 +210,16 @@ def test_labels_that_are_not_named_keep_their_share(heard: dict[str, float], amo
 
 
 def test_a_label_that_is_not_trusted_can_win_against_those_that_are() -> None:
-    logits = logits_of(de=0.4, en=0.3, fr=0.3)
+    logits = logits_of(de=0.6, en=0.2, fr=0.2)
     plain = language_config(candidates=("en", "fr"))
     careful = replace(plain, decision=replace(plain.decision, other_odds=4.0))
     choice = choose_candidates(plain, None)
     assert choice == Choice((1, 2), 1.0, NOT_TRUSTED)
     ranking = rank(logits, plain, choice, 5)
-    assert ranking.rest == pytest.approx(0.4)
+    assert ranking.rest == pytest.approx(0.6)
     assert find_doubt(ranking, 5.0, plain) == NOT_TRUSTED
-    assert rank(logits, careful, choice, 5).rest == pytest.approx(1.6 / 2.2)
+    assert find_doubt(rank(logits_of(de=0.4, en=0.3, fr=0.3), plain, choice, 5), 5.0, plain) == UNSURE
+    assert rank(logits, careful, choice, 5).rest == pytest.approx(2.4 / 2.8)
     assert find_doubt(rank(logits_of(de=0.1, en=0.8, fr=0.1), careful, choice, 5), 5.0, careful) is None
 
 
