@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from framecls._version import __version__
+from framecls.checkpoints.registry import names as models
 from framecls.errors import (
     AudioError,
     ConfigError,
@@ -23,7 +24,6 @@ from framecls.errors import (
     ModelError,
     UsageError,
 )
-from framecls.pretrained import names as models
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from framecls.audio import Source
-    from framecls.runtime import Model, load
+    from framecls.model import Model, load
 
 __all__ = [
     "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError", "Identification",
@@ -45,7 +45,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in {"Model", "load"}:
-        from framecls import runtime
+        from framecls import model as runtime
 
         return getattr(runtime, name)
     raise AttributeError(f"module 'framecls' has no attribute {name!r}")
@@ -61,7 +61,7 @@ def tag(source: Source, model: str | Path = "sound", *, device: str = "auto", **
 
     For more than one recording, `load` the model once.
     """
-    from framecls.runtime import load
+    from framecls.model import load
 
     return load(model, device=device).tag(source, **options)
 
@@ -71,7 +71,7 @@ def identify(source: Source, model: str | Path = "language", *, device: str = "a
 
     For more than one recording, `load` the model once.
     """
-    from framecls.runtime import load
+    from framecls.model import load
 
     return load(model, device=device).identify(source, **options)
 
@@ -80,7 +80,7 @@ def embed(
     source: Source, model: str | Path = "speaker", *, device: str = "auto", **options: Any
 ) -> NDArray[np.float32]:
     """Load a model of voices and return (number,) the unit vector of one; options are those of `Model.embed`."""
-    from framecls.runtime import load
+    from framecls.model import load
 
     return load(model, device=device).embed(source, **options)
 
@@ -89,6 +89,6 @@ def enroll(
     name: str, sources: Sequence[Source], model: str | Path = "speaker", *, device: str = "auto", **options: Any
 ) -> list[str]:
     """Load a model of voices and enroll somebody's, for `identify`; options and result are those of `Model.enroll`."""
-    from framecls.runtime import load
+    from framecls.model import load
 
     return load(model, device=device).enroll(name, sources, **options)

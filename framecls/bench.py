@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from framecls import packages
 from framecls.audio import Input, find_inputs, open_audio
-from framecls.batching import Load
+from framecls.checkpoints.onnx import OnnxNetwork, save_onnx
 from framecls.config import ModelConfig
-from framecls.engine import Engine, count_decoders, cut_windows, load_engine
 from framecls.errors import AudioError, ConfigError, FrameclsError, UsageError
-from framecls.export import OnnxNetwork, save_onnx
-from framecls.runtime import Model
-from framecls.timeline import Window, padded_length
+from framecls.inference.batching import Load
+from framecls.inference.engine import Engine, count_decoders, cut_windows, load_engine
+from framecls.inference.segments import Window, padded_length
+from framecls.model import Model
 
 RUNTIMES = ("torch", "onnx")
 # What the peers can read, and what the audio of the benchmark is made at.

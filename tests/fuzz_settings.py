@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from framecls.audio import find_inputs
+from framecls.checkpoints.file import read_config
 from framecls.config import PretrainedConfig
 from framecls.errors import FrameclsError
-from framecls.modelfile import read_config
 from framecls.textfiles import read_json
 from framecls.training.recipe import change_recipe, find_recipe, read_recipe, shipped_recipes
 

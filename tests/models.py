@@ -11,10 +11,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from framecls.checkpoint import save_model
+from framecls.checkpoints.network import save_model
 from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
-from framecls.nn.model import Network
-from framecls.timeline import Segment, Segmenter, order_segments
+from framecls.inference.segments import Segment, Segmenter, order_segments
+from framecls.nn.network import Network
 
 RATE = 16000
 TAG_LABELS = ("speech", "music", "noise")

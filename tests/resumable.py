@@ -17,11 +17,6 @@ import time
 
 import torch
 
-import framecls.audio
-import framecls.cli.app
-import framecls.cli.classify
-import framecls.cli.destination
-import framecls.runtime  # noqa: F401 (all for the children)
 from framecls.cli.boundary import run
 
 

@@ -17,8 +17,8 @@ from models import save_tiny_model, save_tiny_voice_model, tiny_config, write_wa
 
 from framecls import bench
 from framecls.cli.boundary import run
-from framecls.engine import count_decoders
 from framecls.errors import ConfigError, FrameclsError
+from framecls.inference.engine import count_decoders
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import framecls
-from framecls import pretrained
-from framecls.ctc import count_edits
+from framecls.checkpoints import registry
+from framecls.inference.ctc import count_edits
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EXPECTED: dict[str, Any] = json.loads((SAMPLES / "expected.json").read_text(encoding="utf-8"))
@@ -135,4 +135,4 @@ def test_where_nobody_speaks_there_are_no_phones(name: str) -> None:
 
 
 def test_shipped_weights_are_small() -> None:
-    assert sum(pretrained.locate(name).stat().st_size for name in pretrained.names()) < 25e6
+    assert sum(registry.locate(name).stat().st_size for name in registry.names()) < 25e6

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import soundfile
 from models import save_tiny_model, write_wav
-from test_speech_encoder import ARCHITECTURE
+from nn.test_speech_encoder import ARCHITECTURE
 
 import framecls
 from framecls import packages
-from framecls.checkpoint import save_model
+from framecls.checkpoints.network import save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import PackageError
-from framecls.nn.model import Network
+from framecls.nn.network import Network
 
 ROOT = Path(framecls.__file__).parent.parent
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -240,8 +240,8 @@ def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_p
     (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
     code = HIDE_POSIX + (
         "from pathlib import Path\n"
-        "from framecls.training.clips import open_clips\n"
-        "from framecls.training.manifest import read_manifest\n"
+        "from framecls.training.data.clips import open_clips\n"
+        "from framecls.training.data.manifest import read_manifest\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "store = open_clips(read_manifest(folder / 'm.csv'), 16000, folder / 'cache')\n"
         "print(store.n_samples(folder / 'a.wav'))\n"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from framecls.audio.arrays import as_array, is_array
 from framecls.audio.channels import Channel
-from framecls.audio.inputs import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
+from framecls.audio.find import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
+from framecls.audio.precomputed import open_vectors
 from framecls.audio.stream import AudioStream, Source, has_own_rate, open_audio, split_channels
-from framecls.audio.vectors import open_vectors
 
 __all__ = [
     "AUDIO_SUFFIXES",

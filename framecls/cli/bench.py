@@ -6,7 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from framecls import modelfile, pretrained
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
@@ -28,11 +29,11 @@ def export_model(options: ExportOptions) -> int:
         ModelError: the model cannot be used, or the file not be written.
     """
     set_up_logging(options.verbose, options.debug)
-    path = pretrained.locate(options.model)
-    modelfile.read_config(path)
+    path = registry.locate(options.model)
+    read_config(path)
     checks.check_overwrites({"-o": options.output}, {"the model": path})
 
-    from framecls.export import export_onnx
+    from framecls.checkpoints.onnx import export_onnx
 
     export_onnx(options.model, options.output, features=options.features)
     Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
@@ -50,7 +51,7 @@ def run_bench(options: BenchOptions) -> int:
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     check_machine(options)
-    modelfile.read_config(pretrained.locate(options.model))
+    read_config(registry.locate(options.model))
 
     from framecls import bench
 

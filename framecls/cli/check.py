@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from framecls import modelfile
+from framecls.checkpoints.file import read_config
 from framecls.cli.console import Console, escape, set_up_logging
-from framecls.cli.destination import check_folder_record, key_of_output
 from framecls.cli.options import CheckOptions
 from framecls.errors import FrameclsError, UsageError
-from framecls.gallery import GALLERY, open_gallery
+from framecls.output.destination import check_folder_record, key_of_output
 from framecls.output.journal import JOURNAL, Record, open_journal
 from framecls.output.stored import from_stored
+from framecls.speakers.gallery import GALLERY, open_gallery
 from framecls.statefile import check_place, read_header, read_marks
 
 _SAFETENSORS_BYTES = 9  # a length, and the brace that a header begins with
@@ -165,5 +165,5 @@ def _inspect_weights(path: Path) -> Contents:
         raise FrameclsError(f"{path}: damaged or cut short: {error}") from error
     if {"fingerprint", "step"} <= metadata.keys():
         return Contents("training state", records=n_arrays)
-    config = modelfile.read_config(path)
+    config = read_config(path)
     return Contents("model", int(metadata["framecls_format"]), config.name, n_arrays)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from framecls import modelfile, pretrained
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cli.options import ENGINES, LOCAL, RAY, ReadingOptions
 from framecls.config import ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
 from framecls.errors import WHO_IS, ConfigError, UsageError, suggest
@@ -138,8 +139,8 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
         UsageError: no model has that name, or it is one for the other command.
         ModelError: the file is missing or no model.
     """
-    path = pretrained.locate(name)
-    config = modelfile.read_config(path)
+    path = registry.locate(name)
+    config = read_config(path)
     if config.task != task:
         command = _COMMANDS.get(config.task, config.task)
         raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
@@ -162,8 +163,8 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
         UsageError: no model has that name, or it hears no phones.
         ModelError: the file is missing or no model.
     """
-    path = pretrained.locate(name)
-    config = modelfile.read_config(path)
+    path = registry.locate(name)
+    config = read_config(path)
     if not config.phones:
         raise UsageError(f"-m {name}: --string wants a model that hears phones: use -m phones, or train one")
     _refuse_given(name, config)
@@ -177,7 +178,7 @@ def find_voice_model(name: str) -> ModelConfig:
         UsageError: no model has that name, or it does something else.
         ModelError: the file is missing or no model.
     """
-    config = modelfile.read_config(pretrained.locate(name))
+    config = read_config(registry.locate(name))
     if not config.embedding:
         raise UsageError(f"-m {name}: this model does not tell voices: use -m speaker, or train one")
     return config
@@ -238,7 +239,7 @@ def check_measured(name: str, length_s: float | None, *, only_candidates: bool) 
         UsageError: no model has that name, or an option is for models of another kind.
         ModelError: the file is missing or no model.
     """
-    config = modelfile.read_config(pretrained.locate(name))
+    config = read_config(registry.locate(name))
     if length_s is not None and config.task == "frame":
         raise UsageError(f"--length is for models of framecls identify, and {config.name} gives labels to frames")
     if only_candidates and not config.decision.candidates:

@@ -19,18 +19,18 @@ from framecls.cli.formats import TEXT, choose_format, needs_frames
 from framecls.cli.interrupts import Interrupts
 from framecls.cli.options import RAY, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.progress import InputBar, clock
-from framecls.cli.resume import InputState, Run, observe, take_fingerprint
 from framecls.cli.streaming import check_stream, stream_inputs
 from framecls.config import EACH, ModelConfig, ReadOptions
 from framecls.errors import ClusterError, FrameclsError, OutputError, UsageError
+from framecls.output.resume import InputState, Run, observe, take_fingerprint
 
 if TYPE_CHECKING:
     from framecls.audio import Channel, Input, InputFailure, Source
-    from framecls.cli.destination import Destination, Form, Plan
     from framecls.cluster import ClusterModel
+    from framecls.model import Model
+    from framecls.output.destination import Destination, Form, Plan
     from framecls.results import Identification, TagResult
-    from framecls.runtime import Model
-    from framecls.speakers import Enrolled
+    from framecls.speakers.recognition import Enrolled
 
     AnyModel: TypeAlias = Model | ClusterModel
     Results: TypeAlias = (
@@ -216,7 +216,7 @@ def classify(options: RunOptions, job: Job) -> int:
     job.check(config)
     _check_files(options, model_path, config)
 
-    from framecls.cli.destination import Form  # numpy: only once the options are right
+    from framecls.output.destination import Form  # numpy: only once the options are right
 
     form = Form(format, job.frames, job.times)
     if not form.accepts(job.result):
@@ -243,7 +243,7 @@ def _check_files(options: RunOptions, model: Path, config: ModelConfig) -> None:
     written = {"-o": Path(output) if output and not os.path.isdir(output) else None, "--errors": options.errors}
     read: dict[str, Path | None] = {f"the list {name}": Path(name[1:]) for name in options.inputs if name[:1] == "@"}
     if config.embedding:
-        from framecls.gallery import default_path  # numpy: only once the options are right
+        from framecls.speakers.gallery import default_path  # numpy: only once the options are right
 
         read["the gallery"] = getattr(options, "gallery", None) or default_path()
     checks.check_overwrites(written, {**read, "the model": model})
@@ -253,7 +253,7 @@ def _classify_inputs(
     options: RunOptions, job: Job, form: Form, console: Console, fingerprint: Callable[[], str]
 ) -> int:
     from framecls.audio import Input, find_inputs
-    from framecls.cli.destination import plan_destination
+    from framecls.output.destination import plan_destination
 
     found = list(find_inputs(options.inputs))
     if options.channel == EACH:
@@ -324,7 +324,7 @@ def _report(found: Sequence[Input | InputFailure], console: Console) -> None:
 
 def _stream(options: RunOptions, job: Job, form: Form, console: Console, inputs: Sequence[Input]) -> int:
     if inputs:
-        from framecls.runtime import Model
+        from framecls.model import Model
 
         model = job.prepare(_load(options))
         assert isinstance(model, Model)
@@ -360,7 +360,7 @@ def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
 
 
 def _load(options: RunOptions) -> Model:
-    from framecls.runtime import load
+    from framecls.model import load
 
     start = time.monotonic()
     model = load(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)

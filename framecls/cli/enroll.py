@@ -11,10 +11,10 @@ from framecls.cli import checks
 from framecls.cli.console import INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EnrollOptions
 from framecls.cli.progress import InputBar, clock
-from framecls.cli.resume import observe
 from framecls.config import EACH, ReadOptions
 from framecls.errors import UsageError
-from framecls.gallery import check_name, default_path, open_gallery
+from framecls.output.resume import observe
+from framecls.speakers.gallery import check_name, default_path, open_gallery
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -69,8 +69,8 @@ def _enroll(
     console: Console,
     bar: InputBar,
 ) -> None:
-    from framecls.engine import load_engine
-    from framecls.speakers import Voice, enroll, hear, identity
+    from framecls.inference.engine import load_engine
+    from framecls.speakers.recognition import Voice, enroll, hear, identity
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     path = options.gallery or default_path()

@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from framecls import modelfile, pretrained
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cli.console import DONE, Console, escape, set_up_logging
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import make_console, show_figure
@@ -35,10 +36,10 @@ def list_models(options: ModelsOptions) -> int:
     table.add_column("Labels", overflow="fold")
     table.add_column("Size", justify="right", no_wrap=True)
     table.add_column("Date", no_wrap=True)
-    for name in pretrained.names():
-        path = pretrained.locate(name)
+    for name in registry.names():
+        path = registry.locate(name)
         try:
-            config = modelfile.read_config(path)
+            config = read_config(path)
         except ModelError as error:
             messages.failure(name, error)
             continue
@@ -60,8 +61,8 @@ def show_model(options: ModelsOptions) -> int:
     """
     set_up_logging(options.verbose, options.debug)
     assert options.model is not None
-    path = pretrained.locate(options.model)
-    config = modelfile.read_config(path)
+    path = registry.locate(options.model)
+    config = read_config(path)
     make_console(sys.stdout).print(
         Group(Text(escape(config.name), style="bold"), Padding(_card(path, config), (0, 0, 0, 2), expand=False))
     )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from framecls import pretrained
+from framecls.checkpoints import registry
 from framecls.cli.formats import STREAMED, SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
@@ -65,18 +65,16 @@ ModelOption = Annotated[
         "--model",
         metavar="NAME|PATH",
         help="A shipped model or a model file.",
-        autocompletion=pretrained.names,
+        autocompletion=registry.names,
     ),
 ]
 ModelArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL", help="A model by name or path.", show_default=False, autocompletion=pretrained.names
-    ),
+    typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False, autocompletion=registry.names),
 ]
 VoiceModelOption = Annotated[
     str,
-    typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=pretrained.names),
+    typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=registry.names),
 ]
 GalleryOption = Annotated[
     Path | None,
@@ -509,7 +507,7 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
             "--init",
             metavar="NAME|PATH",
             help="Begin with the weights of this model that fit.",
-            autocompletion=pretrained.names,
+            autocompletion=registry.names,
         ),
     ] = None
     encoder: Annotated[
@@ -690,7 +688,7 @@ class ModelsOptions(MessageOptions):
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME|PATH]", help="Show this model's card.", show_default=False, autocompletion=pretrained.names
+            metavar="[NAME|PATH]", help="Show this model's card.", show_default=False, autocompletion=registry.names
         ),
     ] = None
 

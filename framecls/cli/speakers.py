@@ -26,9 +26,9 @@ from framecls.cli.options import (
 )
 from framecls.cli.progress import clock
 from framecls.errors import GalleryError, UsageError
-from framecls.gallery import Clip, check_name, default_path, is_unit, open_gallery
 from framecls.output.files import atomic_write, is_device
 from framecls.output.text import encodable
+from framecls.speakers.gallery import Clip, check_name, default_path, is_unit, open_gallery
 
 _FIELDS = ("name", "model", "file", "heard", "added", "vector")
 _MOST_LINE_BYTES = 2**20

@@ -18,7 +18,7 @@ from framecls.errors import UsageError
 if TYPE_CHECKING:
     from framecls.audio import Input
     from framecls.config import ReadKeywords
-    from framecls.runtime import Model
+    from framecls.model import Model
 
 
 def check_stream(options: TagOptions, format: str) -> None:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from framecls import modelfile, pretrained
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
@@ -26,7 +27,7 @@ from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_re
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
-    from framecls.training.measure import DevReport
+    from framecls.training.metrics.measure import DevReport
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def _check_output(path: Path) -> None:
         raise UsageError(f"-o {path}: {above} is no folder")
     if is_there:
         try:
-            modelfile.read_config(path)
+            read_config(path)
         except ModelError as error:
             raise UsageError(f"-o {path}: would be overwritten, and is no model of framecls: name another") from error
 
@@ -150,7 +151,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
         recipe=recipe,
         noise=options.noise,
         teacher=options.teacher,
-        init=pretrained.locate(options.init) if options.init else None,
+        init=registry.locate(options.init) if options.init else None,
         resume=options.resume,
         device=device,
         tier=options.tier,
@@ -161,7 +162,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
 
 def _check(options: TrainOptions, recipe: Recipe) -> int:
     """Print what the manifest holds; what is wrong with it is raised after that."""
-    from framecls.training.survey import survey
+    from framecls.training.data.survey import survey
 
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     try:
@@ -319,7 +320,7 @@ def choose_device(name: str) -> str:
     Raises:
         UsageError: this machine has no such device.
     """
-    from framecls.engine import pick_device
+    from framecls.inference.engine import pick_device
 
     return str(pick_device(name))
 
@@ -353,15 +354,15 @@ def evaluate_model(options: EvaluateOptions) -> int:
         {"-o": options.output},
         {
             "the manifest": options.manifest,
-            "the model": pretrained.locate(options.model),
+            "the model": registry.locate(options.model),
             "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
         },
     )
     checks.check_measured(options.model, options.length, only_candidates=options.only_candidates)
 
-    from framecls.engine import load_engine
+    from framecls.inference.engine import load_engine
     from framecls.output.files import atomic_write
-    from framecls.training import evaluate
+    from framecls.training.metrics import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     bar = StepBar(wanted=not (options.quiet or options.no_progress))

@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from framecls import pretrained
 from framecls._version import __version__
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cluster.crew import Crew
 from framecls.cluster.plan import Machine, Staff, plan_staff
 from framecls.cluster.session import open_session
 from framecls.cluster.worker import Setup, Work, digest_model
 from framecls.config import ModelConfig, ReadKeywords
 from framecls.errors import UsageError
-from framecls.modelfile import read_config
 
 if TYPE_CHECKING:
     from framecls.results import Identification, StringResult, TagResult
-    from framecls.speakers import Enrolled
+    from framecls.speakers.recognition import Enrolled
 
 CLUSTER_DEVICES = ("auto", "cpu", "cuda")
 
@@ -124,7 +124,7 @@ class ClusterModel:
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, as `Model.enrolled` does."""
-        from framecls.speakers import read_enrolled
+        from framecls.speakers.recognition import read_enrolled
 
         return read_enrolled(self._crew.identify_model(), self.config, Path(gallery) if gallery is not None else None)
 
@@ -170,8 +170,8 @@ def connect(
     """
     if device not in CLUSTER_DEVICES:
         raise UsageError(f"device {device!r}: on a cluster choose {', '.join(CLUSTER_DEVICES)}; Ray picks the GPU")
-    path = pretrained.locate(model)
-    name = str(model) if str(model) in pretrained.names() else os.path.join(os.getcwd(), path)
+    path = registry.locate(model)
+    name = str(model) if str(model) in registry.names() else os.path.join(os.getcwd(), path)
     config, digest = read_config(path), digest_model(name)
     own_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_session(address, max(own_cpus, (workers or 1) * (threads or 1))) as ray:

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framecls import errors, pretrained
+from framecls import errors
 from framecls._version import __version__
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.config import DecisionConfig
 from framecls.errors import ClusterError, FrameclsError
-from framecls.modelfile import read_config
 from framecls.results import Identification, TagResult
 
 if TYPE_CHECKING:
-    from framecls.runtime import Feed, Model
+    from framecls.model import Feed, Model
 
 Answer: TypeAlias = TagResult | Identification
 
@@ -95,8 +96,8 @@ def digest_model(model: str) -> str:
     Raises:
         FrameclsError: there is no such model.
     """
-    path = pretrained.locate(model)
-    paths = [path, pretrained.locate(pretrained.GATE_MODEL)] if read_config(path).gate else [path]
+    path = registry.locate(model)
+    paths = [path, registry.locate(registry.GATE_MODEL)] if read_config(path).gate else [path]
     return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
@@ -195,7 +196,7 @@ class Worker:
 
 
 def _make_feed(paths: queue.SimpleQueue[Path | None]) -> Feed:
-    from framecls.runtime import Feed
+    from framecls.model import Feed
 
     return Feed(iter(paths.get, None))
 
@@ -211,6 +212,6 @@ def _load(setup: Setup) -> Model:
         raise ClusterError(f"framecls is {__version__} there and {setup.version} here: install the same on all")
     if digest_model(setup.model) != setup.digest:
         raise ClusterError(f"the model {setup.model} is another one there: install the same framecls, copy the file")
-    from framecls.runtime import load
+    from framecls.model import load
 
     return load(setup.model, device=setup.device, threads=setup.threads, batch_size=setup.batch_size)

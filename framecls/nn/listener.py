@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from framecls.checkpoints.frontends import State, check_weights, read_lower_part
 from framecls.config import PretrainedConfig
-from framecls.encoder_sources import State, check_weights, read_lower_part
-from framecls.features import FeatureExtractor, normalize
 from framecls.nn.encoder import Encoder
-from framecls.speech_encoder import PretrainedEncoder, take_weights
+from framecls.nn.features import FeatureExtractor, normalize
+from framecls.nn.frontend import PretrainedEncoder, take_weights
 
 
 class LowerPart(nn.Module):

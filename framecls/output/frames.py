@@ -7,8 +7,7 @@ import json
 from typing import IO, Any
 
 from framecls.errors import UsageError
-from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, score, seconds
-from framecls.output.writers import (
+from framecls.output.formats import (
     CsvWriter,
     JsonLinesWriter,
     JsonWriter,
@@ -18,6 +17,7 @@ from framecls.output.writers import (
     Writer,
     channel_of,
 )
+from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, score, seconds
 from framecls.results import TagResult
 
 

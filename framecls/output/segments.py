@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from framecls.output.writers import Writer, as_record, channel_of, escape_json, make_writer
+from framecls.output.formats import Writer, as_record, channel_of, escape_json, make_writer
 from framecls.results import Segment, TagResult
 
 

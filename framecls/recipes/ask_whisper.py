@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from framecls.nn.model import Network
+from framecls.inference.segments import count_frames
+from framecls.nn.network import Network
 from framecls.recipes.from_whisper import copy_encoder, read_ctranslate2
-from framecls.timeline import count_frames
-from framecls.training.clips import ClipStore, open_clips
-from framecls.training.manifest import Recording, read_manifest
+from framecls.training.data.clips import ClipStore, open_clips
+from framecls.training.data.manifest import Recording, read_manifest
 from framecls.training.recipe import find_recipe, read_recipe
 
 _GAP_S = 0.2

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from framecls.checkpoint import load_network, rebuild, save_model
+from framecls.checkpoints.network import load_network, rebuild, save_model
 from framecls.errors import ModelError
-from framecls.nn.model import Network
+from framecls.nn.network import Network
 
 
 def blend(before: Network, after: Network, share: float) -> Network:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.engine import load_engine
-from framecls.training import metrics
-from framecls.training.clips import open_clips
-from framecls.training.examples import Batch, FrameExamples
-from framecls.training.manifest import read_manifest, split_recordings
-from framecls.training.measure import collect
+from framecls.inference.engine import load_engine
+from framecls.training.data.clips import open_clips
+from framecls.training.data.manifest import read_manifest, split_recordings
+from framecls.training.examples.mixtures import Batch, FrameExamples
+from framecls.training.metrics import scores as metrics
+from framecls.training.metrics.measure import collect
 from framecls.training.recipe import find_recipe, read_recipe
 from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 

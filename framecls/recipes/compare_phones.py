@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.ctc import count_edits
+from framecls.inference.ctc import count_edits
+from framecls.model import load
 from framecls.recipes.prepare_phones import ARPABET, SAMPLE_RATE, SILENCE, Phones, join_phones, read_samples
-from framecls.runtime import load
-from framecls.training.manifest import Recording, read_manifest
+from framecls.training.data.manifest import Recording, read_manifest
 
 _HOP_S = 0.02
 

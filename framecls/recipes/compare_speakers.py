@@ -27,16 +27,17 @@ import torch
 from numpy.typing import NDArray
 
 from framecls.config import UNKNOWN
-from framecls.engine import Engine, load_engine
+from framecls.inference.engine import Engine, load_engine
 from framecls.recipes.embed_corpus import Teacher
-from framecls.speakers import pool_voice
-from framecls.training import metrics, verification
-from framecls.training.augment import Samples, augment_batch
-from framecls.training.clips import ClipStore, open_clips
-from framecls.training.examples import NoiseBank
-from framecls.training.manifest import Recording, read_manifest, split_recordings
+from framecls.speakers.recognition import pool_voice
+from framecls.training.data.clips import ClipStore, open_clips
+from framecls.training.data.manifest import Recording, read_manifest, split_recordings
+from framecls.training.examples.augment import Samples, augment_batch
+from framecls.training.examples.mixtures import NoiseBank
+from framecls.training.examples.voices import VoiceExamples
+from framecls.training.metrics import scores as metrics
+from framecls.training.metrics import verification
 from framecls.training.recipe import AugmentConfig, Recipe
-from framecls.training.voices import VoiceExamples
 
 _MOST_OF_VOICE = 60  # pieces
 # Of a clip that is shorter no system can say much; the model itself refuses.

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from framecls.audio import open_audio
-from framecls.checkpoint import load_network
+from framecls.checkpoints.network import load_network
 from framecls.errors import ModelError
-from framecls.training.augment import play_at
+from framecls.training.examples.augment import play_at
 
 _RATE = 16000
 ENOUGH_S = 6.0  # clips are joined until they are this long

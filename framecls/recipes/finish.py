@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from framecls.checkpoint import load_network, rebuild, save_model
-from framecls.engine import load_engine
+from framecls.checkpoints.network import load_network, rebuild, save_model
 from framecls.errors import ConfigError
-from framecls.nn.model import Network
-from framecls.training.evaluate import Test, fit_decision
-from framecls.training.measure import DevReport
+from framecls.inference.engine import load_engine
+from framecls.nn.network import Network
+from framecls.training.metrics.evaluate import Test, fit_decision
+from framecls.training.metrics.measure import DevReport
 from framecls.training.recipe import find_recipe, read_recipe
 
 # Fitted on pieces of 3 s, a tenth of the strangers who talk for 6 s would be let in.

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.checkpoint import save_model
+from framecls.checkpoints.network import save_model
 from framecls.errors import ConfigError
-from framecls.nn.model import Network
+from framecls.nn.network import Network
 from framecls.nn.pooling import MultiHeadStatisticsPooling
-from framecls.training.examples import PooledExamples
+from framecls.training.examples.mixtures import PooledExamples
 from framecls.training.job import Job, prepare
-from framecls.training.measure import measure
+from framecls.training.metrics.measure import measure
 from framecls.training.optimizer import take_weights
 from framecls.training.recipe import OptimConfig, find_recipe, read_recipe
 from framecls.training.supply import dev_batches, make_examples

@@ -27,15 +27,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framecls.checkpoint import fill, rebuild, save_model
+from framecls.checkpoints.network import fill, rebuild, save_model
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
-from framecls.nn.model import Network
-from framecls.training.clips import open_clips
-from framecls.training.examples import IGNORED, Batch
-from framecls.training.manifest import read_manifest, split_recordings
+from framecls.nn.network import Network
+from framecls.training.data.clips import open_clips
+from framecls.training.data.manifest import read_manifest, split_recordings
+from framecls.training.examples.mixtures import IGNORED, Batch
+from framecls.training.examples.voices import VoiceExamples
 from framecls.training.recipe import find_recipe, read_recipe
-from framecls.training.voices import VoiceExamples
 
 # Its own score of a pair, from the cosine: used in its training only.
 _UNUSED = {"similarity_weight", "similarity_bias"}

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.checkpoint import save_model
+from framecls.checkpoints.network import save_model
 from framecls.errors import ModelError
-from framecls.nn.model import Network
+from framecls.nn.network import Network
 from framecls.training.recipe import find_recipe, read_recipe
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # in the order of CTranslate2's numbers for them

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from framecls.audio import open_audio
+from framecls.inference.segments import clean_runs, find_runs
 from framecls.recipes.prepare_language import read_rows
-from framecls.timeline import clean_runs, find_runs
 
 RATE = 16000
 HOP = 160

@@ -25,11 +25,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from framecls import modelfile
-from framecls.checkpoint import save_settings
+from framecls.checkpoints.file import read_config
+from framecls.checkpoints.network import save_settings
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
-from framecls.engine import load_engine
-from framecls.identification import Choice, choose_candidates, find_doubt, find_probabilities, pool_windows, rank
+from framecls.inference.engine import load_engine
+from framecls.inference.identify import Choice, choose_candidates, find_doubt, find_probabilities, pool_windows, rank
 from framecls.recipes.prepare_language import DEV_SOURCES, dev_voices, iso_code, read_rows
 from framecls.training.recipe import find_recipe, read_recipe
 
@@ -209,7 +209,7 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path, required=True, help="what the network makes of the recordings, once")
     arguments.add_argument("--out", type=Path, required=True)
     options = arguments.parse_args()
-    config = modelfile.read_config(options.model)
+    config = read_config(options.model)
     rows = [row for row in read_rows(options.manifest) if row["kind"] == "speech"]
     heard = hear(options.model, list(find_pieces(rows, config.labels)), options.cache)
     fleurs = [row for row in heard if row.piece.source == "fleurs"]

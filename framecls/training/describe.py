@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.config import DEFAULT_BEAM, ModelConfig
-from framecls.ctc import Edits, count_edits
-from framecls.engine import Engine
-from framecls.strings import decode, phone_engine, stitch_phones
-from framecls.tagging import DEFAULT_THRESHOLD, to_probabilities
-from framecls.training import metrics
-from framecls.training.clips import ClipStore
-from framecls.training.manifest import Recording
-from framecls.training.measure import DevReport
+from framecls.inference.ctc import Edits, count_edits
+from framecls.inference.engine import Engine
+from framecls.inference.phones import decode, phone_engine, stitch_phones
+from framecls.inference.tag import DEFAULT_THRESHOLD, to_probabilities
+from framecls.training.data.clips import ClipStore
+from framecls.training.data.manifest import Recording
+from framecls.training.metrics import scores as metrics
+from framecls.training.metrics.measure import DevReport
 from framecls.training.spoken import spell_all
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from framecls.checkpoints.frontends import look_up
 from framecls.config import FeatureConfig, ModelConfig
-from framecls.encoder_sources import look_up
 from framecls.errors import ConfigError, ManifestError
-from framecls.training.clips import ClipStore, array_size, open_clips
-from framecls.training.manifest import (
+from framecls.training.data.clips import ClipStore, array_size, open_clips
+from framecls.training.data.labels import Reading
+from framecls.training.data.manifest import (
     Parts,
     Recording,
     check_labels,
@@ -20,12 +21,11 @@ from framecls.training.manifest import (
     read_manifest,
     split_recordings,
 )
+from framecls.training.examples.voices import Teacher, find_dev_fault, read_teacher
 from framecls.training.names import SplitBy
 from framecls.training.recipe import Recipe
-from framecls.training.sources import Reading
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Team
-from framecls.training.voices import Teacher, find_dev_fault, read_teacher
 
 
 @dataclass(frozen=True)

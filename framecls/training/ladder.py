@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from framecls.config import EncoderConfig, ModelConfig
-from framecls.engine import Engine
-from framecls.nn.model import Network
-from framecls.timeline import Window
+from framecls.inference.engine import Engine
+from framecls.inference.segments import Window
+from framecls.nn.network import Network
 from framecls.training.job import Data, Job
 from framecls.training.loop import Run, measure_dev
 from framecls.training.names import LADDER, RUNGS

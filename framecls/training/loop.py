@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framecls.checkpoint import fill, save_model
-from framecls.engine import Engine
+from framecls.checkpoints.network import fill, save_model
 from framecls.errors import ConfigError, ModelError
-from framecls.nn.model import Network, Output
-from framecls.training.augment import mask_features
-from framecls.training.examples import PooledExamples
+from framecls.inference.engine import Engine
+from framecls.nn.network import Network, Output
+from framecls.training.examples.augment import mask_features
+from framecls.training.examples.mixtures import PooledExamples
+from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data, Job
 from framecls.training.losses import loss_of
-from framecls.training.measure import DevReport, collect_frames, measure, report_frames
+from framecls.training.metrics.measure import DevReport, collect_frames, measure, report_frames
 from framecls.training.optimizer import freeze, learning_rate, make_optimizer, take_weights
 from framecls.training.recipe import Recipe
 from framecls.training.state import Identity, State, StateFile
 from framecls.training.supply import Examples, dev_batches, make_examples, training_batches
 from framecls.training.team import Part
-from framecls.training.voices import VoiceExamples
 
 _RANK_STRIDE = 998_244_353  # seeds of the processes of a run lie this far apart
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from framecls.config import ModelConfig
-from framecls.nn.model import Output
-from framecls.training.examples import IGNORED
+from framecls.nn.network import Output
+from framecls.training.examples.mixtures import IGNORED
 from framecls.training.recipe import Recipe
 from framecls.training.team import Part
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from framecls.checkpoints.file import read_weights
 from framecls.errors import ConfigError, ModelError
-from framecls.modelfile import read_weights
 from framecls.nn.encoder import Encoder
-from framecls.nn.model import Network
+from framecls.nn.network import Network
 from framecls.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from framecls.config import ModelConfig
 from framecls.errors import ConfigError, OutputError
-from framecls.timeline import find_runs
-from framecls.training.examples import Batch
+from framecls.inference.segments import find_runs
+from framecls.training.examples.mixtures import Batch
+from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data
 from framecls.training.recipe import Recipe
 from framecls.training.supply import make_examples
-from framecls.training.voices import VoiceExamples
 
 LIST_NAME = "preview.jsonl"
 

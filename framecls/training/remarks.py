@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from framecls.training.manifest import Recording, Span, find_labels
+from framecls.training.data.manifest import Recording, Span, find_labels
 from framecls.training.recipe import Recipe
 
 _MOST_NAMED = 10

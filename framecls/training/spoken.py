@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from framecls.training.manifest import Recording, find_phones
+from framecls.training.data.manifest import Recording, find_phones
 
 
 def spell_all(recordings: Sequence[Recording], phones: Collection[str]) -> list[Recording]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from framecls.checkpoints.file import find_system_fault
 from framecls.config import to_dict
 from framecls.errors import ModelError, OutputError
-from framecls.modelfile import find_system_fault
+from framecls.training.data.manifest import Recording
 from framecls.training.job import Data, Job
-from framecls.training.manifest import Recording
 from framecls.training.recipe import OptimConfig
 
 _DAMAGED = "this state of a run is damaged: leave out --resume"

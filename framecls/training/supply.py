@@ -7,11 +7,11 @@ from typing import Protocol
 
 import torch
 
-from framecls.training.examples import Batch, FrameExamples, PooledExamples
+from framecls.training.examples.mixtures import Batch, FrameExamples, PooledExamples
+from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data
 from framecls.training.recipe import Recipe
 from framecls.training.team import ALONE, Team
-from framecls.training.voices import VoiceExamples
 
 N_DEV_BATCHES = 24
 DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them

@@ -20,7 +20,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from framecls.errors import UsageError
-from framecls.training.examples import IGNORED, Batch
+from framecls.training.examples.mixtures import IGNORED, Batch
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Model files: reading, writing, finding them by name, and what is built of them."""

@@ -1,0 +1,1 @@
+"""A loaded network over recordings: windows, batches, and what their scores become."""

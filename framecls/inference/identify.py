@@ -1,0 +1,135 @@
+"""`identify`: one label a recording, pooled over its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, not_heard
+from framecls.errors import AudioError, ConfigError
+from framecls.inference.engine import WindowOutput
+from framecls.results import Candidate
+
+# With less of what its gate lets through, a gated model does not answer.
+MIN_HEARD_S = 0.3
+# How likely each label that is not named with `among` is taken to be beforehand, beside one that is: so much speaks for
+# those that are named that a likely relative loses against them, and not so much that nothing else can win.
+NOT_NAMED_ODDS = 0.1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which labels can be the answer."""
+
+    indices: tuple[int, ...]
+    others: float  # how much each other label counts, beside its probability
+    reason: str  # for "unknown", where it is likely to be another label
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What may be the answer, and how likely it is that nothing of it is."""
+
+    top: tuple[Candidate, ...]  # the best first
+    rest: float  # probability of all that cannot be the answer
+    reason: str  # for "unknown", where that is likelier than not
+
+
+def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) -> tuple[NDArray[np.float32], float]:
+    """Return (label,) the mean logits of a recording's windows, and the seconds that counted.
+
+    A window counts for its `weight_s`; if none counts for anything, all count alike. With `least_s` those with as many
+    seconds count for their length, whatever else is in them, and the others not at all. Of the seconds, those that two
+    windows share are counted once.
+
+    Raises:
+        AudioError: there is no window.
+    """
+    kept = list(outputs)
+    if not kept:
+        raise AudioError("there is no audio in it")
+    weights_s = np.array([output.weight_s for output in kept])
+    heard_s = float(sum(output.weight_s - output.again_s for output in kept))
+    if least_s is not None:
+        lengths = np.array([output.window.n_frames for output in kept], float)
+        weights_s = np.where(weights_s >= least_s, lengths, 0.0)
+    logits = np.stack([output.logits for output in kept])
+    return np.average(logits, axis=0, weights=weights_s if weights_s.any() else None).astype(np.float32), heard_s
+
+
+def choose_candidates(config: ModelConfig, among: Sequence[str] | None) -> Choice:
+    """Return which labels can be the answer: those asked for, or the model's own choice.
+
+    Raises:
+        ConfigError: a label that the model does not have, or none at all.
+    """
+    wanted = config.decision.candidates or config.labels if among is None else check_among(among)
+    if not wanted:
+        raise ConfigError("no label is left to choose among")
+    for label in wanted:
+        if label not in config.labels:
+            raise ConfigError(f"{label!r} is no label of {config.name}: it has {', '.join(config.labels)}")
+    indices = tuple(config.labels.index(label) for label in dict.fromkeys(wanted))
+    return Choice(indices, 1.0, NOT_TRUSTED) if among is None else Choice(indices, NOT_NAMED_ODDS, NOT_NAMED)
+
+
+def check_among(among: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels or names that can be the answer.
+
+    Raises:
+        ConfigError: a single string, which would be taken letter by letter.
+    """
+    if isinstance(among, str):
+        raise ConfigError(f"among is a list, such as [{among!r}], not a string")
+    return tuple(among)
+
+
+def find_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
+    """Return (..., label) calibrated probabilities of all labels that the model knows, from their logits."""
+    decision = config.decision
+    shifted = logits.astype(np.float64) / decision.temperature
+    if decision.candidates:
+        shifted += [0.0 if label in decision.candidates else np.log(decision.other_odds) for label in config.labels]
+    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k: int) -> Ranking:
+    """Return the likeliest labels of those that can be the answer, all others keeping their share.
+
+    Args:
+        logits: (label,).
+        config: labels, and what makes probabilities of logits.
+        choice: which labels can be the answer.
+        top_k: how many to return.
+    """
+    probabilities = find_probabilities(logits, config)
+    chosen = probabilities[list(choice.indices)]
+    others = max(0.0, 1.0 - float(chosen.sum())) * choice.others
+    scores = chosen / (chosen.sum() + others)
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    top = tuple(Candidate(config.labels[choice.indices[i]], float(scores[i])) for i in order)
+    return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
+
+
+def find_doubt(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
+    """Return why the best of a ranking is not the answer, or None if it is.
+
+    Its threshold is its own, or that of "unknown". Where the model has neither, it must be at least as likely as that
+    nothing in the ranking is right.
+
+    Args:
+        ranking: what may be the answer.
+        heard_s: seconds that counted; without what its gate listens for, a model does not answer.
+        config: gate and thresholds.
+    """
+    if config.gate and heard_s < MIN_HEARD_S:
+        return not_heard(config.gate)
+    best, thresholds = ranking.top[0], config.decision.thresholds
+    if best.score >= thresholds.get(best.label, thresholds.get(UNKNOWN, ranking.rest)):
+        return None
+    return ranking.reason if ranking.rest > 0.5 else UNSURE

@@ -1,0 +1,1 @@
+"""Voices: embeddings of speakers, and the gallery of those who are enrolled."""

@@ -1,0 +1,294 @@
+"""Voices by name: hear one, enroll it, and say whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecls.audio import Source
+from framecls.config import DEFAULT_READING, NOT_ENROLLED, NOT_NAMED, DecisionConfig, ModelConfig, ReadOptions, to_dict
+from framecls.errors import WHO_IS, AudioError, GalleryError, UsageError, suggest
+from framecls.inference.engine import Engine, RunningWindows, WindowOutput
+from framecls.inference.identify import Ranking, find_doubt, pool_windows
+from framecls.results import AudioInfo, Candidate, Remarks
+from framecls.speakers.gallery import Clip, Gallery, default_path, open_gallery
+
+# With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
+# about half of the frames: the rest is pauses.
+MIN_VOICE_S = 1.0
+MIN_HEARD_S = 0.5
+# A window with less of it says more of what else is heard than of the voice.
+LEAST_OF_WINDOW_S = 0.2
+# Settings of a model that decide, with its weights, what it makes of a voice.
+_HEARD_WITH = ("embedding", "embedding_hidden", "pooling", "features", "encoder", "window")
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """What a model makes of the voice in one recording."""
+
+    vector: NDArray[np.float32]  # (number,) of unit length
+    heard_s: float  # seconds of speech
+    duration_s: float
+    info: AudioInfo | None
+    remarks: Remarks = field(default_factory=Remarks)
+
+
+def identity(engine: Engine) -> str:
+    """Return what tells a model's vectors from those of any other: its name, and a digest of its weights."""
+    config = engine.config
+    settings = _differences(to_dict(config), to_dict(ModelConfig("usual", "pooled", (), embedding=1)))
+    settings = {key: settings[key] for key in _HEARD_WITH if key in settings}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(engine.network.named_parameters()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return f"{config.name}-{digest.hexdigest()[:12]}"
+
+
+def _differences(settings: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not as usual, so that one which is added later changes the name of no model."""
+    return {
+        key: _differences(value, usual.get(key) or {}) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if value != usual.get(key)
+    }
+
+
+def hear(
+    engine: Engine,
+    source: Source,
+    sample_rate: int | None = None,
+    options: ReadOptions = DEFAULT_READING,
+    progress: Callable[[float], None] | None = None,
+) -> Voice:
+    """Return the voice of one recording.
+
+    Raises:
+        UsageError: this model does not answer with an embedding.
+        AudioError: the recording cannot be read, or there is too little speech in it.
+    """
+    if not engine.config.embedding:
+        raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
+    openers = [partial(engine.open, source, sample_rate, options)]
+    with closing(engine.run_many(openers, progress=progress)) as recordings:
+        return know_voice(next(recordings), engine.config)
+
+
+def pool_voice(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+    """Return (number,) the mean of the vectors of windows in which somebody talks, and the seconds that counted.
+
+    Such windows count alike: pauses between words do not make a voice less sure.
+
+    Raises:
+        AudioError: there is no window.
+    """
+    return pool_windows(windows, LEAST_OF_WINDOW_S)
+
+
+def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
+    """Return the voice in the windows of one recording.
+
+    Raises:
+        AudioError: the recording cannot be read, or there is too little speech in it.
+    """
+    mean, heard_s = pool_voice(windows)
+    duration_s = round(windows.n_samples / config.features.sample_rate, 6)
+    heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
+    _require_enough(duration_s, heard_s, config.gate)
+    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info, windows.remarks)
+
+
+def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
+    if duration_s < MIN_VOICE_S:
+        raise AudioError(f"{duration_s:.1f} s is too little to know a voice by: {MIN_VOICE_S:g} s or more is needed")
+    if gate and heard_s < MIN_HEARD_S:
+        raise AudioError(
+            f"{heard_s:.1f} s of {gate} is too little to know a voice by: talk for {MIN_VOICE_S:g} s or more"
+        )
+
+
+class Enrolled:
+    """Those who are enrolled, as one matrix: thousands are compared in one product."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.names = tuple(dict.fromkeys(clip.name for clip in clips))
+        index = {name: row for row, name in enumerate(self.names)}
+        size = clips[0].vector.size if clips else 0
+        sums = np.zeros((len(self.names), size), np.float32)
+        if clips:
+            np.add.at(sums, [index[clip.name] for clip in clips], np.stack([clip.vector for clip in clips]))
+        self.vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)  # (person, number)
+        self.named: tuple[int, ...] | None = None  # rows of those who can be the answer; None: all
+
+    def among(self, names: Iterable[str]) -> Enrolled:
+        """Return the same people, of whom only some can be the answer.
+
+        Raises:
+            UsageError: nobody is enrolled by one of the names, or there is none.
+        """
+        wanted = list(dict.fromkeys(names))
+        if not wanted:
+            raise UsageError("no name is left to choose among")
+        index = {name: row for row, name in enumerate(self.names)}
+        for name in wanted:
+            if name not in index:
+                raise UsageError(f"nobody is enrolled as {name!r}{suggest(name, self.names, WHO_IS)}")
+        fewer = Enrolled(())
+        fewer.names, fewer.vectors, fewer.named = self.names, self.vectors, tuple(index[name] for name in wanted)
+        return fewer
+
+    def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> Ranking:
+        """Return those who may be speaking, the likeliest first.
+
+        Args:
+            vector: (number,) of unit length.
+            config: what makes chances of cosines.
+            top_k: how many to return.
+        """
+        cosines = self.vectors @ vector
+        if self.named is None:
+            rows, reason = np.arange(len(self.names)), NOT_ENROLLED
+        else:
+            rows, reason = np.array(self.named), NOT_NAMED
+        others = np.delete(cosines, rows) if len(rows) < len(cosines) else cosines[:0]
+        scores = find_chances(cosines[rows], config.decision, others)
+        top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
+        order = top[np.argsort(-scores[top], kind="stable")]
+        candidates = tuple(Candidate(self.names[rows[i]], float(scores[i])) for i in order)
+        return Ranking(candidates, max(0.0, 1.0 - float(scores.sum())), reason)
+
+
+def find_chances(
+    cosines: NDArray[np.floating], decision: DecisionConfig, others: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
+    """Return the chance that each of those who are enrolled is the one who speaks.
+
+    Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as each
+    other. So the more there are, the more must speak for one of them; their chances and that of somebody unknown sum to
+    one. Where only some of them can be the answer, these are as likely as somebody unknown, and each of the others as
+    likely as if nobody had been named.
+
+    Args:
+        cosines: (..., person) of a voice to each of theirs.
+        decision: slope and offset from a cosine to how much likelier the voice is if it is theirs than if it is not.
+        others: (..., person) of it to those who are enrolled too and cannot be the answer.
+
+    Returns:
+        (..., person).
+    """
+    slope, offset = decision.same_voice
+    n_people = cosines.shape[-1]
+    weights = np.full(n_people, -np.log(n_people))
+    if others is not None and others.shape[-1]:
+        n_others = others.shape[-1]
+        cosines = np.concatenate([cosines, others], axis=-1)
+        weights = np.concatenate([weights, np.full(n_others, -np.log(n_people + n_others))])
+    evidence = slope * cosines.astype(np.float64) + offset + weights
+    highest = np.maximum(evidence.max(axis=-1, keepdims=True), 0.0)
+    powers = np.exp(evidence - highest)
+    chances: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
+    return chances[..., :n_people]
+
+
+def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
+    """Read who is enrolled, for a model that is here; see `read_enrolled`."""
+    return read_enrolled(identity(engine), engine.config, gallery)
+
+
+def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None) -> Enrolled:
+    """Read who is enrolled.
+
+    Args:
+        model: what `identity` says of the model that is to recognise them.
+        config: its settings.
+        gallery: the file; None: the user's own.
+
+    Raises:
+        GalleryError: there is nobody, the file cannot be used, or its vectors are another model's.
+    """
+    path = gallery or default_path()
+    with open_gallery(path) as opened:
+        clips = opened.clips()
+        check_model(opened, clips, model)
+    if not clips:
+        raise GalleryError(f"{path}: nobody is enrolled yet: framecls enroll NAME CLIP...")
+    if clips[0].vector.size != config.embedding:
+        raise GalleryError(f"{path}: this gallery is damaged: import an export of it into a new file")
+    return Enrolled(clips)
+
+
+def check_model(gallery: Gallery, clips: Sequence[Clip], model: str) -> None:
+    """Raise a GalleryError if some of the clips were heard by another model."""
+    for other in {clip.model for clip in clips} - {model}:
+        raise gallery.other_model(other, model)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of clips that were to be enrolled."""
+
+    n_new: int  # not enrolled before
+    n_clips: int  # that this person now has
+    doubts: list[str]
+
+
+def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], gallery: Path | None = None) -> Enrolment:
+    """Store the voices of recordings under a name, all or none of them.
+
+    Args:
+        engine: the model that heard them.
+        name: who it is, as `gallery.check_name` returns it.
+        voices: the name of each recording, and the voice in it.
+        gallery: the file, made if it is not there; None: the user's own.
+
+    Raises:
+        GalleryError: the gallery cannot be used with this model.
+    """
+    model = identity(engine)
+    new = [Clip(name, model, file, voice.heard_s, voice.vector) for file, voice in voices]
+    with open_gallery(gallery or default_path(), create=True) as opened:
+        before = opened.clips()
+        check_model(opened, before, model)
+        n_new = opened.add(new)
+        n_clips = sum(clip.name == name for clip in before) + n_new
+    return Enrolment(n_new, n_clips, find_doubts(name, new, before, engine.config) if n_new else [])
+
+
+def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
+    """Return what should make one look again at newly enrolled clips, a line each.
+
+    Args:
+        name: who is said to speak in them.
+        new: the clips.
+        before: all that were enrolled until then.
+        config: what makes probabilities of cosines.
+    """
+    doubts = []
+    slope, offset = config.decision.same_voice
+    for clip in new:
+        own = [other.vector for other in (*before, *new) if other.name == name and other is not clip]
+        if own:
+            mean = np.mean(own, axis=0)
+            cosine = float(clip.vector @ mean) / max(float(np.linalg.norm(mean)), 1e-12)
+            chance = 1 / (1 + np.exp(-np.clip(slope * cosine + offset, -60, 60)))
+            if chance < 0.5:
+                doubts.append(f"{clip.file} does not sound like the other clips of {name} ({chance:.2f})")
+    others = [clip for clip in before if clip.name != name]
+    if others:
+        enrolled = Enrolled(others)
+        for clip in new:
+            ranking = enrolled.rank(clip.vector, config, 1)
+            if find_doubt(ranking, clip.heard_s, config) is None:
+                best = ranking.top[0]
+                doubts.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
+    return doubts

@@ -1,0 +1,233 @@
+"""Label files that lie beside recordings: Praat TextGrid, TIMIT .phn, RTTM, Audacity label tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from framecls.audio import AUDIO_SUFFIXES, open_audio
+from framecls.errors import AudioError, ManifestError
+from framecls.training.data.labels.rows import (
+    Found,
+    Reading,
+    Row,
+    index_by_stem,
+    parse_seconds,
+    read_text,
+    splits_of_folders,
+    top_folders,
+)
+from framecls.training.data.labels.textgrid import choose_tier, parse_textgrid
+
+Labelled = tuple[float, float, str]  # start and end in seconds, label
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of label file that is about the recording of the same name."""
+
+    name: str
+    parse: Callable[[str, Path, Reading], Sequence[Labelled]]  # text, recording, reading
+
+
+def parse_audacity(text: str) -> list[Labelled]:
+    """Return the regions of an Audacity label track: start, end and label between tabs.
+
+    Lines that begin with a backslash give frequencies, and what has no text or no length labels nothing.
+
+    Raises:
+        ManifestError: a line has another form.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("\\"):
+            continue
+        start, _, rest = line.partition("\t")
+        end, _, label = rest.partition("\t")
+        try:
+            start_s, end_s = parse_seconds(start), parse_seconds(end)
+        except ManifestError as error:
+            raise ManifestError(
+                f"line {number}: {error}: start, end and label with tabs between are expected"
+            ) from None
+        if label.strip() and end_s > start_s:
+            found.append((start_s, end_s, label.strip()))
+    return found
+
+
+def parse_phn(text: str, sample_rate: int) -> list[Labelled]:
+    """Return the phones of a TIMIT .phn file: first sample, end sample, symbol.
+
+    Raises:
+        ManifestError: a line has another form.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        parts = line.split()
+        if not parts:
+            continue
+        if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+            raise ManifestError(f"line {number}: first sample, end sample and phone are expected")
+        found.append((int(parts[0]) / sample_rate, int(parts[1]) / sample_rate, parts[2]))
+    return found
+
+
+def parse_rttm(text: str) -> dict[str, list[Labelled]]:
+    """Return what an RTTM file says of each file id: the name of the speaker is the label.
+
+    Raises:
+        ManifestError: a line has another form.
+    """
+    found: dict[str, list[Labelled]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        parts = line.split()
+        if not parts or parts[0] != "SPEAKER":
+            continue  # comments, and types of lines that label no stretch
+        if len(parts) < 8:
+            raise ManifestError(f"line {number}: SPEAKER wants a file, channel, start, length and, in column 8, a name")
+        start_s, length_s = parse_seconds(parts[3]), parse_seconds(parts[4])
+        found.setdefault(parts[1], []).append((start_s, start_s + length_s, parts[7]))
+    return found
+
+
+def _sample_rate(file: Path) -> int:
+    try:
+        with open_audio(file) as stream:
+            return stream.info.sample_rate
+    except AudioError as error:
+        raise ManifestError(f"its recording {file.name}: {error}") from error
+
+
+# By suffix, in lower case; of several kinds beside the same recordings the first is read.
+FORMATS: dict[str, Format] = {
+    ".textgrid": Format("TextGrids", lambda text, _, reading: choose_tier(parse_textgrid(text), reading.tier)),
+    ".phn": Format("TIMIT phone files", lambda text, file, _: parse_phn(text, _sample_rate(file))),
+    ".txt": Format("Audacity label tracks", lambda text, _file, _reading: parse_audacity(text)),
+}
+RTTM_SUFFIX = ".rttm"
+
+
+def pair(labels: Sequence[Path], audio: Sequence[Path]) -> dict[Path, Path]:
+    """Return the recording of each label file that has one beside it: a.wav for a.txt, and for a.wav.txt."""
+    by_name = {file: file for file in audio}
+    by_stem: dict[Path, list[Path]] = {}
+    for file in audio:
+        by_stem.setdefault(file.with_suffix(""), []).append(file)
+    pairs = {}
+    for path in labels:
+        bare = path.with_suffix("")
+        match = by_name.get(bare) or next(iter(by_stem.get(bare, [])), None)
+        if match is not None:
+            pairs[path] = match
+    return pairs
+
+
+def find_label_files(files: Sequence[Path]) -> str | None:
+    """Return the suffix of the label files among those of a folder, None if there are none."""
+    audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+    for suffix in (*FORMATS, RTTM_SUFFIX):
+        labels = [file for file in files if file.suffix.lower() == suffix]
+        # Any text may lie beside recordings: one that is no label track is nobody's label file.
+        if suffix == ".txt":
+            labels = [path for path in pair(labels, audio) if _is_label_track(path)]
+        if labels:
+            return suffix
+    return None
+
+
+def _is_label_track(path: Path) -> bool:
+    try:
+        return bool(parse_audacity(read_text(path)))
+    except ManifestError:
+        return False
+
+
+def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Reading) -> Found:
+    """Read the label files of one kind, and find the recordings that they are about.
+
+    Args:
+        root: the folder that was named.
+        files: all files in it, at any depth.
+        suffix: a key of FORMATS, or RTTM_SUFFIX.
+        reading: which tier.
+    """
+    audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+    labels = [file for file in files if file.suffix.lower() == suffix]
+    if suffix == RTTM_SUFFIX:
+        return _read_rttms(root, labels, audio)
+    form = FORMATS[suffix]
+    found = Found(f"{form.name} beside recordings")
+    pairs = pair(labels, audio)
+    placed = _Places(root, list(pairs.values()), found)
+    for path in labels:
+        name = str(path.relative_to(root))
+        if path not in pairs:
+            if suffix != ".txt":
+                found.problems.append(f"{name}: there is no recording of this name beside it")
+            continue
+        try:
+            spans = form.parse(read_text(path), pairs[path], reading)
+        except ManifestError as error:
+            found.problems.append(f"{name}: {error}")
+            continue
+        if not spans:
+            found.notes.append(f"{name}: nothing is labelled in it")
+        for row in placed.rows(pairs[path], spans, name, timit=suffix == ".phn"):
+            found.add(row)
+    _note_unlabelled(found, audio)
+    return found
+
+
+def _read_rttms(root: Path, labels: Sequence[Path], audio: Sequence[Path]) -> Found:
+    found = Found("RTTM files")
+    stems = index_by_stem(audio)
+    for stem in [stem for stem in stems if stem.split() != [stem]]:  # an id is one word: spaces become underscores
+        stems.setdefault("_".join(stem.split()), []).extend(stems[stem])
+    placed = _Places(root, audio, found)
+    for path in labels:
+        name = str(path.relative_to(root))
+        try:
+            spoken = parse_rttm(read_text(path))
+        except ManifestError as error:
+            found.problems.append(f"{name}: {error}")
+            continue
+        for file_id, spans in spoken.items():
+            matches = stems.get(file_id, [])
+            near = [file for file in matches if file.parent == path.parent] or matches
+            if len(near) != 1:
+                what = "there is no recording of this name" if not near else f"{len(near)} recordings have this name"
+                found.problems.append(f"{name}: file {file_id}: {what}")
+                continue
+            for row in placed.rows(near[0], spans, f"{name}, {file_id}"):
+                found.add(row)
+    _note_unlabelled(found, audio)
+    return found
+
+
+class _Places:
+    """What the place of a recording says of it: folders named train and dev are splits; in TIMIT, speakers too."""
+
+    def __init__(self, root: Path, audio: Sequence[Path], found: Found) -> None:
+        self._root = root
+        self._tops = dict(zip(audio, top_folders(audio, root), strict=True))
+        self._splits = splits_of_folders(set(self._tops.values()))
+        if left := sorted(name for name, split in self._splits.items() if split is None):
+            found.notes.append(f"left out: {', '.join(left)}, since there is a dev folder too")
+
+    def rows(self, file: Path, spans: Sequence[Labelled], where: str, *, timit: bool = False) -> Iterator[Row]:
+        """Yield a row for each label of a recording, none if its folder is left out."""
+        split = self._splits.get(self._tops[file])
+        if self._splits and split is None:
+            return
+        speaker = file.parent.name if timit and file.parent != self._root else ""
+        for number, (start_s, end_s, label) in enumerate(spans, start=1):
+            yield Row(
+                file, label, f"{where}, label {number}", start_s=start_s, end_s=end_s, speaker=speaker, split=split
+            )
+
+
+def _note_unlabelled(found: Found, audio: Sequence[Path]) -> None:
+    left = len(set(audio) - {row.file for row in found.rows})
+    if left and not found.problems:
+        found.notes.append(f"{left} of {len(audio)} recordings are left out: no label file is about them")

@@ -1,0 +1,1 @@
+"""Training examples made of recordings: mixing, augmentation, batches."""

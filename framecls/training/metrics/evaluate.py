@@ -1,0 +1,183 @@
+"""Measure a model file on labelled recordings: the same figures as in training, through the same code as `tag`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from framecls.config import UNKNOWN
+from framecls.errors import ConfigError, ManifestError
+from framecls.inference.engine import Engine
+from framecls.inference.identify import pool_windows
+from framecls.speakers.recognition import pool_voice
+from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
+from framecls.training.data.labels import Reading
+from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
+from framecls.training.describe import describe, phone_figures
+from framecls.training.examples.mixtures import Batch, FrameExamples, PooledExamples
+from framecls.training.examples.voices import VoiceExamples
+from framecls.training.metrics.measure import (
+    DevReport,
+    collect_frames,
+    measure,
+    report_frames,
+    report_pooled,
+    report_voices,
+)
+from framecls.training.names import MeasuredSplit, SplitBy
+from framecls.training.recipe import OptimConfig, Recipe
+from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
+
+
+@dataclass(frozen=True)
+class Test:
+    """What to measure on."""
+
+    manifest: Path
+    cache: Path  # folder for decoded recordings
+    split: MeasuredSplit = "dev"
+    recipe: Recipe | None = None  # mix and augment as this recipe does, where it mixes; else recordings as they are
+    length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
+    tier: str | None = None  # of TextGrids that have several
+    split_by: SplitBy | None = None  # as in training; None: what the manifest allows
+    codec: str | None = None  # measure what one of `names.CODECS` leaves of the recordings; None: as they are
+    only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
+
+
+def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | None = None) -> DevReport:
+    """Measure a model.
+
+    Args:
+        engine: the model.
+        test: the recordings, and how they are cut.
+        progress: told the number of recordings (or batches) done, and of all.
+
+    Raises:
+        ManifestError: the manifest cannot be used, or has a label that the model does not have.
+        ConfigError: a codec is asked for where there are no recordings.
+    """
+    recordings = _choose(engine, test)
+    store = _open_store(engine, test, recordings)
+    report = _measure(engine, test, recordings, store, progress)
+    figures = describe(report, engine.config) if report.answers is not None else report.figures
+    if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
+        figures |= phone_figures(engine, recordings, store, progress)
+    return replace(report, decision=engine.config.decision, figures=figures, answers=None)
+
+
+def fit_decision(engine: Engine, test: Test) -> DevReport:
+    """Return the figures of a model, and the decision that fits these recordings best, in the place of its own.
+
+    Raises:
+        ManifestError: as `evaluate`.
+    """
+    recordings = _choose(engine, test)
+    return _measure(engine, test, recordings, _open_store(engine, test, recordings), None)
+
+
+def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> ClipStore:
+    store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
+    if test.codec is None:
+        return store
+    if engine.config.features.kind == "given" or (test.recipe and test.recipe.mix.enabled):
+        raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
+    return CodedStore(store, test.codec)
+
+
+def _measure(
+    engine: Engine,
+    test: Test,
+    recordings: list[Recording],
+    store: ClipStore,
+    progress: Callable[[int, int], None] | None,
+) -> DevReport:
+    recipe = test.recipe or Recipe(engine.config.name, engine.config.task, optim=OptimConfig(batch_s=80.0))
+    if engine.config.embedding:
+        return _voices(engine, recordings, store, recipe, test)
+    if engine.config.task == "pooled":
+        if test.length_s is None:
+            return _whole_recordings(engine, recordings, store, progress)
+        pooled = PooledExamples(recordings, engine.config, recipe, store)
+        return measure(engine.network, pooled.dev_batches(recordings, test.length_s))
+    frames = FrameExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
+    if recipe.mix.enabled:
+        return measure(engine.network, _tell((frames.make_batch(n) for n in range(N_DEV_BATCHES)), progress))
+    return _whole_frames(engine, recordings, store, frames, progress)
+
+
+def _choose(engine: Engine, test: Test) -> list[Recording]:
+    features = engine.config.features
+    reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
+    recordings = read_manifest(test.manifest, reading)
+    if test.only_candidates and engine.config.decision.candidates:
+        recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
+    if not engine.config.embedding:
+        check_labels(recordings, engine.config.labels)
+    check_features(recordings, engine.config)
+    by = keep_together(test.split_by, voices=bool(engine.config.embedding))
+    parts = split_recordings(recordings, _seed(engine, test), by)
+    chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
+    if not chosen:
+        raise ManifestError(f"{test.manifest}: no recording is left to measure on in the split {test.split!r}")
+    return chosen
+
+
+def _seed(engine: Engine, test: Test) -> int:
+    """Return the seed that split the recordings in training: what was learnt from must not be measured on."""
+    if test.recipe is not None:
+        return test.recipe.optim.seed
+    split = engine.config.card.get("split")
+    seed = split.get("seed", 0) if isinstance(split, dict) else 0
+    return seed if isinstance(seed, int) else 0
+
+
+def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
+    for number, batch in enumerate(batches, start=1):
+        if progress is not None:
+            progress(number, N_DEV_BATCHES)
+        yield batch
+
+
+def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recipe: Recipe, test: Test) -> DevReport:
+    known = [recording for recording in recordings if recording.label != UNKNOWN]
+    if not known:
+        raise ManifestError(f"{test.manifest}: no recording names its voice")
+    if test.length_s is not None:
+        cut = VoiceExamples(recordings, engine.config, recipe, store).cut_voices(recordings, test.length_s)
+        pieces, who, sources = (list(column) for column in zip(*cut, strict=True))
+    else:
+        names = sorted({recording.label for recording in known})
+        pieces = [store.read(recording.file) for recording in known]
+        who, sources = [names.index(recording.label) for recording in known], [r.source for r in known]
+    openers = (partial(engine.open, piece, store.sample_rate) for piece in pieces)
+    vectors = [pool_voice(windows)[0] for windows in engine.run_many(openers)]
+    return report_voices(np.stack(vectors), np.array(who), sources, engine.config.decision)
+
+
+def _whole_recordings(
+    engine: Engine, recordings: list[Recording], store: ClipStore, progress: Callable[[int, int], None] | None
+) -> DevReport:
+    logits, truth, sources = [], [], []
+    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
+    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+        logits.append(pool_windows(windows)[0])
+        truth.append(engine.config.labels.index(recording.label))
+        sources.append(recording.source)
+        if progress is not None:
+            progress(number, len(recordings))
+    return report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
+
+
+def _whole_frames(
+    engine: Engine,
+    recordings: list[Recording],
+    store: ClipStore,
+    frames: FrameExamples,
+    progress: Callable[[int, int], None] | None,
+) -> DevReport:
+    logits, truth = collect_frames(engine, recordings, store, frames, progress)
+    return report_frames(engine.config, logits, truth)

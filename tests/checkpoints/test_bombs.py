@@ -1,0 +1,318 @@
+"""Small files that ask for much: every one is refused in seconds and in little memory, with one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fuzz_settings
+import pytest
+import torch
+from models import save_tiny_model, write_wav
+from safetensors.torch import save_file
+
+import framecls
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
+
+TIME_LIMIT_S = 30.0  # of which the import of torch takes several on a busy machine
+MEMORY_LIMIT_BYTES = 250e6  # beyond what that import takes
+DIGITS = "9" * 100_000
+
+CONVOLUTIONS = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
+SPEECH_ENCODER = {
+    "extractor_mode": "group_norm",
+    "extractor_conv_layer_config": CONVOLUTIONS,
+    "extractor_conv_bias": False,
+    "encoder_embed_dim": 16,
+    "encoder_projection_dropout": 0.1,
+    "encoder_pos_conv_kernel": 8,
+    "encoder_pos_conv_groups": 2,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 2,
+    "encoder_attention_dropout": 0.1,
+    "encoder_ff_interm_features": 32,
+    "encoder_ff_interm_dropout": 0.0,
+    "encoder_dropout": 0.1,
+    "encoder_layer_norm_first": False,
+    "encoder_layer_drop": 0.0,
+    "aux_num_out": None,
+}
+
+
+@dataclass(frozen=True)
+class Bomb:
+    """How to make a file, the command that reads it (FILE and WAV stand for paths), and what is said."""
+
+    make: Callable[[Path], object]
+    command: str
+    said: str
+    status: int = 1
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object], version: str | None = None) -> None:
+    """Change the settings in a model file."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["config"])
+    change(config)
+    text = json.dumps(config).replace('"DIGITS"', DIGITS).replace('"DEEP"', "[" * 100_000)
+    header["__metadata__"] |= {"config": text} | ({"framecls_format": version} if version else {})
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + length :])
+
+
+def model(change: Callable[[dict[str, Any]], object], version: str | None = None) -> Callable[[Path], object]:
+    """Return what makes a tiny model with settings changed."""
+
+    def make(path: Path) -> None:
+        save_tiny_model(path.parent, "frame").rename(path)
+        edit(path, change, version)
+
+    return make
+
+
+def speech(**architecture: Any) -> Callable[[dict[str, Any]], object]:
+    """Return what lets a model carry a speech encoder with such settings."""
+    grid = {"kind": "pretrained", "window_samples": 400, "n_fft": 400, "hop_samples": 320}
+    own = {"source": "x.pt", "tuned": True, "architecture": SPEECH_ENCODER | architecture}
+    return lambda config: config["features"].update(grid | {"pretrained": own})
+
+
+def hears(**architecture: Any) -> Callable[[Path], object]:
+    """Return what makes a model that carries a speech encoder with such settings."""
+    return model(speech(**architecture))
+
+
+def lower_part(config: dict[str, Any]) -> None:
+    """Let a model hear through as large a network as settings can ask for, that is in no file."""
+    encoder = config["encoder"] | {"dim": 4096, "ff_dim": 65536, "n_layers": 64, "subsampling": 2}
+    features = {key: value for key, value in config["features"].items() if key != "pretrained"}
+    window = features["n_fft"] - features["hop_samples"] + 2 * features["hop_samples"]
+    grid = {"window_samples": window, "n_fft": window, "hop_samples": 2 * features["hop_samples"]}
+    architecture = {"features": features, "encoder": encoder, "digest": "0"}
+    own = {"source": "framecls:language", "family": "framecls", "architecture": architecture}
+    config["features"].update(grid | {"kind": "pretrained", "pretrained": own})
+
+
+def checkpoint(**settings: Any) -> Callable[[Path], object]:
+    """Return what makes a file of weights with settings in a file beside it."""
+
+    def make(path: Path) -> None:
+        save_file({"x": torch.zeros(2)}, path.with_suffix(".safetensors"))
+        text = json.dumps(SPEECH_ENCODER | settings).replace('"DIGITS"', DIGITS).replace('"DEEP"', "[" * 100_000)
+        path.with_suffix(".json").write_text(text)
+
+    return make
+
+
+def folder(**settings: Any) -> Callable[[Path], object]:
+    """Return what makes a folder as Hugging Face's transformers saves one."""
+    names = {
+        "model_type": "wav2vec2", "conv_bias": False, "hidden_size": 16, "feat_proj_dropout": 0.0, "layerdrop": 0.0,
+        "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "attention_dropout": 0.0, "intermediate_size": 32, "activation_dropout": 0.0,
+        "hidden_dropout": 0.0, "do_stable_layer_norm": False, "feat_extract_norm": "group",
+        "conv_dim": [8] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    }  # fmt: skip
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(names | settings))
+        save_file({"x": torch.zeros(2)}, path / "model.safetensors")
+
+    return make
+
+
+def text(content: str) -> Callable[[Path], object]:
+    """Return what makes a text file."""
+    return lambda path: path.write_text(content)
+
+
+def sparse(n_bytes: int) -> Callable[[Path], object]:
+    """Return what makes a file of zeros that takes no room on the disk."""
+
+    def make(path: Path) -> None:
+        path.touch()
+        os.truncate(path, n_bytes)
+
+    return make
+
+
+def many_labels(config: dict[str, Any]) -> None:
+    config["labels"] = [str(number) for number in range(50_000)]
+    config["decision"] = {"candidates": config["labels"], "thresholds": dict.fromkeys(config["labels"], 0.5)}
+
+
+TAG = "tag WAV --device cpu -m FILE.safetensors"
+CARD = "models FILE.safetensors"
+EXPORT = "export FILE.safetensors -o x.onnx"
+TRAIN = "train identify MANIFEST -o m"
+ENCODER = f"{TRAIN} --encoder FILE.safetensors"
+WIDE = [[65536, 10, 5], *CONVOLUTIONS[1:]]
+FAST = {"sample_rate": 384_000, "hop_samples": 8000, "window_samples": 8000, "n_fft": 8192}
+SECOND = {"window": {"length_s": 1.0, "overlap_s": 0.0}}
+HOUR = {"window": {"length_s": 3600.0, "overlap_s": 0.0}}
+
+BOMBS = {
+    # Models
+    "layers: tag": Bomb(hears(encoder_num_layers=65536), TAG, r"encoder_num_layers must be in 1\.\.64"),
+    "layers: card": Bomb(hears(encoder_num_layers=65536), CARD, r"encoder_num_layers must be in 1\.\.64"),
+    "layers: export": Bomb(hears(encoder_num_layers=65536), EXPORT, r"encoder_num_layers must be in 1\.\.64"),
+    "layers: evaluate": Bomb(
+        hears(encoder_num_layers=65536), "evaluate FILE.safetensors MANIFEST", r"encoder_num_layers must be in 1\.\.64"
+    ),
+    "as many layers as may be": Bomb(
+        hears(encoder_num_layers=64, encoder_embed_dim=4096, encoder_ff_interm_features=10**6),
+        TAG,
+        "weights are missing",
+    ),
+    "layers of the network": Bomb(model(lambda c: c["encoder"].update(n_layers=65536)), TAG, r"n_layers must be in 0"),
+    "as large a network as may be": Bomb(
+        model(lambda c: c["encoder"].update(n_layers=64, dim=4096, ff_dim=65536)), TAG, "weights are missing"
+    ),
+    "convolutions": Bomb(hears(extractor_conv_layer_config=[[8, 2, 1]] * 65536), TAG, "no list of 1 to 16 times"),
+    "wide convolutions": Bomb(
+        model(lambda c: (speech(extractor_conv_layer_config=WIDE)(c), c.update(SECOND))), TAG, "weights are missing"
+    ),
+    "a vast lower part": Bomb(model(lambda c: (lower_part(c), c.update(SECOND))), TAG, "another version"),
+    "format number": Bomb(model(lambda c: None, DIGITS), CARD, "unknown format '9{20}'"),
+    "number": Bomb(model(lambda c: c["encoder"].update(dim="DIGITS")), CARD, "digits"),
+    "deep": Bomb(model(lambda c: c.update(card="DEEP")), CARD, "settings cannot be used"),
+    "many labels": Bomb(model(many_labels), TAG, "has shape"),
+    "more labels": Bomb(model(lambda c: c.update(labels=[str(n) for n in range(10**5)])), CARD, "at most 65536 labels"),
+    "long label": Bomb(model(lambda c: c["labels"].append("x" * 10**6)), CARD, "at most 1000 characters"),
+    "same labels": Bomb(model(lambda c: c.update(labels=["x"] * 50_000)), CARD, "labels must differ"),
+    "long name of a setting": Bomb(model(lambda c: c.update({"x" * 10**6: 1})), CARD, "x{80}: there is no such"),
+    "long value": Bomb(model(lambda c: c.update(task=["x"] * 10**5)), CARD, "is not one of frame, pooled"),
+    "threshold": Bomb(
+        model(lambda c: c["decision"]["thresholds"].update(speech=float("nan"))), CARD, "nan is not a finite number"
+    ),
+    "header": Bomb(lambda p: p.write_bytes(struct.pack("<Q", 2**24) + bytes(2**24)), CARD, "not a model file"),
+    "an hour of pairs": Bomb(
+        model(lambda c: (c.update(HOUR), c["encoder"].update(score="additive"))), TAG, "pairs of frames would be"
+    ),
+    "an hour of samples": Bomb(model(lambda c: (c.update(HOUR), c["features"].update(FAST))), TAG, "samples would be"),
+    "an hour of wide layers": Bomb(
+        model(lambda c: (c.update(HOUR), c["encoder"].update(ff_dim=65536))), TAG, "activations would be"
+    ),
+    "spectra": Bomb(
+        model(lambda c: (c.update(HOUR), c["features"].update(n_fft=65536))), TAG, "spectrum would be"
+    ),
+    "an hour of an encoder's layers": Bomb(
+        model(lambda c: (speech(encoder_num_layers=64, encoder_embed_dim=4096)(c), c.update(HOUR))),
+        TAG,
+        "layers in its encoder would be",
+    ),
+    "long transform": Bomb(
+        model(lambda c: c["features"].update(n_fft=65536)), EXPORT, "at most 4096 are exported", status=2
+    ),
+    # Settings of speech encoders
+    "encoder: layers": Bomb(checkpoint(encoder_num_layers=65536), ENCODER, r"encoder_num_layers must be in 1\.\.64"),
+    "encoder: as large as may be": Bomb(
+        checkpoint(encoder_num_layers=64, encoder_embed_dim=4096, encoder_ff_interm_features=10**6),
+        ENCODER,
+        "weights are missing",
+    ),
+    "encoder: number": Bomb(checkpoint(encoder_num_heads="DIGITS"), ENCODER, r"FILE\.json: cannot be read"),
+    "encoder: deep": Bomb(checkpoint(encoder_num_heads="DEEP"), ENCODER, r"FILE\.json: cannot be read: .*deep"),
+    "encoder: long": Bomb(checkpoint(x="x" * 10**6), ENCODER, r"FILE\.json: larger than 256 kB"),
+    "encoder: folder": Bomb(folder(num_hidden_layers=65536), f"{TRAIN} --encoder FILE", "encoder_num_layers must be"),
+    # Recipes
+    "recipe: deep": Bomb(text("labels = " + "[" * 100_000), f"{TRAIN} --recipe FILE", "nested too deep"),
+    "recipe: deep tables": Bomb(text("a = " + "{a=" * 50_000), f"{TRAIN} --recipe FILE", "nested too deep"),
+    "recipe: deep name": Bomb(text("a." * 32_768 + "a = 1"), f"{TRAIN} --recipe FILE", "more than 32 parts"),
+    "recipe: deep quoted name": Bomb(text("""x = {"a".'b'.""" * 9999), f"{TRAIN} --recipe FILE", "deep|parts"),
+    "recipe: digits": Bomb(text(f"phone_layer = {DIGITS}"), f"{TRAIN} --recipe FILE", "digits"),
+    "recipe: hexadecimal": Bomb(text(f"phone_layer = 0x{'f' * 9999}"), f"{TRAIN} --recipe FILE", "than 63 bits"),
+    "recipe: hexadecimal text": Bomb(text(f"name = 0x{'f' * 9999}"), f"{TRAIN} --recipe FILE", "of type str"),
+    "recipe: giant": Bomb(sparse(2**36), f"{TRAIN} --recipe FILE", "larger than 256 kB"),
+    "recipe: long name": Bomb(text(f"{'x' * 10**5} = 1"), f"{TRAIN} --recipe FILE", "x{80}: there is no such setting"),
+    "recipe: long label": Bomb(
+        text(f'name = "x"\ntask = "frame"\n[mix.presence]\n{"x" * 10**5} = 2'), f"{TRAIN} --recipe FILE", "presence x+…"
+    ),
+    "recipe: --set": Bomb(text(""), f"{TRAIN} --set window={{{'a.' * 9999}a=1}}", "window: a table was", status=2),
+    "recipe: --set deep": Bomb(text(""), f"{TRAIN} --set {'a.' * 9999}a=1", "there is no such setting", status=2),
+    # Lists of recordings
+    "manifest: line": Bomb(
+        lambda p: p.write_bytes(b'{"file": "' + b"x" * 50_000_000 + b'"}'), "train tag FILE -o m --check", "characters"
+    ),
+    "manifest: table": Bomb(
+        lambda p: p.with_suffix(".csv").write_bytes(b"file,label\n" + b"," * 50_000_000),
+        "train tag FILE.csv -o m --check",
+        "line 2 has 50,000,000 characters",
+    ),
+}  # fmt: skip
+
+
+# The peak of the memory is that of the program alone: what a process is told of its children begins before they do.
+RUN = """
+import os, re, sys
+from framecls.cli.boundary import run
+status = run(sys.argv[1:])
+with open("peak", "w") as file:
+    file.write(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+os._exit(status)
+"""
+
+
+def start(arguments: Sequence[str], folder: Path) -> tuple[int, str, float, float]:
+    """Run a command line and return its status, what it said, and the seconds and bytes that it took."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    told = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=2 * TIME_LIMIT_S,
+    )
+    return told.returncode, told.stderr, time.monotonic() - began, int((folder / "peak").read_text()) * 1024
+
+
+@pytest.mark.parametrize("kind", fuzz_settings.KINDS)
+def test_settings_changed_at_random(kind: str, tmp_path: Path) -> None:
+    """Longer: python tests/fuzz_settings.py --seconds 3600."""
+    results = {fuzz_settings.run_case(kind, f"{number}", tmp_path) for number in range(200)}
+    assert "taken" in results
+    assert kind == "list" or "refused" in results  # what is wrong with a list is told of each of its lines
+
+
+@pytest.fixture(scope="module")
+def torch_bytes() -> int:
+    """Return the memory that Python takes with torch and what comes with it."""
+    code = "import framecls.nn.network, re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return int(told.stdout) * 1024
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_one_line_in_little_time_and_memory(name: str, tmp_path: Path, torch_bytes: int) -> None:
+    bomb = BOMBS[name]
+    path = tmp_path / "FILE"
+    bomb.make(path.with_suffix(".safetensors") if "FILE.safetensors" in bomb.command else path)
+    write_wav(tmp_path / "WAV", 3.0)
+    (tmp_path / "MANIFEST").write_text('{"file": "WAV", "label": "a"}\n' * 2)
+    status, said, elapsed_s, peak_bytes = start(bomb.command.split(), tmp_path)
+    print(f"{name}: {elapsed_s:.1f} s, {peak_bytes / 1e6:.0f} MB: {said[:150]}")
+    assert status == bomb.status, said
+    assert said.startswith("framecls: error: ")
+    assert len(said.splitlines()) == 1
+    assert len(said) < 2000
+    assert "unexpected" not in said
+    assert re.search(bomb.said, said), said
+    assert elapsed_s < TIME_LIMIT_S
+    assert peak_bytes < torch_bytes + MEMORY_LIMIT_BYTES

@@ -1,0 +1,144 @@
+"""A framecls model that hears through the lower layers of another one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nn.test_speech_encoder import make_recipe, noise, write_corpus
+from safetensors.torch import load_file
+from torch.nn.functional import layer_norm
+
+from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
+from framecls.checkpoints.frontends import look_up
+from framecls.checkpoints.network import load_network, save_model
+from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
+from framecls.errors import ConfigError, ModelError
+from framecls.model import load
+from framecls.nn.network import Network
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
+from framecls.training.recipe import with_encoder
+
+BASE = ModelConfig(
+    "base",
+    "frame",
+    ("a", "b"),
+    features=FeatureConfig(n_mels=20, normalize="mean"),
+    encoder=EncoderConfig(dim=16, n_layers=3, n_heads=2, ff_dim=32, subsampling=2, kernel=3, dropout=0.1),
+)
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ship a tiny model called base."""
+    folder = tmp_path / "shipped"
+    monkeypatch.setattr(registry, "_FOLDER", folder)
+    torch.manual_seed(3)
+    save_model(Network(BASE), folder / "base.safetensors", precision="int8")
+    return folder / "base.safetensors"
+
+
+def features(source: str = "framecls:base", **settings: int) -> FeatureConfig:
+    return look_up(FeatureConfig(kind="pretrained", pretrained=PretrainedConfig(source, **settings)))  # type: ignore[arg-type]
+
+
+def model_of(config: FeatureConfig) -> Network:
+    encoder = EncoderConfig(dim=8, n_layers=1, n_heads=2, ff_dim=16, kernel=3)
+    return Network(ModelConfig("upper", "frame", ("x", "y"), features=config, encoder=encoder)).eval()
+
+
+@torch.inference_mode()
+def test_vectors_are_those_of_the_layers_of_the_other_model(base: Path) -> None:
+    config = features(layer=2)
+    assert (config.hop_samples, config.dim, config.sample_rate) == (320, 16, 16000)
+    assert config.margin_samples == BASE.features.margin_samples
+    waveform = noise(9 * 320 + 2 * config.margin_samples)[None]
+    other, n_frames = load_network(base), torch.tensor([9])
+    other.phone_layer = 2  # how far it listens
+    wanted, _ = other.listen(other.extract(waveform, n_frames), n_frames)
+    torch.testing.assert_close(model_of(config).features(waveform, n_frames), layer_norm(wanted, (16,)))
+    torch.testing.assert_close(model_of(config).features(waveform), layer_norm(wanted, (16,)))
+
+
+@torch.inference_mode()
+def test_padding_and_neighbours_change_nothing() -> None:
+    config = features()
+    network, lengths, margin = model_of(config), torch.tensor([7, 3, 5]), 2 * config.margin_samples
+    batch = torch.stack([noise(7 * 320 + margin, seed) for seed in range(3)])
+    together = network.features(batch, lengths)
+    for row, length, vectors in zip(batch, lengths.tolist(), together, strict=True):
+        alone = network.features(row[None, : length * 320 + margin], torch.tensor([length]))[0]
+        torch.testing.assert_close(vectors[:length], alone, rtol=1e-4, atol=1e-5)
+        assert not vectors[length:].any()
+
+
+def test_a_convolution_stem_gives_a_vector_every_20_ms(base: Path) -> None:
+    encoder = replace(BASE.encoder, stem="convolution", position="sinusoidal", subsampling=4)
+    save_model(Network(replace(BASE, encoder=encoder)), base)
+    config = features(layer=1)
+    assert (config.hop_samples, config.pretrained.own_encoder.subsampling) == (320, 2)
+    with torch.inference_mode():
+        assert model_of(config).features(noise(5 * 320 + 2 * config.margin_samples)[None]).shape == (1, 5, 16)
+
+
+def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) -> None:
+    job = Job(write_corpus(tmp_path), tmp_path / "upper.safetensors", with_encoder(make_recipe(6, 6), "framecls:base"))
+    train(job, prepare(job))
+    stored = load_file(job.output)
+    assert [key for key in stored if key.startswith("features.")] == ["features.encoder.mix"]
+    assert stored["features.encoder.mix"].abs().max() > 0  # the mix was learnt
+    assert read_config(job.output).features.pretrained.source == "framecls:base"
+    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+    torch.manual_seed(4)
+    save_model(Network(BASE), base, precision="int8")
+    with pytest.raises(ModelError, match="another version of framecls:base"):
+        load(job.output, device="cpu")
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_model_of_ones_own_is_carried(base: Path, tmp_path: Path, tuned: bool) -> None:
+    own = base.rename(tmp_path / "own.safetensors")
+    recipe = with_encoder(make_recipe(4, 4, tuned_rate=1.0), f"framecls:{own}", layer=2, tuned=tuned)
+    job = Job(write_corpus(tmp_path), tmp_path / "upper.safetensors", recipe)
+    train(job, prepare(job))
+    before, after, prefix = load_network(own).state_dict(), load_file(job.output), "features.encoder.carried."
+    kept = [key for key in before if prefix + key in after]
+    moved = {key for key in kept if not torch.allclose(before[key], after[prefix + key].float(), atol=2e-3)}
+    assert ("encoder.layers.1.feed_forward.layers.0.weight" in moved) == tuned
+    assert not any("encoder.layers.2" in key for key in after)  # what is above the second layer is left out
+    own.unlink()
+    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+
+
+def test_two_models_share_no_encoder_that_both_only_name() -> None:
+    config = features()
+    one, other, third = (model_of(config).features for _ in range(3))
+    waveform = noise(9 * 320 + 2 * config.margin_samples)[None]
+    with torch.inference_mode():
+        before = one(waveform)
+        assert other.encoder is not None
+        other.encoder.inner(torch.device("meta"))  # as a batch on another device does
+        assert third.encoder is not None
+        for parameter in third.encoder.inner(waveform.device).double().parameters():
+            parameter.zero_()
+        torch.testing.assert_close(one(waveform), before, rtol=0, atol=0)
+    assert one.encoder is not None
+    assert {p.dtype for p in one.encoder.inner(waveform.device).parameters()} == {torch.float32}
+
+
+def test_what_cannot_be_built_on_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="layers 1 to 3, and there is no 4"):
+        features(layer=4)
+    config = replace(BASE, name="on", features=features())
+    save_model(Network(config), base.with_name("on.safetensors"))
+    with pytest.raises(ConfigError, match="hears through another encoder itself"):
+        features("framecls:on")
+    hostile = json.loads(json.dumps(features().pretrained.architecture))
+    hostile["features"]["kind"] = "given"
+    with pytest.raises(ConfigError, match="n_given"):
+        PretrainedConfig("framecls:base", family="framecls", architecture=hostile)

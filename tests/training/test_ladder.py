@@ -1,0 +1,212 @@
+"""The ladder: equal data, near-equal size, and the lecture's argument, visible."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from training.test_training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
+
+import framecls
+from framecls.cli.boundary import run
+from framecls.training import ladder, saw
+from framecls.training.data.manifest import read_manifest
+from framecls.training.job import Job, prepare
+from framecls.training.names import LADDER, RUNGS
+from framecls.training.recipe import Recipe, find_recipe, read_recipe
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def saws(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saw.write_saw(tmp_path_factory.mktemp("saw"), n_train=30, n_dev=16)
+
+
+@pytest.fixture(scope="module")
+def climbed(saws: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ladder.Rung]:
+    """Train all rungs on the saw, for half the steps of its recipe."""
+    recipe = read_recipe(find_recipe("saw"))
+    recipe = replace(recipe, optim=replace(recipe.optim, steps=150))
+    folder = tmp_path_factory.mktemp("cache")
+    job = Job(saws, folder / "none", recipe, cache=folder)
+    return {rung.name: rung for rung in ladder.compare(job, prepare(job), tuple(RUNGS)).rungs}
+
+
+NEAR, MIDDLE, FAR = (f"{first}-{last} frames" for first, last in saw.DISTANCES)
+
+
+def test_one_frame_at_a_time_is_chance(climbed: dict[str, ladder.Rung]) -> None:
+    assert climbed["fc"].by_source == {NEAR: 0.5, MIDDLE: 0.5, FAR: 0.5}  # not about: the frames are the same
+    assert climbed["fc"].score == 0.5
+
+
+def test_neighbours_help_as_far_as_they_reach(climbed: dict[str, ladder.Rung]) -> None:
+    window = climbed["window"]
+    assert window.encoder.context == saw.DISTANCES[0][1]
+    assert window.by_source[NEAR] > 0.85
+    assert window.by_source[MIDDLE] == pytest.approx(0.5, abs=0.05)
+    assert window.by_source[FAR] == pytest.approx(0.5, abs=0.05)
+    assert 0.6 < window.score < 0.7
+
+
+def test_an_lstm_hears_further_than_a_window(climbed: dict[str, ladder.Rung]) -> None:
+    assert climbed["lstm"].by_source[NEAR] > 0.95
+    assert climbed["lstm"].score > climbed["window"].score + 0.1
+
+
+def test_the_ladder_has_four_rungs() -> None:
+    assert LADDER == ("fc", "window", "dot", "additive")
+    assert set(RUNGS) == {*LADDER, "lstm"}
+
+
+@pytest.mark.parametrize("score", ["dot", "additive"])
+def test_attention_solves_it(score: str, climbed: dict[str, ladder.Rung]) -> None:
+    assert climbed[score].score > 0.95
+    assert min(climbed[score].by_source.values()) > 0.95
+
+
+def test_rungs_say_what_they_cost(climbed: dict[str, ladder.Rung]) -> None:
+    sizes = [rung.parameters for rung in climbed.values()]
+    assert max(sizes) < 1.04 * min(sizes)
+    for rung in climbed.values():
+        assert 0 < rung.step_s < rung.epoch_s
+        assert rung.frames_per_s > 1000
+    assert climbed["fc"].frames_per_s > climbed["additive"].frames_per_s
+
+
+def test_only_the_first_word_tells_the_saws_apart(saws: Path) -> None:
+    recordings = {recording.file.name: recording for recording in read_manifest(saws)}
+    frames = {
+        name: soundfile.read(recording.file)[0].reshape(saw.N_FRAMES, saw.FRAME_SAMPLES)
+        for name, recording in recordings.items()
+    }
+    heard = []
+    for name, recording in recordings.items():
+        at = [round(span.start_s * saw.SAMPLE_RATE / saw.FRAME_SAMPLES) for span in recording.spans]
+        heard += [frames[name][frame] for frame in at]
+        if recording.label == "verb":
+            twin = name.replace("verb", "noun")
+            assert recordings[twin].label == "noun"
+            [differs] = np.flatnonzero((frames[name] != frames[twin]).any(axis=1))
+            nearest, farthest = map(int, recording.source.split()[0].split("-"))
+            assert all(nearest <= frame - differs <= farthest for frame in at)
+    assert len(heard) == 3 * len(recordings)
+    assert all(np.array_equal(frame, heard[0]) for frame in heard)
+
+
+@pytest.mark.parametrize("name", ["tag", "identify", "saw"])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_sizes_come_near(name: str, rung: str) -> None:
+    config = read_recipe(find_recipe(name)).model_config(("a", "b", "c"), ())
+    target = ladder.count_parameters(ladder.on_rung(config, "dot"))
+    fitted = ladder.fit_size(config, rung, target)
+    assert ladder.count_parameters(fitted) == pytest.approx(target, rel=0.04 if rung == "lstm" else 0.02)
+    assert {key: getattr(fitted.encoder, key) for key in RUNGS[rung]} == RUNGS[rung]
+    kept = {f.name for f in dataclasses.fields(fitted.encoder)} - {"kind", "score", "dim", "ff_dim"}
+    assert all(getattr(fitted.encoder, key) == getattr(config.encoder, key) for key in kept)
+
+
+def test_a_network_without_layers_has_a_size_too() -> None:
+    config = read_recipe(find_recipe("tag")).model_config(("a", "b"), ())
+    config = replace(config, encoder=replace(config.encoder, n_layers=0))
+    target = ladder.count_parameters(config)
+    assert ladder.count_parameters(ladder.fit_size(config, "window", target)) < target
+
+
+@pytest.mark.parametrize(
+    ("recipe", "figure", "sources"),
+    [(FRAME_RECIPE, "mean F1", set()), (POOLED_RECIPE, "balanced accuracy", {"mic0", "mic1"})],
+    ids=["mixed", "pooled"],
+)
+def test_other_tasks(recipe: Recipe, figure: str, sources: set[str], tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    recipe = replace(recipe, optim=replace(recipe.optim, steps=3))
+    job = Job(write_corpus(corpus), tmp_path / "none", recipe, cache=tmp_path / "cache")
+    data = prepare(job)
+    steps: list[tuple[int, int]] = []
+    both = ladder.compare(job, data, ("fc", "dot"), progress=lambda *at: steps.append(at))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert (both.figure, both.labels, both.train_recordings) == (figure, ("high", "low"), 12)
+    assert [set(rung.by_source) for rung in both.rungs] == [sources, sources]
+    # What a rung learns does not depend on who climbs beside it.
+    [alone] = ladder.compare(job, data, ("dot",)).rungs
+    assert (alone.score, alone.figures) == (both.rungs[1].score, both.rungs[1].figures)
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "cache"}
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["compare", "--steps", "1", "--rungs", "fc,dot", "--device", "cpu", "--cache", str(tmp_path)]
+    assert run([*common, "--saw", "-q", "-f", "json"]) == 0
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)
+    assert captured.err == ""
+    assert [rung["name"] for rung in figures["rungs"]] == ["fc", "dot"]
+    assert (figures["figure"], figures["steps"], figures["labels"]) == ("accuracy", 1, ["noun", "verb"])
+    assert figures["rungs"][0]["by_source"] == {NEAR: 0.5, MIDDLE: 0.5, FAR: 0.5}
+    # The clips are a corpus like any other.
+    assert run([*common, str(tmp_path / "saw" / "manifest.jsonl"), "--recipe", "saw", "--seed", "3"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].split() == ["Rung", "Accuracy", "Parameters", "Epoch", "Frames/s"]
+    assert [line.split()[0] for line in lines[1:3]] == ["fc", "attention/dot"]
+    assert f"{figures['rungs'][1]['parameters']:,}" in lines[2]
+    assert [line.split() for line in lines[4:6]] == [["Source", "fc", "dot"], [*NEAR.split(), "0.500", ANY]]
+    assert "1 steps of the same batches, seed 3, cpu" in captured.out
+    assert "360 recordings to train on, 240 to measure on" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a manifest or give --saw"),
+        (["m.jsonl", "--saw"], "one of the two"),
+        (["m.jsonl", "--rungs", "fc,stairs"], "choose among fc, window, dot, additive"),
+        (["m.jsonl", "--rungs", ","], "--rungs"),
+        (["m.jsonl", "--task", "sing"], "choose tag or identify"),
+        (["m.jsonl", "--task", "tag", "--recipe", "identify"], "not for framecls tag"),
+        (["m.jsonl", "--recipe", "nope"], "nope"),
+        (["--saw", "--recipe", "sound"], "--saw wants one label a frame"),
+        (["--saw", "--recipe", "identify"], "--saw wants one label a frame"),
+        (["--saw", "--steps", "0"], "--steps"),
+        (["--saw", "--seed", "-1"], "--seed"),
+        (["--saw", "--threads", "0"], "--threads"),
+        (["--saw", "-f", "csv"], "table or json"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert captured.err.startswith("framecls: error: ")
+    assert said in captured.err
+
+
+def test_wrong_usage_costs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from framecls.cli.boundary import run\n"
+        "status = run(['compare', '--saw', '--rungs', 'stairs'])\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 100 + status)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert answer.returncode == 102, answer.stderr
