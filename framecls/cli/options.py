@@ -515,7 +515,7 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         typer.Option(
             "--encoder",
             metavar="SOURCE",
-            help="Hear through a pre-trained encoder: framecls:language, torchaudio:WAVLM_BASE_PLUS, or a path.",
+            help="Use a pre-trained encoder: framecls:language, microsoft/wavlm-base-plus, or a folder.",
         ),
     ] = None
     encoder_layer: Annotated[

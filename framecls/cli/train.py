@@ -273,10 +273,12 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
 def _with_encoder(recipe: Recipe, options: TrainOptions) -> Recipe:
     if options.encoder is None:
         if options.encoder_layer or options.tune_encoder:
-            raise UsageError("--encoder-layer and --tune-encoder go with --encoder: which speech encoder?")
+            raise UsageError("--encoder-layer and --tune-encoder go with --encoder: which encoder?")
         return recipe
     if not options.encoder or options.encoder_layer < 0:
-        raise UsageError("--encoder wants torchaudio:NAME or a path, and --encoder-layer a number from 0 on")
+        raise UsageError(
+            "--encoder wants framecls:MODEL or a name or folder of transformers, and --encoder-layer a number from 0 on"
+        )
     return with_encoder(recipe, options.encoder, options.encoder_layer, options.tune_encoder)
 
 
