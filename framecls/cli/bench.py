@@ -35,7 +35,7 @@ def export_model(options: ExportOptions) -> int:
 
     from framecls.checkpoints.onnx import export_onnx
 
-    export_onnx(options.model, options.output, features=options.features)
+    export_onnx(options.model, options.output, features=not options.no_features)
     Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
     return DONE
 
@@ -60,10 +60,8 @@ def run_bench(options: BenchOptions) -> int:
             model=options.model,
             file=options.file,
             length_s=options.length,
-            runtime=options.runtime,
             repeats=options.repeats,
             against=tuple(dict.fromkeys(name.strip() for name in (options.against or "").split(",") if name.strip())),
-            processes=options.processes,
             device=options.device,
             threads=options.threads,
             batch_size=options.batch_size,

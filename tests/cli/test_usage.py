@@ -75,7 +75,12 @@ OPTIONS = list(options())
 def test_the_walk_finds_the_options() -> None:
     assert len(OPTIONS) > 80
     found = {(words[0], name) for words, name, _ in OPTIONS}
-    assert {("tag", "--min-duration"), ("train", "--seed"), ("bench", "--length"), ("speakers", "--quiet")} <= found
+    assert {
+        ("tag", "--min-duration"),
+        ("train", "--save-every"),
+        ("bench", "--length"),
+        ("speakers", "--quiet"),
+    } <= found
 
 
 @pytest.mark.parametrize("bad", ["two", "1x", "", "1,5", "--", "0x10", "1 2"])
@@ -107,8 +112,6 @@ def test_a_value_where_none_is_taken(capsys: pytest.CaptureFixture[str]) -> None
         ("tagg x.wav", "no such command 'tagg'. Did you mean 'tag'? See framecls --help"),
         ("nonsense", "no such command 'nonsense'; see framecls --help"),
         ("speakers lst", "no such command 'lst'. Did you mean 'list'? See framecls speakers --help"),
-        ("", "missing command; see framecls --help"),
-        ("speakers", "missing command; see framecls speakers --help"),
         ("tag", "missing argument 'INPUT...'; see framecls tag --help"),
         ("train", "missing argument 'tag|identify'; see framecls train --help"),
         ("train tag", "missing argument 'MANIFEST'; see framecls train --help"),
