@@ -23,7 +23,8 @@ from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 T = TypeVar("T")
 
 # Panels of --help, from top to bottom; None: what Typer titles "Arguments" or "Options".
-_PANELS = ("Input", None, "Labels", "Training", "Output", "Reading", "Machine")
+OUTPUT = "Output"
+_PANELS = ("Input", None, "Labels", "Training", OUTPUT, "Reading", "Machine")
 _labels, _training, _output, _reading, _machine = (
     partial(typer.Option, rich_help_panel=panel) for panel in _PANELS[2:]
 )
@@ -44,6 +45,12 @@ def _recipes() -> list[str]:
     from framecls.training.recipe import shipped_recipes
 
     return shipped_recipes()
+
+
+def _guides() -> list[str]:
+    from framecls.cli.guide import names
+
+    return names()
 
 
 _TASKS = _one_of("tag", "identify")
@@ -233,7 +240,7 @@ class TagOptions(RunOptions):
         None
     )
     stream: Annotated[
-        bool, _output("--stream", help=f"Print segments as they become final ({', '.join(STREAMED)}).")
+        bool, _output("--stream", help="Print each segment as soon as it is final.")
     ] = False
 
 
@@ -494,6 +501,16 @@ class CheckOptions(MessageOptions):
     format: JsonOption = "table"
 
 
+@dataclass(frozen=True, kw_only=True)
+class GuideOptions:
+    """`framecls guide`."""
+
+    name: Annotated[
+        str | None,
+        _argument(metavar="[NAME]", help="Which guide; without a name, list them.", autocompletion=_guides),
+    ] = None
+
+
 def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Callable[[], int]]]:
     """Give a command the parameters that the fields of a dataclass declare; it is called with one instance.
 
@@ -507,7 +524,7 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
         inspect.Parameter(
             f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=_parsed(hints[f.name])
         )
-        for f in sorted(fields, key=lambda f: _PANELS.index(hints[f.name].__metadata__[0].rich_help_panel))
+        for f in sorted(fields, key=lambda f: _place(f.name, hints[f.name]))
     ]
 
     def decorate(function: Callable[[T], int]) -> Callable[..., Callable[[], int]]:
@@ -520,6 +537,11 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
         return command
 
     return decorate
+
+
+def _place(name: str, annotation: Any) -> tuple[int, bool]:
+    """Return where --help shows an option: by its panel, and what goes to stderr after the rest of it."""
+    return _PANELS.index(annotation.__metadata__[0].rich_help_panel), name in MessageOptions.__annotations__
 
 
 def _parsed(annotation: Any) -> Any:

@@ -312,7 +312,7 @@ def test_without_weights_there_is_one_clear_line(
     assert (
         run(["train", "identify", manifest, "-o", str(tmp_path / "x"), "--set", "features.pretrained.tuned=true"]) == 2
     )
-    assert "go with --encoder" in capsys.readouterr().err
+    assert "goes with --encoder" in capsys.readouterr().err
 
 
 @only_wav2vec2
