@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls.checkpoints import registry
-from framecls.cli.formats import STREAMED, SUFFIXES
+from framecls.cli.formats import SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
@@ -239,9 +239,7 @@ class TagOptions(RunOptions):
     min_gap: Annotated[float | None, _labels("--min-gap", metavar="S", help="Join segments less than this apart.")] = (
         None
     )
-    stream: Annotated[
-        bool, _output("--stream", help="Print each segment as soon as it is final.")
-    ] = False
+    stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
