@@ -38,7 +38,11 @@ def show_guide(options: GuideOptions) -> int:
     Raises:
         UsageError: there is no guide of that name.
     """
-    text = _list_guides() if options.name is None else read_guide(options.name)
+    if options.name is None:
+        width = max(map(len, names()))
+        sys.stdout.write("".join(f"{name:{width}}  {_subject(name)}\n" for name in names()))
+        return DONE
+    text = read_guide(options.name)
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return DONE
@@ -50,9 +54,6 @@ def show_guide(options: GuideOptions) -> int:
     return DONE
 
 
-def _list_guides() -> str:
-    """Return the names of the guides with their headings, as Markdown."""
-    headings = {name: read_guide(name).partition("\n")[0].removeprefix("# ") for name in names()}
-    width = max(map(len, headings))
-    rows = [f"    framecls guide {name:{width}}  {heading}\n" for name, heading in headings.items()]
-    return "".join(rows)
+def _subject(name: str) -> str:
+    """Return what a guide is about: the rest of its heading, `# Name: what it is about`."""
+    return read_guide(name).partition("\n")[0].partition(": ")[2]
