@@ -112,7 +112,11 @@ def enroll(options: EnrollOptions) -> int:
     return enroll_voice(options)
 
 
-speakers = typer.Typer(cls=Group, help="See and change who is enrolled.")
+speakers = typer.Typer(
+    cls=Group,
+    help="See and change who is enrolled.",
+    epilog=examples("framecls speakers list", 'framecls speakers rename "Bob" "Robert"'),
+)
 app.add_typer(speakers, name="speakers")
 
 

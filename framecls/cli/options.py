@@ -147,7 +147,8 @@ class ReadingOptions:
         _reading("--raw", metavar="RATE[,N[,ENC]]", help="Samples without a header: 16000, or 48000,2,f32le."),
     ] = None
     track: Annotated[
-        int | None, _reading("--track", metavar="N", help="Audio track, from 1; by default the first with sound.")
+        int | None,
+        _reading("--track", metavar="N", help="Audio track, from 1; else the default one, unless silent."),
     ] = None
     channel: Annotated[
         str | None,
@@ -382,7 +383,7 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         _training("--encoder", metavar="SOURCE", help="A pre-trained encoder: framecls:language, or a path."),
     ] = None
     teacher: Annotated[
-        Path | None, _training("--teacher", metavar="FILE", help="Vectors of another model to match: npz.")
+        Path | None, _training("--teacher", metavar="FILE", help="What other models hear, to learn from: npz.")
     ] = None
     resume: Annotated[bool, _output("--resume", help="Go on where an earlier run left off.")] = False
     save_every: Annotated[
