@@ -29,7 +29,7 @@ from framecls.audio import Input, find_inputs, open_audio
 from framecls.checkpoints.onnx import OnnxNetwork, save_onnx
 from framecls.config import ModelConfig
 from framecls.errors import AudioError, ConfigError, FrameclsError, UsageError
-from framecls.inference.batching import Load
+from framecls.inference.batching import BatchLimits
 from framecls.inference.engine import Engine, count_decoders, cut_windows, load_engine
 from framecls.inference.segments import Window, padded_length
 from framecls.model import Model
@@ -367,7 +367,7 @@ def _now(device: torch.device) -> float:
 def _batches(engine: Engine, files: Sequence[Path]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (batch, sample) windows on the device and (batch,) their frames, as the engine makes them up."""
     config = engine.config
-    load = Load(config.window_frames, engine.batch_size)
+    load = BatchLimits(config.window_frames, engine.batch_size)
     held: dict[tuple[int, bool], list[tuple[Window, Samples]]] = {}
     for file in files:
         for window, cut in cut_windows([_decode(file, config.features.sample_rate)], config):

@@ -29,12 +29,20 @@ from framecls.config import (
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.inference.batching import Opener
 from framecls.inference.engine import Engine, RunningWindows, load_engine
-from framecls.inference.identify import Choice, Ranking, check_among, choose_candidates, find_doubt, pool_windows, rank
+from framecls.inference.identify import (
+    Choice,
+    Ranking,
+    check_among,
+    choose_candidates,
+    find_rejection,
+    pool_windows,
+    rank,
+)
 from framecls.inference.phones import make_string, phone_engine, stitch_phones
 from framecls.inference.tag import Tagger, make_segmenter, stitch_parts, to_probabilities
 from framecls.results import AudioInfo, Identification, Remarks, Segment, StringResult, TagResult
 from framecls.speakers.gallery import check_name
-from framecls.speakers.recognition import Enrolled, enroll, hear, identity, know_voice, load_enrolled
+from framecls.speakers.recognition import Enrolled, embed_recording, enroll, identity, load_enrolled, pool_embedding
 
 R = TypeVar("R")
 Answer = TypeVar("Answer", TagResult, StringResult, Identification)
@@ -339,7 +347,7 @@ class Model:
         begun: deque[tuple[str, int | None]] = deque()
         openers = self._openers(sources, reading, begun)
         running = (engine or self._engine).run_many(
-            openers, progress=reading.progress, wait_apart=isinstance(sources, Feed)
+            openers, progress=reading.progress, own_thread=isinstance(sources, QueuedSources)
         )
         with closing(running) as recordings:
             for windows in recordings:
@@ -389,7 +397,7 @@ class Model:
     def _answer(
         self, name: str, duration_s: float, ranking: Ranking, heard_s: float, info: AudioInfo | None
     ) -> Identification:
-        best, doubt = ranking.top[0], find_doubt(ranking, heard_s, self.config)
+        best, doubt = ranking.top[0], find_rejection(ranking, heard_s, self.config)
         label, score = (best.label, best.score) if doubt is None else (UNKNOWN, None)
         return Identification(name, self.name, duration_s, label, score, ranking.top, info, doubt)
 
@@ -414,7 +422,7 @@ class Model:
             AudioError: the recording cannot be read, or there is too little speech in it.
         """
         options = _refuse_each(source, ReadOptions(**reading))
-        return hear(self._engine, source, sample_rate, options, progress).vector
+        return embed_recording(self._engine, source, sample_rate, options, progress).vector
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
@@ -455,12 +463,12 @@ class Model:
         options = ReadOptions(**reading)
         for source in sources:
             _refuse_each(source, options)
-        voices = [(_name(source), hear(self._engine, source, sample_rate, options)) for source in sources]
-        doubts = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
-        return doubts + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+        voices = [(_name(source), embed_recording(self._engine, source, sample_rate, options)) for source in sources]
+        warnings = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
+        return warnings + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).warnings
 
     def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
-        voice = know_voice(windows, self.config)
+        voice = pool_embedding(windows, self.config)
         ranking = enrolled.rank(voice.vector, self.config, top_k)
         return self._answer(name, voice.duration_s, ranking, voice.heard_s, voice.info)
 
@@ -479,7 +487,7 @@ class _Reading:
     progress: Callable[[float], None] | None = None
 
 
-class Feed(Iterable[Source]):
+class QueuedSources(Iterable[Source]):
     """Sources that come when they like, from a queue say: they are waited for in a thread of their own."""
 
     def __init__(self, sources: Iterator[Source]) -> None:

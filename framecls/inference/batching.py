@@ -40,7 +40,7 @@ _JOIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class Load:
+class BatchLimits:
     """How much is under way at once."""
 
     window_frames: int  # of a whole window
@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(eq=False)
 class Recording(Generic[T]):
-    """One recording on its way; what is in it changes under the pump's lock."""
+    """One recording on its way; what is in it changes under the batcher's lock."""
 
     open: Opener
     info: AudioInfo | None = None
@@ -85,7 +85,7 @@ class _Bucket(Generic[T]):
     entries: list[tuple[Recording[T], int, Item]] = field(default_factory=list)
 
 
-class Pump(Generic[T]):
+class Batcher(Generic[T]):
     """Run recordings through a function of batches, and hand their answers out in order.
 
     Which windows share a batch depends on what is decoded first. What comes out does not: windows are padded to a
@@ -97,9 +97,9 @@ class Pump(Generic[T]):
         openers: Iterable[Opener],
         cut: Callable[[Iterable[Block]], Iterator[Item]],
         forward: Callable[[list[Item]], list[T]],
-        load: Load,
+        load: BatchLimits,
         *,
-        wait_apart: bool = False,
+        own_thread: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -110,10 +110,10 @@ class Pump(Generic[T]):
             cut: makes windows of (sample,) blocks.
             forward: answers a batch of windows, one answer each, in any of several threads.
             load: how much is under way at once.
-            wait_apart: a thread of its own advances the iterator, which may block for long.
+            own_thread: a thread of its own advances the iterator, which may block for long.
         """
         self._openers = iter(openers)
-        self._waits_apart = wait_apart
+        self._waits_apart = own_thread
         self._cut = cut
         self._forward = forward
         self._load = load
@@ -201,7 +201,7 @@ class Pump(Generic[T]):
         return 2 * self._load.batch_size * self._load.n_workers
 
     def _draw(self) -> None:
-        """Take the next recording from the caller's iterator; the pump's lock must be free, as that may take long."""
+        """Take the next recording from the caller's iterator; the lock must be free, as that may take long."""
         recording: Recording[T] | None = None
         try:
             recording = Recording(next(self._openers))

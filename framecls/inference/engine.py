@@ -22,7 +22,7 @@ from framecls.checkpoints.network import load_network
 from framecls.checkpoints.registry import GATE_MODEL, locate
 from framecls.config import DEFAULT_READING, ModelConfig, ReadOptions
 from framecls.errors import ConfigError, ModelError, UsageError
-from framecls.inference.batching import Block, Item, Load, Opener, Pump, Recording
+from framecls.inference.batching import Batcher, BatchLimits, Block, Item, Opener, Recording
 from framecls.inference.segments import Window, count_frames, padded_length
 from framecls.nn.network import Network, Output
 from framecls.results import AudioInfo, Remarks
@@ -44,7 +44,7 @@ class WindowOutput:
     window: Window
     logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task, or (number,) an embedding
     weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
-    again_s: float = 0.0  # those of them that the window before counted, too
+    shared_s: float = 0.0  # those of them that the window before counted, too
 
 
 class Engine:
@@ -106,7 +106,7 @@ class Engine:
         *,
         progress: Callable[[float], None] | None = None,
         block_s: float | None = None,
-        wait_apart: bool = False,
+        own_thread: bool = False,
     ) -> Generator[RunningWindows, None, None]:
         """Classify many recordings: decoded ahead, and their windows batched together.
 
@@ -118,18 +118,18 @@ class Engine:
                 advanced in the thread that reads the results.
             progress: told the seconds done of the recording whose windows are being read.
             block_s: seconds decoded at once; a live source is waited for that long.
-            wait_apart: the iterator may block for long, and is advanced in a thread of its own.
+            own_thread: the iterator may block for long, and is advanced in a thread of its own.
 
         Yields:
             the recordings in order; reading the windows of one raises what opening, decoding or running it raised.
         """
         n_workers = self.n_workers
-        load = Load(self.config.window_frames, self.batch_size, n_workers, count_decoders(), block_s or _BLOCK_S)
+        load = BatchLimits(self.config.window_frames, self.batch_size, n_workers, count_decoders(), block_s or _BLOCK_S)
         with _torch_threads.shared_out(n_workers):
-            pump = Pump(openers, self._cut, lambda items: list(self.forward(items)), load, wait_apart=wait_apart)
-            with closing(pump.run()) as recordings:
+            batcher = Batcher(openers, self._cut, lambda items: list(self.forward(items)), load, own_thread=own_thread)
+            with closing(batcher.run()) as recordings:
                 for recording in recordings:
-                    yield RunningWindows(self.config, pump, recording, progress)
+                    yield RunningWindows(self.config, batcher, recording, progress)
 
     def _cut(self, blocks: Iterable[Block]) -> Iterator[Item]:
         return cut_windows(blocks, self.config)
@@ -150,8 +150,8 @@ class Engine:
             counted = self.gate.weigh(waveform, n_frames, n_shared) if self.gate else (n_frames, n_shared)
         hop_s = self.gate.hop_s if self.gate else self.config.hop_s
         counts = [(counted[0] * hop_s).tolist(), (counted[1] * hop_s).tolist()]
-        for (window, _), row, weight_s, again_s in zip(windows, logits, *counts, strict=True):
-            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, again_s)
+        for (window, _), row, weight_s, shared_s in zip(windows, logits, *counts, strict=True):
+            yield WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, shared_s)
 
 
 def count_decoders() -> int:
@@ -217,12 +217,12 @@ class RunningWindows:
     def __init__(
         self,
         config: ModelConfig,
-        pump: Pump[WindowOutput],
+        batcher: Batcher[WindowOutput],
         recording: Recording[WindowOutput],
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self._config = config
-        self._pump = pump
+        self._pump = batcher
         self._recording = recording
         self._progress = progress
 

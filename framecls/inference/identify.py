@@ -52,7 +52,7 @@ def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) 
     if not kept:
         raise AudioError("there is no audio in it")
     weights_s = np.array([output.weight_s for output in kept])
-    heard_s = float(sum(output.weight_s - output.again_s for output in kept))
+    heard_s = float(sum(output.weight_s - output.shared_s for output in kept))
     if least_s is not None:
         lengths = np.array([output.window.n_frames for output in kept], float)
         weights_s = np.where(weights_s >= least_s, lengths, 0.0)
@@ -87,7 +87,7 @@ def check_among(among: Sequence[str]) -> tuple[str, ...]:
     return tuple(among)
 
 
-def find_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
+def posteriors(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
     """Return (..., label) calibrated probabilities of all labels that the model knows, from their logits."""
     decision = config.decision
     shifted = logits.astype(np.float64) / decision.temperature
@@ -107,7 +107,7 @@ def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k
         choice: which labels can be the answer.
         top_k: how many to return.
     """
-    probabilities = find_probabilities(logits, config)
+    probabilities = posteriors(logits, config)
     chosen = probabilities[list(choice.indices)]
     others = max(0.0, 1.0 - float(chosen.sum())) * choice.others
     scores = chosen / (chosen.sum() + others)
@@ -116,7 +116,7 @@ def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k
     return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
 
 
-def find_doubt(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
+def find_rejection(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
     """Return why the best of a ranking is not the answer, or None if it is.
 
     Its threshold is its own, or that of "unknown". Where the model has neither, it must be at least as likely as that

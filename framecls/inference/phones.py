@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from framecls.config import ModelConfig
 from framecls.errors import UsageError
-from framecls.inference.ctc import Spoken, decode_beam, decode_greedy
+from framecls.inference.ctc import TokenSpan, decode_beam, decode_greedy
 from framecls.inference.engine import Engine, WindowOutput
 from framecls.inference.segments import frame_times
 from framecls.nn.network import Network, Output
@@ -108,7 +108,7 @@ def find_seam(before: NDArray[np.float32], after: NDArray[np.float32]) -> int:
     return int(seams[np.argmin(cost + 1e-6 * np.abs(seams - n / 2))])
 
 
-def decode(log_probs: NDArray[np.float32], beam: int) -> list[Spoken]:
+def decode(log_probs: NDArray[np.float32], beam: int) -> list[TokenSpan]:
     """Return the phones of (frame, 1 + phone) log-probabilities; a beam of 1 is greedy."""
     return decode_greedy(log_probs) if beam == 1 else decode_beam(log_probs, beam)
 
@@ -137,7 +137,7 @@ def make_string(
     )
 
 
-def _segment(spoken: Spoken, scores: NDArray[np.float32], config: ModelConfig, duration_s: float) -> Segment:
+def _segment(spoken: TokenSpan, scores: NDArray[np.float32], config: ModelConfig, duration_s: float) -> Segment:
     start, end = (round(frame * config.hop_s, 6) for frame in (spoken.first, spoken.last))
     column = spoken.symbol - 1
     score = float(scores[spoken.first : spoken.last, column].mean())

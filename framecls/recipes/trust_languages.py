@@ -29,7 +29,7 @@ from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import save_settings
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
 from framecls.inference.engine import load_engine
-from framecls.inference.identify import Choice, choose_candidates, find_doubt, find_probabilities, pool_windows, rank
+from framecls.inference.identify import Choice, choose_candidates, find_rejection, pool_windows, posteriors, rank
 from framecls.recipes.prepare_language import DEV_SOURCES, dev_voices, iso_code, read_rows
 from framecls.training.recipe import find_recipe, read_recipe
 
@@ -117,7 +117,7 @@ def choose(heard: Sequence[Heard], config: ModelConfig) -> DecisionConfig:
 
     def surprise(odds: float) -> float:
         decision = replace(config.decision, other_odds=odds)
-        share = find_probabilities(logits, replace(config, decision=decision))[:, trusted].sum(axis=1)
+        share = posteriors(logits, replace(config, decision=decision))[:, trusted].sum(axis=1)
         right = np.clip(np.where(truth, share, 1 - share), 1e-9, None)
         return float(-np.log(right[truth]).mean() - np.log(right[~truth]).mean())
 
@@ -133,7 +133,7 @@ def choose(heard: Sequence[Heard], config: ModelConfig) -> DecisionConfig:
 def answer(row: Heard, config: ModelConfig, choice: Choice) -> str:
     """Return what `identify` answers."""
     ranking = rank(row.logits, config, choice, 1)
-    return ranking.top[0].label if find_doubt(ranking, row.heard_s, config) is None else UNKNOWN
+    return ranking.top[0].label if find_rejection(ranking, row.heard_s, config) is None else UNKNOWN
 
 
 def share_named(heard: Sequence[Heard], config: ModelConfig, *, right: bool) -> float:

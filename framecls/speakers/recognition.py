@@ -18,7 +18,7 @@ from framecls.audio import Source
 from framecls.config import DEFAULT_READING, NOT_ENROLLED, NOT_NAMED, DecisionConfig, ModelConfig, ReadOptions, to_dict
 from framecls.errors import WHO_IS, AudioError, GalleryError, UsageError, suggest
 from framecls.inference.engine import Engine, RunningWindows, WindowOutput
-from framecls.inference.identify import Ranking, find_doubt, pool_windows
+from framecls.inference.identify import Ranking, find_rejection, pool_windows
 from framecls.results import AudioInfo, Candidate, Remarks
 from framecls.speakers.gallery import Clip, Gallery, default_path, open_gallery
 
@@ -33,7 +33,7 @@ _HEARD_WITH = ("embedding", "embedding_hidden", "pooling", "features", "encoder"
 
 
 @dataclass(frozen=True, eq=False)
-class Voice:
+class Embedding:
     """What a model makes of the voice in one recording."""
 
     vector: NDArray[np.float32]  # (number,) of unit length
@@ -64,13 +64,13 @@ def _differences(settings: dict[str, Any], usual: dict[str, Any]) -> dict[str, A
     }
 
 
-def hear(
+def embed_recording(
     engine: Engine,
     source: Source,
     sample_rate: int | None = None,
     options: ReadOptions = DEFAULT_READING,
     progress: Callable[[float], None] | None = None,
-) -> Voice:
+) -> Embedding:
     """Return the voice of one recording.
 
     Raises:
@@ -81,10 +81,10 @@ def hear(
         raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
     openers = [partial(engine.open, source, sample_rate, options)]
     with closing(engine.run_many(openers, progress=progress)) as recordings:
-        return know_voice(next(recordings), engine.config)
+        return pool_embedding(next(recordings), engine.config)
 
 
-def pool_voice(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+def pool_vectors(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
     """Return (number,) the mean of the vectors of windows in which somebody talks, and the seconds that counted.
 
     Such windows count alike: pauses between words do not make a voice less sure.
@@ -95,17 +95,17 @@ def pool_voice(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], fl
     return pool_windows(windows, LEAST_OF_WINDOW_S)
 
 
-def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
+def pool_embedding(windows: RunningWindows, config: ModelConfig) -> Embedding:
     """Return the voice in the windows of one recording.
 
     Raises:
         AudioError: the recording cannot be read, or there is too little speech in it.
     """
-    mean, heard_s = pool_voice(windows)
+    mean, heard_s = pool_vectors(windows)
     duration_s = round(windows.n_samples / config.features.sample_rate, 6)
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
     _require_enough(duration_s, heard_s, config.gate)
-    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info, windows.remarks)
+    return Embedding(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info, windows.remarks)
 
 
 def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
@@ -161,14 +161,14 @@ class Enrolled:
         else:
             rows, reason = np.array(self.named), NOT_NAMED
         others = np.delete(cosines, rows) if len(rows) < len(cosines) else cosines[:0]
-        scores = find_chances(cosines[rows], config.decision, others)
+        scores = speaker_posteriors(cosines[rows], config.decision, others)
         top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
         order = top[np.argsort(-scores[top], kind="stable")]
         candidates = tuple(Candidate(self.names[rows[i]], float(scores[i])) for i in order)
         return Ranking(candidates, max(0.0, 1.0 - float(scores.sum())), reason)
 
 
-def find_chances(
+def speaker_posteriors(
     cosines: NDArray[np.floating], decision: DecisionConfig, others: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
     """Return the chance that each of those who are enrolled is the one who speaks.
@@ -239,10 +239,12 @@ class Enrolment:
 
     n_new: int  # not enrolled before
     n_clips: int  # that this person now has
-    doubts: list[str]
+    warnings: list[str]
 
 
-def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], gallery: Path | None = None) -> Enrolment:
+def enroll(
+    engine: Engine, name: str, voices: Sequence[tuple[str, Embedding]], gallery: Path | None = None
+) -> Enrolment:
     """Store the voices of recordings under a name, all or none of them.
 
     Args:
@@ -261,10 +263,10 @@ def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], galle
         check_model(opened, before, model)
         n_new = opened.add(new)
         n_clips = sum(clip.name == name for clip in before) + n_new
-    return Enrolment(n_new, n_clips, find_doubts(name, new, before, engine.config) if n_new else [])
+    return Enrolment(n_new, n_clips, check_enrolment(name, new, before, engine.config) if n_new else [])
 
 
-def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
+def check_enrolment(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
     """Return what should make one look again at newly enrolled clips, a line each.
 
     Args:
@@ -273,7 +275,7 @@ def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: 
         before: all that were enrolled until then.
         config: what makes probabilities of cosines.
     """
-    doubts = []
+    warnings = []
     slope, offset = config.decision.same_voice
     for clip in new:
         own = [other.vector for other in (*before, *new) if other.name == name and other is not clip]
@@ -282,13 +284,13 @@ def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: 
             cosine = float(clip.vector @ mean) / max(float(np.linalg.norm(mean)), 1e-12)
             chance = 1 / (1 + np.exp(-np.clip(slope * cosine + offset, -60, 60)))
             if chance < 0.5:
-                doubts.append(f"{clip.file} does not sound like the other clips of {name} ({chance:.2f})")
+                warnings.append(f"{clip.file} does not sound like the other clips of {name} ({chance:.2f})")
     others = [clip for clip in before if clip.name != name]
     if others:
         enrolled = Enrolled(others)
         for clip in new:
             ranking = enrolled.rank(clip.vector, config, 1)
-            if find_doubt(ranking, clip.heard_s, config) is None:
+            if find_rejection(ranking, clip.heard_s, config) is None:
                 best = ranking.top[0]
-                doubts.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
-    return doubts
+                warnings.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
+    return warnings

@@ -21,7 +21,7 @@ from models import RATE, tiny_config
 from framecls.audio import AudioStream, open_audio
 from framecls.config import WindowConfig
 from framecls.errors import AudioError
-from framecls.inference.batching import Item, Load, Pump
+from framecls.inference.batching import Batcher, BatchLimits, Item
 from framecls.inference.engine import Engine, cut_windows
 from framecls.inference.segments import Window, padded_length
 from framecls.model import Model
@@ -44,7 +44,7 @@ def make_model(task: Any = "frame", batch_size: int | None = None) -> Model:
     return Model(Engine(Network(tiny_config(task)).eval(), CPU, batch_size))
 
 
-# --- the pump, with a function in the place of a network
+# --- the batcher, with a function in the place of a network
 
 
 def checksums(items: list[Item]) -> list[tuple[Window, int, float]]:
@@ -53,15 +53,15 @@ def checksums(items: list[Item]) -> list[tuple[Window, int, float]]:
     return [(window, len(samples), float(samples.sum(dtype=np.float64))) for window, samples in items]
 
 
-def pump_all(openers: Iterable[Any], load: Load) -> list[list[Any]]:
+def run_all(openers: Iterable[Any], load: BatchLimits) -> list[list[Any]]:
     """Return the answers to each recording, with the error that ended them, if one did."""
-    pump = Pump(openers, partial(cut_windows, config=CONFIG), checksums, load)
+    batcher = Batcher(openers, partial(cut_windows, config=CONFIG), checksums, load)
     found: list[list[Any]] = []
-    with closing(pump.run()) as recordings:
+    with closing(batcher.run()) as recordings:
         for recording in recordings:
             found.append([])
             try:
-                for answer in pump.answers(recording):
+                for answer in batcher.answers(recording):
                     found[-1].append(answer)
             except AudioError as error:
                 found[-1].append(error)
@@ -77,13 +77,13 @@ def opener(n_samples: int, number: int) -> Any:
 def test_answers_are_those_of_each_recording_alone(
     lengths: list[int], batch_size: int, n_threads: int, block_s: float
 ) -> None:
-    load = Load(CONFIG.window_frames, batch_size, n_threads, n_threads, block_s)
+    load = BatchLimits(CONFIG.window_frames, batch_size, n_threads, n_threads, block_s)
     openers = [opener(n_samples, number) for number, n_samples in enumerate(lengths)]
     alone = [
         [answer for item in cut_windows([clip(n_samples / RATE, number)], CONFIG) for answer in checksums([item])]
         for number, n_samples in enumerate(lengths)
     ]
-    got = pump_all(iter(openers), load)
+    got = run_all(iter(openers), load)
     assert [[a[:1] for a in answers] for answers in got] == [[a[:1] for a in answers] for answers in alone]
     for mine, theirs in zip(got, alone, strict=True):
         np.testing.assert_allclose([a[2] for a in mine], [a[2] for a in theirs], atol=1e-9)
@@ -98,7 +98,7 @@ def test_a_recording_that_fails_stops_no_other() -> None:
         raise AudioError("no such file")
 
     openers = [opener(8000, 1), missing, partial(open_audio, broken(), RATE, RATE), opener(9000, 2)]
-    got = pump_all(openers, Load(CONFIG.window_frames, 4, 2, 2, block_s=0.5))
+    got = run_all(openers, BatchLimits(CONFIG.window_frames, 4, 2, 2, block_s=0.5))
     assert [str(answers[-1]) for answers in got[1:3]] == ["no such file", "decoding broke"]
     assert len(got[2]) > 1  # what was decoded before it broke is there
     assert all(len(got[k]) == len(list(cut_windows([clip(n / RATE, k)], CONFIG))) for k, n in ((0, 8000), (3, 9000)))
@@ -110,7 +110,7 @@ def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
         raise RuntimeError("the list broke")
 
     with pytest.raises(RuntimeError, match="the list broke"):
-        pump_all(openers(), Load(CONFIG.window_frames, 4))
+        run_all(openers(), BatchLimits(CONFIG.window_frames, 4))
 
 
 def test_the_iterator_is_advanced_by_whoever_reads_the_answers() -> None:
@@ -121,19 +121,19 @@ def test_the_iterator_is_advanced_by_whoever_reads_the_answers() -> None:
             threads.add(threading.get_ident())
             yield opener(4000 * (1 + number % 3), number)
 
-    assert len(pump_all(openers(), Load(CONFIG.window_frames, 4, 2, 3))) == 40
+    assert len(run_all(openers(), BatchLimits(CONFIG.window_frames, 4, 2, 3))) == 40
     assert threads == {threading.get_ident()}
 
 
 def test_an_iterator_that_waits_apart_holds_nothing_up() -> None:
     """What has come is answered while the iterator waits for more."""
     feed: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    load = Load(CONFIG.window_frames, 4, 2, 2)
-    pump = Pump(iter(feed.get, None), partial(cut_windows, config=CONFIG), checksums, load, wait_apart=True)
-    with closing(pump.run()) as recordings:
+    load = BatchLimits(CONFIG.window_frames, 4, 2, 2)
+    batcher = Batcher(iter(feed.get, None), partial(cut_windows, config=CONFIG), checksums, load, own_thread=True)
+    with closing(batcher.run()) as recordings:
         for number in range(5):
             feed.put(opener(8000, number))
-            assert list(pump.answers(next(recordings)))
+            assert list(batcher.answers(next(recordings)))
         feed.put(None)
         assert list(recordings) == []
 
@@ -146,9 +146,11 @@ def test_nothing_runs_far_ahead() -> None:
             begun.append(number)
             yield opener(8000, number)
 
-    pump = Pump(openers(), partial(cut_windows, config=CONFIG), checksums, Load(CONFIG.window_frames, 4, 2, 2))
-    with closing(pump.run()) as recordings:
-        list(pump.answers(next(recordings)))
+    batcher = Batcher(
+        openers(), partial(cut_windows, config=CONFIG), checksums, BatchLimits(CONFIG.window_frames, 4, 2, 2)
+    )
+    with closing(batcher.run()) as recordings:
+        list(batcher.answers(next(recordings)))
         time.sleep(0.3)
         assert len(begun) < 100
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("framecls-")]
@@ -163,14 +165,14 @@ def test_a_long_recording_is_not_decoded_far_ahead() -> None:
             taken += 1
             yield clip(0.5)
 
-    pump = Pump(
+    batcher = Batcher(
         [partial(open_audio, blocks(), RATE, RATE)],
         partial(cut_windows, config=CONFIG),
         checksums,
-        Load(CONFIG.window_frames, 4, 2, 2, block_s=0.5),
+        BatchLimits(CONFIG.window_frames, 4, 2, 2, block_s=0.5),
     )
-    with closing(pump.run()) as recordings:
-        next(iter(pump.answers(next(recordings))))
+    with closing(batcher.run()) as recordings:
+        next(iter(batcher.answers(next(recordings))))
         time.sleep(0.3)
         assert taken < 200
 
@@ -188,12 +190,12 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
         return [0] * len(items)
 
     openers = [opener(1600, number) for number in range(64)] + [partial(open_audio, silent(), RATE, RATE)]
-    pump = Pump(openers, partial(cut_windows, config=CONFIG), count, Load(CONFIG.window_frames, 4, 1, 2))
-    with closing(pump.run()) as recordings:
+    batcher = Batcher(openers, partial(cut_windows, config=CONFIG), count, BatchLimits(CONFIG.window_frames, 4, 1, 2))
+    with closing(batcher.run()) as recordings:
         for _ in range(64):
-            assert list(pump.answers(next(recordings))) == [0]
+            assert list(batcher.answers(next(recordings))) == [0]
         gate.set()
-        assert list(pump.answers(next(recordings))) == [0]
+        assert list(batcher.answers(next(recordings))) == [0]
     # Four times shorter than a whole window: four times as many to a batch.
     assert max(sizes) == 16
     assert len(sizes) < 20

@@ -13,7 +13,7 @@ from framecls.config import UNKNOWN
 from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import Engine
 from framecls.inference.identify import pool_windows
-from framecls.speakers.recognition import pool_voice
+from framecls.speakers.recognition import pool_vectors
 from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.data.labels import Reading
 from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
@@ -154,7 +154,7 @@ def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recip
         pieces = [store.read(recording.file) for recording in known]
         who, sources = [names.index(recording.label) for recording in known], [r.source for r in known]
     openers = (partial(engine.open, piece, store.sample_rate) for piece in pieces)
-    vectors = [pool_voice(windows)[0] for windows in engine.run_many(openers)]
+    vectors = [pool_vectors(windows)[0] for windows in engine.run_many(openers)]
     return report_voices(np.stack(vectors), np.array(who), sources, engine.config.decision)
 
 
