@@ -29,12 +29,14 @@ from framecls.config import (
     DecisionConfig,
     EncoderConfig,
     ModelConfig,
+    ReadOptions,
     WindowConfig,
 )
 from framecls.errors import AudioError, ConfigError, UsageError
-from framecls.inference.engine import Engine, Gate, WindowOutput, cut_windows
+from framecls.inference.engine import Engine
+from framecls.inference.gate import Gate
 from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidates, find_rejection, pool_windows, rank
-from framecls.inference.segments import Window, plan_windows
+from framecls.inference.windows import Window, WindowOutput, cut_windows, plan_windows
 from framecls.model import Model
 from framecls.nn.network import Network
 
@@ -325,7 +327,9 @@ def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, over
     )
     for network_gate in (gate, None):
         engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
-        outputs = list(engine.run(engine.open(noise(5.03), RATE)))
+        outputs = [
+            output for recording in engine.run([noise(5.03)], ReadOptions(sample_rate=RATE)) for output in recording
+        ]
         assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
         assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
 

@@ -655,16 +655,8 @@ class BenchOptions(MessageOptions, MachineOptions):
         str | None,
         typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
     ] = None
-    runtime: Annotated[
-        str,
-        typer.Option("--runtime", metavar="NAME", help="torch or onnx.", autocompletion=_one_of("torch", "onnx")),
-    ] = "torch"
     repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
     length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
-    processes: Annotated[
-        bool,
-        typer.Option("--processes/--no-processes", help="Also measure the command from its start, and its memory."),
-    ] = True
     format: JsonOption = "table"
 
 

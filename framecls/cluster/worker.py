@@ -24,7 +24,8 @@ from framecls.errors import ClusterError, FrameclsError
 from framecls.results import Identification, TagResult
 
 if TYPE_CHECKING:
-    from framecls.model import Model, QueuedSources
+    from framecls.inference.engine import QueuedSources
+    from framecls.model import Model
 
 Answer: TypeAlias = TagResult | Identification
 
@@ -196,7 +197,7 @@ class Worker:
 
 
 def _make_feed(paths: queue.SimpleQueue[Path | None]) -> QueuedSources:
-    from framecls.model import QueuedSources
+    from framecls.inference.engine import QueuedSources
 
     return QueuedSources(iter(paths.get, None))
 

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import save_settings
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, ReadOptions
 from framecls.inference.engine import load_engine
 from framecls.inference.identify import Choice, choose_candidates, find_rejection, pool_windows, posteriors, rank
 from framecls.recipes.prepare_language import DEV_SOURCES, dev_voices, iso_code, read_rows
@@ -89,8 +88,8 @@ def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
     """Return what the network makes of recordings, from `cache` where an earlier run left it there."""
     if not cache.exists():
         engine = load_engine(model, device="cpu")
-        openers = (partial(engine.open, _read(piece), engine.config.features.sample_rate) for piece in pieces)
-        pooled = [pool_windows(windows) for windows in engine.run_many(openers)]
+        reading = ReadOptions(sample_rate=engine.config.features.sample_rate)
+        pooled = [pool_windows(windows) for windows in engine.run(map(_read, pieces), reading)]
         about = json.dumps([asdict(piece) for piece in pieces])
         logits, heard_s = (np.array(column, np.float32) for column in zip(*pooled, strict=True))
         np.savez(cache, logits=logits, heard_s=heard_s, pieces=about)
