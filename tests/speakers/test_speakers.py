@@ -430,7 +430,7 @@ def test_an_export_is_for_its_owner_and_whole_or_not_at_all(
         (tmp_path / "voices.jsonl").chmod(0o644)  # and it is so again where it was not
     whole = (tmp_path / "voices.jsonl").read_bytes()
     names = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr("framecls.cli.speakers._as_row", lambda clip: 1 / 0)
+    monkeypatch.setattr("framecls.cli.speakers.write_clip", lambda clip: 1 / 0)
     assert cli("speakers", "export", "-o", "voices.jsonl")[0] == 1
     assert (tmp_path / "voices.jsonl").read_bytes() == whole
     assert sorted(os.listdir(tmp_path)) == names
