@@ -36,7 +36,7 @@ def export_model(options: ExportOptions) -> int:
 
     from framecls.checkpoints.onnx import export_onnx
 
-    export_onnx(options.model, options.output, features=options.features)
+    export_onnx(options.model, options.output, features=not options.no_features)
     Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
     return DONE
 
