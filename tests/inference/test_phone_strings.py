@@ -18,9 +18,9 @@ from framecls.checkpoints.network import save_model
 from framecls.cli.boundary import run
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.inference.ctc import decode_beam, decode_greedy
-from framecls.inference.engine import WindowOutput, load_engine
+from framecls.inference.engine import load_engine
 from framecls.inference.phones import find_seam, phone_engine, stitch_phones
-from framecls.inference.segments import plan_windows
+from framecls.inference.windows import WindowOutput, plan_windows
 from framecls.model import Model, load
 from framecls.nn.network import Network
 from framecls.results import Segment, StringResult
