@@ -13,6 +13,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from support.signals import make_tone
+
 WriteAudio = Callable[..., Path]
 
 
@@ -49,30 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def rng() -> np.random.Generator:
     """Return a seeded source of random numbers."""
     return np.random.default_rng(0)
-
-
-def make_tone(duration_s: float = 1.0, sample_rate: int = 16000, frequency_hz: float = 440.0) -> NDArray[np.float32]:
-    """Return (sample,) a sine of amplitude 0.5."""
-    times = np.arange(round(duration_s * sample_rate)) / sample_rate
-    return (0.5 * np.sin(2 * np.pi * frequency_hz * times)).astype(np.float32)
-
-
-def make_noise(duration_s: float = 1.0, sample_rate: int = 16000, channels: int = 1) -> NDArray[np.float32]:
-    """Return (sample,), or (sample, channel) where there are several, white noise of standard deviation 0.1."""
-    noise = 0.1 * np.random.default_rng(0).standard_normal((round(duration_s * sample_rate), channels))
-    return (noise[:, 0] if channels == 1 else noise).astype(np.float32)
-
-
-@pytest.fixture
-def tone() -> Callable[..., NDArray[np.float32]]:
-    """Return `make_tone`."""
-    return make_tone
-
-
-@pytest.fixture
-def noise() -> Callable[..., NDArray[np.float32]]:
-    """Return `make_noise`."""
-    return make_noise
 
 
 @pytest.fixture

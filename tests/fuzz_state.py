@@ -26,7 +26,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hostile_state import (
+import framecls
+from framecls.cli.boundary import run
+from support.hostile_state import (
     BESIDE,
     CONTENTS,
     FOLDER_RECORDS,
@@ -37,10 +39,8 @@ from hostile_state import (
     Spoil,
     edit_records,
 )
-from models import save_tiny_model, save_tiny_voice_model, tone, write_wav
-
-import framecls
-from framecls.cli.boundary import run
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import make_tone, write_wav
 
 MOST_S = 30.0  # of a case; most take a few milliseconds
 VICTIM = "of somebody else\n"
@@ -254,7 +254,7 @@ def make(folder: Path) -> None:
     model = framecls.load(voices, device="cpu")
     gallery = folder / "whole" / "voices.sqlite"
     for name, pitch in (("Ada", 300.0), ("Bob", 700.0), ("Cleo", 2000.0)):
-        model.enroll(name, [tone(length, pitch) for length in (1.5, 2.0)], sample_rate=16000, gallery=gallery)
+        model.enroll(name, [make_tone(length, pitch) for length in (1.5, 2.0)], sample_rate=16000, gallery=gallery)
     for output in ("file/all.csv", "folder/"):
         assert run([*tag_command(folder), "-q", "-o", f"{folder}/whole/{output}"]) == 0
     export = ["speakers", "export", "-q", "--gallery", str(gallery), "-o", str(folder / "whole" / "voices.jsonl")]

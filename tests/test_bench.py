@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, save_tiny_voice_model, tiny_config, write_wav
 
 from framecls import bench
 from framecls.cli.boundary import run
 from framecls.errors import ConfigError, FrameclsError
 from framecls.inference.engine import count_decoders
+from support.models import save_tiny_model, save_tiny_voice_model, tiny_config
+from support.signals import write_wav
 
 
 @pytest.fixture(scope="module")

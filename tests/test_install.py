@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from models import save_tiny_model, write_wav
-from nn.test_speech_encoder import ARCHITECTURE
 
 import framecls
 from framecls import packages
@@ -24,6 +22,9 @@ from framecls.checkpoints.network import save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import PackageError
 from framecls.nn.network import Network
+from support.models import save_tiny_model
+from support.signals import write_wav
+from support.training import ARCHITECTURE
 
 ROOT = Path(framecls.__file__).parent.parent
 SAMPLES = Path(__file__).parent.parent / "samples"

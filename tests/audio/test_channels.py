@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from models import RATE, save_tiny_model
 
 import framecls
 from framecls.cli.boundary import run
+from support.models import save_tiny_model
+from support.signals import RATE
 
 ROOT = Path(framecls.__file__).parent.parent
 Command = Callable[..., "Done"]

@@ -27,9 +27,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
-from media import Track, write_media
-from models import RATE, save_tiny_model, tone, write_wav
 
 import framecls
 from framecls.audio import AUDIO_SUFFIXES, InputFailure, find_inputs, open_audio, stream
@@ -37,6 +34,10 @@ from framecls.audio import find as inputs
 from framecls.cli.boundary import run
 from framecls.cli.classify import TagJob
 from framecls.errors import AudioError
+from support.hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
+from support.media import Track, write_media
+from support.models import save_tiny_model
+from support.signals import RATE, make_tone, write_wav
 
 TIME_LIMIT_S = 20.0  # far more than any of them takes on an idle machine
 # What one input may add to the address space of a process that has torch in it, threads' stacks included.
@@ -194,14 +195,14 @@ def written_by_others(name: str, codec: str, keep: float) -> Callable[[Path], Pa
     """Return a function that makes a file of a format which libsndfile does not know and keeps this share of it."""
 
     def make(folder: Path) -> Path:
-        content = write_media(folder / name, Track(tone(2.0), RATE, codec)).read_bytes()
+        content = write_media(folder / name, Track(make_tone(2.0), RATE, codec)).read_bytes()
         return save(folder / name, content[: int(len(content) * keep)])
 
     return make
 
 
 SQUARE = np.where(np.arange(RATE) // 40 % 2, 32767, -32768).astype("<i2").tobytes()
-TONE_24 = b"".join(struct.pack("<i", int(x * 2**23))[:3] for x in tone(0.5).tolist())
+TONE_24 = b"".join(struct.pack("<i", int(x * 2**23))[:3] for x in make_tone(0.5).tolist())
 NOT_AUDIO = "not audio that can be read"
 NO_AUDIO = "there is no audio in it"
 PLAYLIST = "a playlist, not a recording"
@@ -539,7 +540,7 @@ def test_a_file_that_is_deleted_while_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
 def test_a_file_that_is_cut_while_it_is_read(name: str, tmp_path: Path) -> None:
     formats = {".mp3": "MP3", ".ogg": "OGG", ".flac": "FLAC", ".wav": "WAV"}
-    path = save(tmp_path / name, encoded(formats[Path(name).suffix], samples=tone(30.0)))
+    path = save(tmp_path / name, encoded(formats[Path(name).suffix], samples=make_tone(30.0)))
     with limits(), open_audio(path) as opened:
         blocks = opened.blocks(1.0)
         n_samples = len(next(blocks))

@@ -18,9 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import make_noise, make_tone
-from media import Track, write_media
-from models import save_tiny_model
 from numpy.typing import NDArray
 
 import framecls
@@ -29,6 +26,9 @@ from framecls.audio import find_inputs, open_audio
 from framecls.cli.boundary import run
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
+from support.media import Track, write_media
+from support.models import save_tiny_model
+from support.signals import make_noise, make_tone
 
 Samples = NDArray[np.float32]
 
@@ -88,16 +88,22 @@ def wav(samples: Samples, said: int | None = None, tail: bytes = b"", fmt: bytes
 
 
 def joined_mp3(folder: Path) -> list[bytes]:
-    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", make_tone(4, 44100))]
+    return [
+        encode(folder / "a.mp3", make_tone(3, sample_rate=44100)),
+        encode(folder / "b.mp3", make_tone(4, sample_rate=44100)),
+    ]
 
 
 def mp3_of_two_rates(folder: Path) -> list[bytes]:
-    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", make_tone(4, 48000), 48000)]
+    return [
+        encode(folder / "a.mp3", make_tone(3, sample_rate=44100)),
+        encode(folder / "b.mp3", make_tone(4, sample_rate=48000), 48000),
+    ]
 
 
 def mp3_that_becomes_stereo(folder: Path) -> list[bytes]:
-    stereo = np.stack([make_tone(4, 44100)] * 2, axis=1)
-    return [encode(folder / "a.mp3", make_tone(3, 44100)), encode(folder / "b.mp3", stereo)]
+    stereo = np.stack([make_tone(4, sample_rate=44100)] * 2, axis=1)
+    return [encode(folder / "a.mp3", make_tone(3, sample_rate=44100)), encode(folder / "b.mp3", stereo)]
 
 
 def chain(container: str, codec: str, rates: tuple[int, int]) -> Callable[[Path], list[bytes]]:
@@ -105,7 +111,7 @@ def chain(container: str, codec: str, rates: tuple[int, int]) -> Callable[[Path]
         parts = []
         for seconds, rate in zip((3, 4), rates, strict=True):
             path = folder / f"{seconds}.{container.lower()}"
-            soundfile.write(path, make_tone(seconds, rate), rate, format=container, subtype=codec)
+            soundfile.write(path, make_tone(seconds, sample_rate=rate), rate, format=container, subtype=codec)
             parts.append(path.read_bytes())
         return parts
 
@@ -250,7 +256,7 @@ LATE = [
 @pytest.mark.parametrize(("name", "codec", "picture"), LATE)
 def test_sound_that_begins_late_is_heard_late(tmp_path: Path, name: str, codec: str, picture: str) -> None:
     rate = 48000 if codec == "libopus" else 44100
-    track = Track(make_tone(2, rate), rate, codec, start_s=3.0)
+    track = Track(make_tone(2, sample_rate=rate), rate, codec, start_s=3.0)
     write_media(tmp_path / name, track, picture_s=5.0, picture=picture)
     assert sounds(read(tmp_path / name)) == [(pytest.approx(3, abs=0.1), pytest.approx(5, abs=0.1))]
 
@@ -259,15 +265,15 @@ def test_sound_that_begins_late_is_heard_late(tmp_path: Path, name: str, codec: 
     ("name", "codec"), [("a.mka", "flac"), ("a.webm", "libopus"), ("a.mp4", "aac"), ("a.ts", "mp2"), ("a.nut", "mp3")]
 )
 def test_what_is_missing_is_silence(tmp_path: Path, name: str, codec: str) -> None:
-    write_media(tmp_path / name, Track(make_tone(6, 48000), 48000, codec, gap_s=(2.0, 4.0)))
+    write_media(tmp_path / name, Track(make_tone(6, sample_rate=48000), 48000, codec, gap_s=(2.0, 4.0)))
     first, second = sounds(read(tmp_path / name))
     assert first == (pytest.approx(0, abs=0.1), pytest.approx(2, abs=0.1))
     assert second == (pytest.approx(4, abs=0.1), pytest.approx(6, abs=0.1))
 
 
 def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Callable[..., Answer]) -> None:
-    path = write_media(tmp_path / "a.nut", Track(make_tone(2, 48000), 48000, "flac"))
-    late = Track(make_tone(2, 48000), 48000, "flac", start_s=40 * 3600.0)
+    path = write_media(tmp_path / "a.nut", Track(make_tone(2, sample_rate=48000), 48000, "flac"))
+    late = Track(make_tone(2, sample_rate=48000), 48000, "flac", start_s=40 * 3600.0)
     parts = [path.read_bytes(), write_media(tmp_path / "b.nut", late).read_bytes()]
     path.write_bytes(b"".join(parts))
     answer = tag(path)
@@ -276,7 +282,7 @@ def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Callable[..., Answer]) ->
 
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
-    silent, sound = np.zeros(96000, np.float32), make_tone(2, 48000)
+    silent, sound = np.zeros(96000, np.float32), make_tone(2, sample_rate=48000)
     return write_media(tmp_path / "film.mka", Track(silent, 48000, "flac"), Track(sound, 48000, "aac"))
 
 
@@ -379,7 +385,7 @@ def without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_pyav(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
-    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     (tmp_path / "b.mp3").write_bytes(b"".join(joined_mp3(tmp_path / "..")))
     soundfile.write(tmp_path / "c.flac", make_tone(1), 16000)
     without_pyav(tmp_path, monkeypatch)
@@ -400,7 +406,7 @@ def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) ->
 
 
 def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
-    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
     replace_decoder(tmp_path, monkeypatch, "import time\ntime.sleep(1000)")
     start = time.monotonic()
@@ -412,7 +418,7 @@ def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkey
 
 
 def test_a_decoder_that_crashes(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
-    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
     replace_decoder(tmp_path, monkeypatch, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     answer = tag(tmp_path / "a.m4a", tmp_path / "b.wav", "-q")
@@ -494,7 +500,7 @@ def test_a_slow_pipe_has_not_ended(model: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files without a name")
 def test_a_copy_of_a_pipe_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode(tmp_path / "a.m4a", make_tone(2, 48000), 48000, "aac")
+    encode(tmp_path / "a.m4a", make_tone(2, sample_rate=48000), 48000, "aac")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     with subprocess.Popen(["cat", tmp_path / "a.m4a"], stdout=subprocess.PIPE) as cat:
@@ -506,7 +512,7 @@ def test_a_copy_of_a_pipe_has_no_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.flac", make_tone(1), 16000)
-    encode(tmp_path / "a.m4a", make_tone(1, 48000), 48000, "aac")
+    encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert len(read(tmp_path / "a.flac")) == 16000
     assert len(read(tmp_path / "a.m4a")) == pytest.approx(16000, abs=800)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fuzz_settings
 import pytest
 import torch
-from models import save_tiny_model, write_wav
 from safetensors.torch import save_file
 
 import framecls
+import fuzz_settings
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
 

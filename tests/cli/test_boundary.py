@@ -22,15 +22,15 @@ import safetensors
 import safetensors.torch
 import soundfile
 import torch
-from models import RATE, save_tiny_model, tone, write_wav
-from training.test_train_resume import RECIPE
-from training.test_training import write_corpus
 
 import framecls
 from framecls.cli.boundary import run
 from framecls.errors import AudioError, is_out_of_memory
 from framecls.training import loop
 from framecls.training.metrics.measure import DevReport
+from support.models import save_tiny_model
+from support.signals import RATE, make_tone, write_wav
+from support.training import RECIPE, write_corpus
 
 LONG = "x" * 300
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="descriptors and /proc as Linux has them")
@@ -269,7 +269,7 @@ def test_a_closed_stdout_does_not_matter_where_results_go_elsewhere(here: Path) 
 
 @on_posix
 def test_a_full_pipe_in_non_blocking_mode_loses_nothing(here: Path) -> None:
-    soundfile.write(here / "long.wav", tone(60.0), RATE)
+    soundfile.write(here / "long.wav", make_tone(60.0), RATE)
     arguments = [*COMMAND, "tag", "long.wav", *TAG[2:], "--frames", "-f", "jsonl"]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -307,7 +307,7 @@ def test_a_reader_of_stdout_that_goes_away_ends_the_run(here: Path) -> None:
 
 @on_posix
 def test_a_reader_of_a_named_pipe_that_goes_away_is_told_with_its_name(here: Path) -> None:
-    soundfile.write(here / "long.wav", tone(60.0), RATE)
+    soundfile.write(here / "long.wav", make_tone(60.0), RATE)
     os.mkfifo(here / "out.jsonl")
     arguments = ["tag", "long.wav", *TAG[2:], "--frames", "-o", "out.jsonl"]
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE) as process:
@@ -391,7 +391,7 @@ def test_names_of_files_are_no_formulas_and_steer_no_terminal(cli: Cli, here: Pa
 def test_a_signal_leaves_no_copy_of_a_pipe(name: str, status: int, here: Path) -> None:
     temporary = here / "temporary"
     temporary.mkdir()
-    soundfile.write(sound := io.BytesIO(), tone(60.0), RATE, format="FLAC")
+    soundfile.write(sound := io.BytesIO(), make_tone(60.0), RATE, format="FLAC")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     arguments = [*COMMAND, "tag", "-", *TAG[2:], "-o", "x.csv"]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import soundfile
 import typer
-from models import LANGUAGES, RATE, TAG_LABELS, save_tiny_model, tone, write_wav
 
 import framecls
 from framecls import __main__ as entry
@@ -33,6 +32,8 @@ from framecls.cli.console import Console, escape, one_line
 from framecls.errors import AudioError
 from framecls.output.formats import WRITERS
 from framecls.output.frames import FRAME_WRITERS
+from support.models import LANGUAGES, TAG_LABELS, save_tiny_model
+from support.signals import RATE, make_tone, write_wav
 
 
 @dataclass(frozen=True)
@@ -401,7 +402,7 @@ def make_text_file(folder: Path) -> Path:
 
 def make_nan(folder: Path) -> Path:
     path = folder / "nan.wav"
-    samples = tone(1.0)
+    samples = make_tone(1.0)
     samples[5000] = np.nan
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     return path
@@ -988,7 +989,7 @@ def waiting(tag_model: str, here: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has them")
 def test_ctrl_c(waiting: subprocess.Popen[bytes]) -> None:
     assert waiting.stdin is not None
-    soundfile.write(wav := io.BytesIO(), tone(60.0), RATE, format="WAV")
+    soundfile.write(wav := io.BytesIO(), make_tone(60.0), RATE, format="WAV")
     waiting.stdin.write(wav.getvalue()[:500_000])  # more than a pipe holds: once it is through, the input is being read
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=30)
@@ -1001,7 +1002,7 @@ def test_a_reader_that_goes_away(waiting: subprocess.Popen[bytes]) -> None:
     assert waiting.stdout is not None
     assert waiting.stderr is not None
     waiting.stdout.close()
-    soundfile.write(wav := io.BytesIO(), tone(1.0), RATE, format="WAV")
+    soundfile.write(wav := io.BytesIO(), make_tone(1.0), RATE, format="WAV")
     waiting.stdin.write(wav.getvalue())
     waiting.stdin.close()
     assert waiting.stderr.read() == b""

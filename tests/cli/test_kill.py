@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import save_tiny_model, write_wav
 
 import framecls
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -53,7 +54,7 @@ def runner(work: Path) -> Iterator[Runner]:
         "PYTHONPATH": str(Path(framecls.__file__).parent.parent),
         "OMP_NUM_THREADS": "1",
     }
-    script = str(Path(__file__).parents[1] / "resumable.py")
+    script = str(Path(__file__).parents[1] / "support" / "resumable.py")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, script], text=True, cwd=work, env=environment, **pipes) as process:
         assert process.stdin is not None

@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import soundfile
-from media import Track, write_media
-from models import save_tiny_model, write_wav
 
 import framecls
 from framecls.audio import Input, find_inputs, open_audio
@@ -26,6 +24,9 @@ from framecls.cli.boundary import run
 from framecls.cli.progress import Pace, line_gap_s
 from framecls.output import destination
 from framecls.output.destination import FolderDestination, JournalDestination
+from support.media import Track, write_media
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 
 @dataclass(frozen=True)

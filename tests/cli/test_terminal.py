@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from models import save_tiny_model, write_wav
 
 import framecls
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 pyte = pytest.importorskip("pyte")
 pty = pytest.importorskip("pty", reason="a terminal of POSIX")

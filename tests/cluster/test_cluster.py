@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import save_tiny_model, save_tiny_voice_model, write_wav
 
 import framecls
 from framecls.cli import boundary
@@ -33,6 +32,8 @@ from framecls.cluster.worker import Answer, Failure, Setup, Started, Worker
 from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
 from framecls.results import TagResult
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import write_wav
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an optional extra")
 

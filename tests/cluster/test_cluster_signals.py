@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from models import save_tiny_model, write_wav
 
 import framecls
 from framecls.cluster.signals import Terminated, changed, end_in_order, hold_sigterm
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an optional extra")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find processes")

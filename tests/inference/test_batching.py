@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import RATE, tiny_config
 
 from framecls.audio import AudioStream, open_audio
 from framecls.config import WindowConfig
@@ -27,16 +26,12 @@ from framecls.inference.segments import Window, padded_length
 from framecls.model import Model
 from framecls.nn.network import Network
 from framecls.results import TagResult
+from support.models import tiny_config
+from support.signals import RATE, make_swell
 
 CPU = torch.device("cpu")
 CONFIG = replace(tiny_config("frame"), window=WindowConfig(length_s=0.4, overlap_s=0.1))
 MIXED_S = (2.0, 0.3, 7.9, 0.02, 1.0, 0.31, 4.4, 1.0, 0.9, 12.1, 0.5)
-
-
-def clip(duration_s: float, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    samples = rng.standard_normal(max(1, round(duration_s * RATE))) * 0.1
-    return (samples * (1 + np.sin(np.arange(len(samples)) / 5000))).astype(np.float32)
 
 
 def make_model(task: Any = "frame", batch_size: int | None = None) -> Model:
@@ -69,7 +64,7 @@ def pump_all(openers: Iterable[Any], load: Load) -> list[list[Any]]:
 
 
 def opener(n_samples: int, number: int) -> Any:
-    return partial(open_audio, clip(n_samples / RATE, number), RATE, RATE)
+    return partial(open_audio, make_swell(n_samples / RATE, number), RATE, RATE)
 
 
 @settings(deadline=None, max_examples=40)
@@ -80,7 +75,7 @@ def test_answers_are_those_of_each_recording_alone(
     load = Load(CONFIG.window_frames, batch_size, n_threads, n_threads, block_s)
     openers = [opener(n_samples, number) for number, n_samples in enumerate(lengths)]
     alone = [
-        [answer for item in cut_windows([clip(n_samples / RATE, number)], CONFIG) for answer in checksums([item])]
+        [answer for item in cut_windows([make_swell(n_samples / RATE, number)], CONFIG) for answer in checksums([item])]
         for number, n_samples in enumerate(lengths)
     ]
     got = pump_all(iter(openers), load)
@@ -91,7 +86,7 @@ def test_answers_are_those_of_each_recording_alone(
 
 def test_a_recording_that_fails_stops_no_other() -> None:
     def broken() -> Iterator[np.ndarray]:
-        yield clip(2.0)
+        yield make_swell(2.0)
         raise AudioError("decoding broke")
 
     def missing() -> AudioStream:
@@ -101,7 +96,9 @@ def test_a_recording_that_fails_stops_no_other() -> None:
     got = pump_all(openers, Load(CONFIG.window_frames, 4, 2, 2, block_s=0.5))
     assert [str(answers[-1]) for answers in got[1:3]] == ["no such file", "decoding broke"]
     assert len(got[2]) > 1  # what was decoded before it broke is there
-    assert all(len(got[k]) == len(list(cut_windows([clip(n / RATE, k)], CONFIG))) for k, n in ((0, 8000), (3, 9000)))
+    assert all(
+        len(got[k]) == len(list(cut_windows([make_swell(n / RATE, k)], CONFIG))) for k, n in ((0, 8000), (3, 9000))
+    )
 
 
 def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
@@ -161,7 +158,7 @@ def test_a_long_recording_is_not_decoded_far_ahead() -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield clip(0.5)
+            yield make_swell(0.5)
 
     pump = Pump(
         [partial(open_audio, blocks(), RATE, RATE)],
@@ -181,7 +178,7 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
 
     def silent() -> Iterator[np.ndarray]:
         gate.wait(30)
-        yield clip(0.1)
+        yield make_swell(0.1)
 
     def count(items: list[Item]) -> list[int]:
         sizes.append(len(items))
@@ -211,7 +208,7 @@ def same(a: TagResult, b: TagResult) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, None, 64])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_result_does_not_depend_on_its_company(batch_size: int | None, threads: int) -> None:
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     alone = make_model()
     wanted = [alone.tag(samples, sample_rate=RATE) for samples in clips]
     before = torch.get_num_threads()
@@ -229,16 +226,16 @@ def test_a_result_does_not_depend_on_its_company(batch_size: int | None, threads
 
 def test_identifying_does_not_depend_on_company_either() -> None:
     model = make_model("pooled")
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     together = list(model.identify_many(clips, sample_rate=RATE))
     for samples, got in zip(clips, together, strict=True):
         assert got == model.identify(samples, sample_rate=RATE)
 
 
 def test_a_bad_source_gives_its_error_in_its_place() -> None:
-    bad = clip(1.0)
+    bad = make_swell(1.0)
     bad[77] = np.nan
-    first, second, third = make_model().tag_many([clip(1.0), bad, clip(2.0)], sample_rate=RATE)
+    first, second, third = make_model().tag_many([make_swell(1.0), bad, make_swell(2.0)], sample_rate=RATE)
     assert isinstance(second, AudioError)
     assert "NaN" in str(second)
     assert [r.duration for r in (first, third) if isinstance(r, TagResult)] == [1.0, 2.0]
@@ -254,13 +251,13 @@ def test_a_network_that_fails_fails_what_was_in_the_batch(monkeypatch: pytest.Mo
         return forward(self, windows)
 
     monkeypatch.setattr(Engine, "forward", fail_on_long)
-    results = list(model.tag_many([clip(1.0), clip(1.9), clip(1.0)], sample_rate=RATE))
+    results = list(model.tag_many([make_swell(1.0), make_swell(1.9), make_swell(1.0)], sample_rate=RATE))
     assert [type(result) for result in results] == [TagResult, MemoryError, TagResult]
 
 
 def test_scores_are_kept_only_if_they_are_asked_for() -> None:
     model = make_model()
-    kept, dropped = (model.tag(clip(9.0), sample_rate=RATE, keep_scores=keep) for keep in (True, False))
+    kept, dropped = (model.tag(make_swell(9.0), sample_rate=RATE, keep_scores=keep) for keep in (True, False))
     assert kept.segments == dropped.segments
     assert kept.outline is None
     assert dropped.scores.shape == (0, 3)
@@ -271,9 +268,9 @@ def test_scores_are_kept_only_if_they_are_asked_for() -> None:
 
 def test_a_stream_is_run_without_opening_it_again() -> None:
     engine = make_model()._engine
-    with engine.open(clip(3.0), RATE) as stream:
+    with engine.open(make_swell(3.0), RATE) as stream:
         n_windows = len(list(engine.run(stream)))
-    with open_audio(clip(3.0), RATE, RATE) as stream:
+    with open_audio(make_swell(3.0), RATE, RATE) as stream:
         [windows] = engine.run_many([lambda: nullcontext(stream)])
-    assert n_windows == len(list(cut_windows([clip(3.0)], engine.config)))
+    assert n_windows == len(list(cut_windows([make_swell(3.0)], engine.config)))
     assert windows.n_samples >= 0

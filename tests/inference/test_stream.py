@@ -21,7 +21,6 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import RATE, save_tiny_model, tiny_config, write_wav
 
 import framecls
 from framecls.audio import open_audio
@@ -31,15 +30,11 @@ from framecls.errors import AudioError, UsageError
 from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.nn.network import Network
+from support.models import save_tiny_model, tiny_config
+from support.signals import RATE, make_swell, write_wav
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 ROOT = Path(framecls.__file__).parent.parent
-
-
-def noise(duration_s: float) -> np.ndarray:
-    rng = np.random.default_rng(5)
-    samples = rng.standard_normal(round(duration_s * RATE))
-    return (samples * 0.1 * (1 + np.sin(np.arange(len(samples)) / 9000))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +86,7 @@ def test_a_stream_gives_the_segments_of_the_whole(sizes: list[int], batch_size: 
     config = replace(tiny_config("frame"), overlapping=not tiles)
     config = replace(config, decision=replace(config.decision, thresholds={}, min_duration_s=0.1, min_gap_s=0.06))
     model = Model(Engine(Network(config).eval(), torch.device("cpu"), batch_size))
-    samples = noise(9.7)
+    samples = make_swell(9.7)
     cuts = np.cumsum([sizes[k % len(sizes)] for k in range(len(samples) // min(sizes) + 1)])
     blocks = np.split(samples, cuts[cuts < len(samples)])
     streamed = list(model.stream(iter(blocks), sample_rate=RATE))
@@ -112,7 +107,7 @@ def test_the_same_recording_at_another_rate(sound: Model, radio: np.ndarray, tmp
 def test_segments_of_a_pooled_model_are_refused() -> None:
     model = Model(Engine(Network(tiny_config("pooled")).eval(), torch.device("cpu")))
     with pytest.raises(UsageError, match="use identify"):
-        model.stream(noise(1.0), sample_rate=RATE)
+        model.stream(make_swell(1.0), sample_rate=RATE)
 
 
 def test_blocks_that_do_not_fit_each_other() -> None:
@@ -129,7 +124,7 @@ def test_blocks_that_do_not_fit_each_other() -> None:
 @pytest.mark.parametrize("encoding", RAW_ENCODINGS)
 def test_raw_encodings(encoding: str, tmp_path: Path) -> None:
     subtype, endian, sample_bytes = RAW_ENCODINGS[encoding]
-    samples = np.stack([noise(0.5), -0.5 * noise(0.5)], 1)
+    samples = np.stack([make_swell(0.5), -0.5 * make_swell(0.5)], 1)
     path = tmp_path / "a.pcm"
     soundfile.write(path, samples, RATE, format="RAW", subtype=subtype, endian=endian)
     assert path.stat().st_size == samples.size * sample_bytes
@@ -146,7 +141,7 @@ def test_raw_encodings(encoding: str, tmp_path: Path) -> None:
 
 def test_raw_is_for_files() -> None:
     with pytest.raises(ValueError, match="raw is for files"):
-        open_audio(noise(1.0), RATE, RATE, ReadOptions(raw=RawAudio(RATE)))
+        open_audio(make_swell(1.0), RATE, RATE, ReadOptions(raw=RawAudio(RATE)))
     with pytest.raises(ConfigError, match="choose s16le"):
         RawAudio(RATE, 1, "s17le")
 
@@ -267,6 +262,6 @@ def test_a_pipe_that_does_not_end(radio: np.ndarray) -> None:
 
 def test_a_stream_that_ends(tag_model: str) -> None:
     with start(tag_model, "--raw", "16000", "-f", "csv", "--stream") as process:
-        out, err = process.communicate(as_pcm(noise(5.0)), timeout=60)
+        out, err = process.communicate(as_pcm(make_swell(5.0)), timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert b"-,0,5,speech," in out

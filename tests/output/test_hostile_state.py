@@ -16,12 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from hostile_state import BESIDE, CONTENTS, FOLDER_RECORDS, OF_GALLERIES, OF_JOURNALS, PLACES, RECORDS, Spoil
-from models import save_tiny_model, save_tiny_voice_model, tone, write_wav
 
 import framecls
 from framecls.cli.boundary import run
 from framecls.speakers.gallery import open_gallery
+from support.hostile_state import BESIDE, CONTENTS, FOLDER_RECORDS, OF_GALLERIES, OF_JOURNALS, PLACES, RECORDS, Spoil
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import make_tone, write_wav
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
 
@@ -58,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         os.chdir(here)
     model = framecls.load(voices, device="cpu")
     for name, pitch in (("Ada", 300.0), ("Bob", 700.0), ("Cleo", 2000.0)):
-        model.enroll(name, [tone(2.0, pitch)], sample_rate=16000, gallery=folder / "whole" / "voices.sqlite")
+        model.enroll(name, [make_tone(2.0, pitch)], sample_rate=16000, gallery=folder / "whole" / "voices.sqlite")
     return workshop
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import RATE, save_tiny_voice_model, tiny_voice_config, tone, write_wav
 
 import framecls
 from framecls.checkpoints.network import save_model
@@ -28,6 +27,8 @@ from framecls.inference.identify import find_doubt
 from framecls.nn.network import Network
 from framecls.speakers.gallery import Clip, default_path, open_gallery
 from framecls.speakers.recognition import Enrolled, find_doubts, identity
+from support.models import save_tiny_voice_model, tiny_voice_config
+from support.signals import RATE, make_tone, write_wav
 
 PITCHES = {"Ada": 200.0, "Bob": 400.0, "Cleo": 900.0, "Dan": 2500.0}
 
@@ -47,28 +48,28 @@ def gallery(model: framecls.Model, tmp_path: Path) -> Path:
     """Return a gallery with two clips each of Ada, Bob and Cleo."""
     file = tmp_path / "voices.sqlite"
     for name in ("Ada", "Bob", "Cleo"):
-        clips = [tone(length, PITCHES[name]) for length in (1.5, 2.6)]
+        clips = [make_tone(length, PITCHES[name]) for length in (1.5, 2.6)]
         assert model.enroll(name, clips, sample_rate=RATE, gallery=file) == []
     return file
 
 
 def test_an_embedding_is_a_unit_vector(model: framecls.Model) -> None:
-    vector = model.embed(tone(3.3), sample_rate=RATE)
+    vector = model.embed(make_tone(3.3), sample_rate=RATE)
     assert (vector.shape, vector.dtype) == ((8,), np.float32)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    louder = model.embed(0.5 * tone(3.3), sample_rate=RATE)
+    louder = model.embed(0.5 * make_tone(3.3), sample_rate=RATE)
     assert float(vector @ louder) > 0.9
 
 
 def test_a_long_recording_is_the_mean_of_its_windows(model: framecls.Model) -> None:
-    sound = tone(2.0)
+    sound = make_tone(2.0)
     once, twice = (model.embed(np.tile(sound, n), sample_rate=RATE) for n in (1, 3))
     assert float(once @ twice) > 0.99
 
 
 @pytest.mark.parametrize("name", PITCHES)
 def test_who_is_speaking(name: str, model: framecls.Model, gallery: Path) -> None:
-    result = model.identify(tone(2.0, PITCHES[name]), sample_rate=RATE, enrolled=gallery, top_k=2)
+    result = model.identify(make_tone(2.0, PITCHES[name]), sample_rate=RATE, enrolled=gallery, top_k=2)
     assert result.label == (UNKNOWN if name == "Dan" else name)
     assert result.duration == 2.0
     assert len(result.top) == 2
@@ -79,7 +80,7 @@ def test_who_is_speaking(name: str, model: framecls.Model, gallery: Path) -> Non
 
 def test_thresholds_and_names_to_choose_among(model: framecls.Model, gallery: Path) -> None:
     def answer(who: framecls.Model, **options: Any) -> str:
-        return who.identify(tone(2.0, 200), sample_rate=RATE, enrolled=gallery, **options).label
+        return who.identify(make_tone(2.0, 200), sample_rate=RATE, enrolled=gallery, **options).label
 
     assert answer(model) == "Ada"
     assert answer(model.with_decision(thresholds={UNKNOWN: 1.0})) == UNKNOWN
@@ -94,17 +95,17 @@ def test_thresholds_and_names_to_choose_among(model: framecls.Model, gallery: Pa
 
 
 def test_the_users_own_gallery_is_the_default(model: framecls.Model, home: Path) -> None:
-    model.enroll("Ada", [tone(2.0, 200)], sample_rate=RATE)
+    model.enroll("Ada", [make_tone(2.0, 200)], sample_rate=RATE)
     assert default_path().is_file()
-    assert model.identify(tone(2.0, 200), sample_rate=RATE).label == "Ada"
+    assert model.identify(make_tone(2.0, 200), sample_rate=RATE).label == "Ada"
 
 
 def test_too_little_sound_is_said(model: framecls.Model, gallery: Path) -> None:
     for call in (model.embed, lambda *a, **k: model.identify(*a, enrolled=gallery, **k)):
         with pytest.raises(AudioError, match=r"0\.9 s is too little to know a voice by: 1 s or more"):
-            call(tone(0.9), sample_rate=RATE)
+            call(make_tone(0.9), sample_rate=RATE)
     with pytest.raises(AudioError, match="too little"):
-        model.enroll("Eve", [tone(2.0), tone(0.5)], sample_rate=RATE, gallery=gallery)
+        model.enroll("Eve", [make_tone(2.0), make_tone(0.5)], sample_rate=RATE, gallery=gallery)
     with open_gallery(gallery) as opened:
         assert "Eve" not in [person.name for person in opened.people()]
 
@@ -115,15 +116,15 @@ def test_only_speech_counts_where_the_model_wants_speech(tmp_path: Path) -> None
     torch.manual_seed(7)
     save_model(Network(config), tmp_path / "gated.safetensors")
     with pytest.raises(AudioError, match=r"s of speech is too little"):
-        framecls.embed(tone(2.0) * 0, tmp_path / "gated.safetensors", device="cpu", sample_rate=RATE)
+        framecls.embed(make_tone(2.0) * 0, tmp_path / "gated.safetensors", device="cpu", sample_rate=RATE)
 
 
 def test_another_models_voices_are_refused(model: framecls.Model, gallery: Path, tmp_path: Path) -> None:
     other = framecls.load(save_tiny_voice_model(tmp_path, seed=8), device="cpu")
     with pytest.raises(GalleryError, match=r"enrolled with the model tiny-speaker-.*-m.*--gallery"):
-        other.identify(tone(2.0), sample_rate=RATE, enrolled=gallery)
+        other.identify(make_tone(2.0), sample_rate=RATE, enrolled=gallery)
     with pytest.raises(GalleryError, match="cannot be compared"):
-        other.enroll("Eve", [tone(2.0)], sample_rate=RATE, gallery=gallery)
+        other.enroll("Eve", [make_tone(2.0)], sample_rate=RATE, gallery=gallery)
 
 
 def test_identity_follows_the_weights_and_not_the_card(path: Path, tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_identity_follows_the_weights_and_not_the_card(path: Path, tmp_path: Pat
 
 def test_other_models_have_no_voices_to_tell() -> None:
     with pytest.raises(UsageError, match="does not tell voices"):
-        framecls.embed(tone(2.0), "language", device="cpu", sample_rate=RATE)
+        framecls.embed(make_tone(2.0), "language", device="cpu", sample_rate=RATE)
 
 
 def random_clips(n_people: int, per_person: int = 1, size: int = 256) -> list[Clip]:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training.test_training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
 import framecls
 from framecls.cli.boundary import run
@@ -25,6 +24,7 @@ from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
 from framecls.training.names import LADDER, RUNGS
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
+from support.training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
 
 @pytest.fixture(scope="module", autouse=True)

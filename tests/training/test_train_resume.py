@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from training.test_training import POOLED_RECIPE, weights, write_corpus
 
 import framecls
 from framecls.errors import ConfigError, ModelError, OutputError
@@ -22,31 +21,7 @@ from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import Recipe, read_recipe
 from framecls.training.state import refusal, settings_made
-
-RECIPE = """
-name = "toy"
-task = "pooled"
-[features]
-n_mels = 24
-[encoder]
-dim = 24
-n_layers = 1
-n_heads = 2
-ff_dim = 48
-subsampling = 2
-kernel = 5
-[window]
-length_s = 1.0
-overlap_s = 0.2
-[sample]
-length_s = [0.5, 1.0]
-[optim]
-steps = 30
-batch_s = 3.0
-warmup_steps = 5
-dev_every = 5
-workers = 0
-"""
+from support.training import POOLED_RECIPE, RECIPE, weights, write_corpus
 
 
 def command(folder: Path) -> list[str]:

@@ -1,0 +1,31 @@
+"""Bounds of time for what might hang."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+CPU_S = 20.0  # of what takes well under one on an idle machine; computing, so that a busy machine changes nothing
+WALL_S = 180.0  # of what waits for ever
+
+
+@contextlib.contextmanager
+def ends_in_time(cpu_s: float = CPU_S, wall_s: float = WALL_S) -> Iterator[None]:
+    """Stop what runs inside with an AssertionError after seconds of this process's computing, or of waiting."""
+
+    def stop(number: int, _: Any) -> None:
+        took = f"{cpu_s:g} s of computing" if number == signal.SIGPROF else f"{wall_s:g} s"
+        raise AssertionError(f"still busy after {took}")
+
+    clocks = ((signal.ITIMER_REAL, signal.SIGALRM, wall_s), (signal.ITIMER_PROF, signal.SIGPROF, cpu_s))
+    handlers = [signal.signal(number, stop) for _, number, _ in clocks]
+    for clock, _, seconds in clocks:
+        signal.setitimer(clock, seconds)
+    try:
+        yield
+    finally:
+        for (clock, number, _), handler in zip(clocks, handlers, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
