@@ -13,6 +13,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from framecls.cli.boundary import run
+from support.commands import Answer, Cli
+from support.models import save_tiny_model
 from support.signals import make_tone
 
 WriteAudio = Callable[..., Path]
@@ -72,3 +75,46 @@ def write_audio(tmp_path: Path) -> WriteAudio:
 def _ctrl_c_is_heard() -> None:
     """Shells make their background jobs deaf to Ctrl-C, and so would be the programs that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs a command line in this process; what its own processes write counts as well."""
+
+    def call(*arguments: str | Path) -> Answer:
+        capfd.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return Answer(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tag_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of a tiny tagger."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
+
+
+@pytest.fixture(scope="session")
+def identify_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of a tiny language identifier."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "pooled"))
+
+
+@pytest.fixture
+def tag(cli: Cli, tag_model: str) -> Cli:
+    """Return a function that runs `framecls tag` with the tiny model."""
+    return lambda *arguments: cli("tag", "-m", tag_model, "--device", "cpu", *arguments)
+
+
+@pytest.fixture
+def identify(cli: Cli, identify_model: str) -> Cli:
+    """Return a function that runs `framecls identify` with the tiny model."""
+    return lambda *arguments: cli("identify", "-m", identify_model, "--device", "cpu", *arguments)

@@ -13,8 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,6 @@ import pytest
 
 import framecls
 from framecls.cli import boundary
-from framecls.cli.boundary import run
 from framecls.cluster import ClusterModel, connect, crew, session
 from framecls.cluster import model as cluster_model
 from framecls.cluster.plan import Machine, Staff, plan_staff
@@ -32,6 +30,8 @@ from framecls.cluster.worker import Answer, Failure, Setup, Started, Worker
 from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
 from framecls.results import TagResult
+from support.commands import Answer as Said
+from support.commands import Cli
 from support.models import save_tiny_model, save_tiny_voice_model
 from support.signals import write_wav
 
@@ -40,18 +40,6 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 N_GOOD = 9
 BAD = "in/1/text.wav"
 ON_RAY = ("--engine", "ray", "--workers", "2")
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Told]
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +81,11 @@ def here(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], here: Path) -> Cli:
+def cli(cli: Cli, here: Path) -> Cli:
     """Run a command line in `here`, on one thread."""
 
-    def call(command: str, *arguments: str, model: str = "tiny-sound.safetensors") -> Told:
-        capsys.readouterr()
-        status = run([command, "-m", model, "--device", "cpu", "--threads", "1", *arguments])
-        captured = capsys.readouterr()
-        return Told(status, captured.out, captured.err)
+    def call(command: str, *arguments: str, model: str = "tiny-sound.safetensors") -> Said:
+        return cli(command, "-m", model, "--device", "cpu", "--threads", "1", *arguments)
 
     return call
 
@@ -110,7 +95,7 @@ def shown(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
 
 
-def told(answer: Told) -> tuple[int, str, list[str]]:
+def told(answer: Said) -> tuple[int, str, list[str]]:
     """Return the status, and what was printed save how long it took."""
     return answer.status, answer.out, [line.partition(" in ")[0] for line in answer.err.splitlines()]
 

@@ -9,9 +9,8 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import framecls
 
@@ -20,8 +19,7 @@ COMMAND = [sys.executable, "-m", "framecls"]
 Word = str | bytes | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What one command line gave."""
 
     status: int
