@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -36,6 +34,7 @@ from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidate
 from framecls.inference.segments import Window, plan_windows
 from framecls.model import Model
 from framecls.nn.network import Network
+from support.commands import run_command
 from support.models import save_tiny_model, tiny_config
 from support.signals import RATE, make_swell, make_tone
 
@@ -452,11 +451,8 @@ vector, language = models["speaker"].embed(file), models["language"].identify(fi
 assert vector.dtype == np.float32 and all(scores.dtype == np.float32 for scores in tags)
 print(*(float(scores.sum()) for scores in tags), vector[:3].tolist(), language.top)
 """
-    run = [
-        subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, timeout=120, check=False)
-        for name in (when, "never")
-    ]
-    assert run[0].stdout == run[1].stdout != "", run[0].stderr
+    run = [run_command(name, code=script) for name in (when, "never")]
+    assert run[0].out == run[1].out != "", run[0].err
 
 
 def test_the_shapes_that_the_readme_states() -> None:

@@ -8,7 +8,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import tracemalloc
 import wave
@@ -24,13 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import framecls
 from framecls.audio import Input, InputFailure, find_inputs, open_audio
 from framecls.audio.readers import ContainerReader
 from framecls.audio.stream import _rechunk
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
+from support.commands import start_command
 from support.media import Track, write_media
 from support.signals import make_noise, make_tone
 
@@ -434,15 +433,7 @@ with open_audio(item.source) as stream:
 
 
 def test_silent_standard_input_can_be_left():
-    root = str(Path(framecls.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", LIVE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    ) as process:
+    with start_command(code=LIVE, stdin=subprocess.PIPE) as process:
         process.stdin.write(open_wav_header() + bytes(20000))
         process.stdin.flush()
         assert process.wait(60) == 0, process.stderr.read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import subprocess
@@ -11,7 +10,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +21,19 @@ from numpy.typing import NDArray
 import framecls
 from framecls.audio import container as container_program
 from framecls.audio import find_inputs, open_audio
-from framecls.cli.boundary import run
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
+from support.commands import Cli, run_command
 from support.media import Track, write_media
-from support.models import save_tiny_model
 from support.signals import make_noise, make_tone
 
 Samples = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one command line gave."""
-
-    status: int
-    records: list[dict[str, Any]]
-    err: str
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
-
-
 @pytest.fixture
-def tag(model: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def call(*arguments: str | Path) -> Answer:
-        status = run(["tag", "-m", model, "--device", "cpu", "-f", "jsonl", *map(str, arguments)])
-        said = capfd.readouterr()
-        return Answer(status, [json.loads(line) for line in said.out.splitlines()], said.err)
-
-    return call
+def tag(tag: Cli) -> Cli:
+    """Run `framecls tag` with the tiny model, for lines of JSON."""
+    return lambda *arguments: tag("-f", "jsonl", *arguments)
 
 
 def read(path: Any, **options: Any) -> Samples:
@@ -131,7 +110,7 @@ JOINED: dict[str, Callable[[Path], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", JOINED)
-def test_joined_files_are_read_to_the_end(tmp_path: Path, tag: Callable[..., Answer], kind: str) -> None:
+def test_joined_files_are_read_to_the_end(tmp_path: Path, tag: Cli, kind: str) -> None:
     path = tmp_path / "joined"
     path.write_bytes(b"".join(JOINED[kind](tmp_path)))
     answer = tag(path, "-q")
@@ -225,7 +204,7 @@ def test_more_than_4_gb(tmp_path: Path, said: int) -> None:
     assert n_samples == n_bytes // 2
 
 
-def test_no_samples_and_something_behind(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+def test_no_samples_and_something_behind(tmp_path: Path, tag: Cli) -> None:
     (tmp_path / "a.wav").write_bytes(wav(make_tone(0), tail=b"LIST" + struct.pack("<I", 5000) + bytes(5000)))
     answer = tag(tmp_path / "a.wav")
     assert (answer.status, answer.records) == (1, [])
@@ -271,7 +250,7 @@ def test_what_is_missing_is_silence(tmp_path: Path, name: str, codec: str) -> No
     assert second == (pytest.approx(4, abs=0.1), pytest.approx(6, abs=0.1))
 
 
-def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Cli) -> None:
     path = write_media(tmp_path / "a.nut", Track(make_tone(2, sample_rate=48000), 48000, "flac"))
     late = Track(make_tone(2, sample_rate=48000), 48000, "flac", start_s=40 * 3600.0)
     parts = [path.read_bytes(), write_media(tmp_path / "b.nut", late).read_bytes()]
@@ -286,21 +265,21 @@ def film(tmp_path: Path) -> Path:
     return write_media(tmp_path / "film.mka", Track(silent, 48000, "flac"), Track(sound, 48000, "aac"))
 
 
-def test_the_track_that_is_not_silent(film: Path, tag: Callable[..., Answer]) -> None:
+def test_the_track_that_is_not_silent(film: Path, tag: Cli) -> None:
     assert len(sounds(read(film))) == 1
     answer = tag(film)
     assert answer.status == 0
     assert "it has 2 audio tracks: 1 (flac), 2 (aac); track 1 is silent, track 2 is read; --track N" in answer.err
 
 
-def test_a_track_by_its_number(film: Path, tag: Callable[..., Answer], model: str) -> None:
+def test_a_track_by_its_number(film: Path, tag: Cli, tag_model: str) -> None:
     assert sounds(read(film, track=1)) == []
     assert len(sounds(read(film, track=2))) == 1
     answer = tag(film, "--track", "3")
     assert answer.status == 1
     assert "there is no audio track 3: it has 2 audio tracks: 1 (flac), 2 (aac)" in answer.err
     assert tag(film, "--track", "0").status == 2
-    assert framecls.load(model, device="cpu").tag(film, track=2).notes == ()
+    assert framecls.load(tag_model, device="cpu").tag(film, track=2).notes == ()
 
 
 # What was cut off
@@ -328,7 +307,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_what_was_cut_off_is_said(tmp_path: Path, tag: Callable[..., Answer], kind: str) -> None:
+def test_what_was_cut_off_is_said(tmp_path: Path, tag: Cli, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     CUT[kind](make_noise(10, 48000), path)
     whole = tag(path)
@@ -355,17 +334,17 @@ def test_an_mp4_that_lost_its_index(tmp_path: Path) -> None:
         read(tmp_path / "a.m4a")
 
 
-def test_a_pipe_that_dies(model: str, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_dies(tag_model: str, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     read_end, write_end = os.pipe()
     data = wav(make_tone(1), 33 * 32000)
     threading.Thread(target=lambda: (os.write(write_end, data), os.close(write_end))).start()
     with os.fdopen(read_end, "rb") as pipe:
-        result = framecls.load(model, device="cpu").tag(pipe)
+        result = framecls.load(tag_model, device="cpu").tag(pipe)
     assert result.truncated
     assert result.warnings == ("it ends after 1.0 s, but its header says 33.0 s: it was cut off",)
 
 
-def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Cli) -> None:
     data = bytearray(encode(tmp_path / "a.mka", make_noise(10, 48000), 48000, "aac"))
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
     (tmp_path / "a.mka").write_bytes(data)
@@ -384,7 +363,7 @@ def without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
 
 
-def test_without_pyav(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     (tmp_path / "b.mp3").write_bytes(b"".join(joined_mp3(tmp_path / "..")))
     soundfile.write(tmp_path / "c.flac", make_tone(1), 16000)
@@ -405,7 +384,7 @@ def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) ->
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
 
 
-def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_hangs(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
     replace_decoder(tmp_path, monkeypatch, "import time\ntime.sleep(1000)")
@@ -417,7 +396,7 @@ def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkey
     assert "a.m4a: its decoder gave nothing for 1.5 s and was stopped (--timeout)" in answer.err
 
 
-def test_a_decoder_that_crashes(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_crashes(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
     replace_decoder(tmp_path, monkeypatch, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
@@ -437,11 +416,8 @@ def test_the_decoder_does_not_outlive_us(tmp_path: Path) -> None:
         print(stream._reader._process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=False
-    )
-    child = Path("/proc") / done.stdout.strip()
+    done = run_command(code=textwrap.dedent(program))
+    child = Path("/proc") / done.out.strip()
     deadline = time.monotonic() + 10
     while child.exists() and "Z" not in (child / "stat").read_text().split()[2] and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -459,7 +435,7 @@ PLAYLISTS = {
 
 @pytest.mark.parametrize("kind", PLAYLISTS)
 @pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.mpd", "a.wav"])
-def test_a_playlist_is_no_recording(tmp_path: Path, tag: Callable[..., Answer], kind: str, name: str) -> None:
+def test_a_playlist_is_no_recording(tmp_path: Path, tag: Cli, kind: str, name: str) -> None:
     soundfile.write(tmp_path / "secret.wav", make_tone(1), 16000)
     (tmp_path / name).write_text(PLAYLISTS[kind])
     start = time.monotonic()
@@ -469,7 +445,7 @@ def test_a_playlist_is_no_recording(tmp_path: Path, tag: Callable[..., Answer], 
     assert "a playlist, not a recording" in answer.err
 
 
-def test_longer_than_wanted(tmp_path: Path, tag: Callable[..., Answer]) -> None:
+def test_longer_than_wanted(tmp_path: Path, tag: Cli) -> None:
     for name, seconds in (("short.flac", 2), ("long.flac", 40)):
         soundfile.write(tmp_path / name, np.zeros(seconds * 16000, np.float32), 16000)
     answer = tag(tmp_path / "short.flac", tmp_path / "long.flac", "--max-duration", "2", "-q")
@@ -479,7 +455,7 @@ def test_longer_than_wanted(tmp_path: Path, tag: Callable[..., Answer]) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes that do not block")
-def test_a_slow_pipe_has_not_ended(model: str) -> None:
+def test_a_slow_pipe_has_not_ended(tag_model: str) -> None:
     data = wav(make_tone(6), 2**32 - 1)
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)

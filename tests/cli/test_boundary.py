@@ -187,7 +187,7 @@ def test_too_few_descriptors_do_not_damage_a_model(here: Path) -> None:
         "    print(error)"
     )
     answer = run_command(code=script)
-    assert answer.stdout == "tiny-sound.safetensors: cannot be read: Too many open files\n"
+    assert answer.out == "tiny-sound.safetensors: cannot be read: Too many open files\n"
 
 
 @pytest.mark.parametrize("name", NOT_OF_THE_FILE)

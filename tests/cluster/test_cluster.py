@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
 from framecls.results import TagResult
 from support.commands import Answer as Said
-from support.commands import Cli
+from support.commands import Cli, run_command
 from support.models import save_tiny_model, save_tiny_voice_model
 from support.signals import write_wav
 
@@ -428,10 +427,8 @@ def test_a_port_that_is_silent_or_something_else(
             "sys.exit(run(sys.argv[1:]))"
         )
         command = ["tag", "in/0", "-m", "tiny-sound.safetensors", "--engine", "ray", "--address", address]
-        monkeypatch.setenv("PYTHONPATH", str(Path(framecls.__file__).parent.parent))
-        told = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr == f"framecls: error: {message.format(address)}\n"
+        told = run_command(*command, code=code)
+    assert told == (1, "", f"framecls: error: {message.format(address)}\n")
 
 
 # --- what needs no Ray
@@ -476,8 +473,8 @@ def test_a_ray_that_is_started_here_asks_for_a_token(home: Path) -> None:
         "    told = subprocess.run(command, env=settings, capture_output=True, text=True)\n"
         "    sys.exit(told.stderr if told.returncode == 0 or 'AuthenticationError' not in told.stderr else 0)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
+    told = run_command(code=code)
+    assert told.status == 0, told.err
     assert (home / ".ray" / "auth_token").is_file()
 
 

@@ -22,7 +22,7 @@ def ends_in_time(cpu_s: float = CPU_S, wall_s: float = WALL_S) -> Iterator[None]
     clocks = ((signal.ITIMER_REAL, signal.SIGALRM, wall_s), (signal.ITIMER_PROF, signal.SIGPROF, cpu_s))
     handlers = [signal.signal(number, stop) for _, number, _ in clocks]
     for clock, _, seconds in clocks:
-        signal.setitimer(clock, seconds)
+        signal.setitimer(clock, seconds, 1.0)  # again and again, lest something catches it and goes on
     try:
         yield
     finally:
