@@ -298,7 +298,8 @@ import numpy as np
 from framecls.speakers.gallery import Clip, open_gallery
 who, first = sys.argv[2], int(sys.argv[3])
 def clip(name, number):
-    return Clip(name, "m", f"{number}.wav", 2.5, np.random.default_rng(number).random(8, np.float32))
+    vector = np.random.default_rng(number).random(8, np.float32)
+    return Clip(name, "m", f"{number}.wav", 2.5, vector / np.linalg.norm(vector))
 sys.stdin.readline()
 for number in range(25):
     with open_gallery(Path(sys.argv[1]), create=True) as gallery:
