@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import resource
 import shlex
 import shutil
 import socket
@@ -33,12 +32,9 @@ from framecls.cli.classify import TagJob
 from framecls.errors import AudioError
 from support.commands import Cli, environment, run_command
 from support.hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
-from support.limits import ends_in_time
+from support.limits import bounded
 from support.media import Track, write_media
 from support.signals import RATE, make_tone, write_wav
-
-# What one input may add to the address space of a process that has torch in it, threads' stacks included.
-MEMORY_LIMIT_BYTES = 1 << 30
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the file system and the limits of Linux")
 
@@ -344,20 +340,6 @@ TABLE: dict[str, Hostile] = {
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def limits() -> Iterator[None]:
-    """Bound the time and the memory of what runs inside, in this process and in those that it starts."""
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_LIMIT_BYTES, before[1]))
-    try:
-        with ends_in_time():
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 def check_line(text: str, said: str, kind: str = "error") -> None:
     """One line, that says what is wrong, in words for a user."""
     assert text.endswith("\n")
@@ -390,7 +372,7 @@ def test_a_result_or_one_line(case: str, tag: Cli, here: Path) -> None:
     hostile = TABLE[case]
     (here / "in").mkdir()
     argument = hostile.make(here / "in")
-    with limits():
+    with bounded():
         answer = tag("-f", "jsonl", "-q", argument)
     err = OF_THE_DECODER.sub("", answer.err)
     if hostile.said is not None:
@@ -421,7 +403,7 @@ def test_all_at_once(tag: Cli, here: Path) -> None:
     count = len(list(here.iterdir()))
     assert count > 25
     write_wav(here / "zzz.wav")
-    with limits():
+    with bounded():
         answer = tag("-f", "jsonl", "-q", ".")
     assert answer.status == 1
     files = [record["file"] for record in answer.records]
@@ -480,7 +462,7 @@ def test_a_file_that_grows_while_it_is_read(data_bytes: int | None, tmp_path: Pa
     stop = threading.Event()
     thread = grow(path, stop)
     try:
-        with limits(), open_audio(path) as opened:
+        with bounded(), open_audio(path) as opened:
             n_samples = 0
             for block in opened.blocks(0.1):
                 n_samples += len(block)
@@ -505,7 +487,7 @@ def test_a_file_that_is_deleted_while_it_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_while_it_is_read(name: str, tmp_path: Path) -> None:
     formats = {".mp3": "MP3", ".ogg": "OGG", ".flac": "FLAC", ".wav": "WAV"}
     path = save(tmp_path / name, encoded(formats[Path(name).suffix], samples=make_tone(30.0)))
-    with limits(), open_audio(path) as opened:
+    with bounded(), open_audio(path) as opened:
         blocks = opened.blocks(1.0)
         n_samples = len(next(blocks))
         os.truncate(path, path.stat().st_size // 4)
@@ -554,7 +536,7 @@ def fifo(path: Path, content: bytes, repeat: int = 1) -> Iterator[Path]:
     ids=["wav", "flac", "nothing", "text", "header"],
 )
 def test_a_named_pipe(content: bytes, said: str | None, tag: Cli, tmp_path: Path) -> None:
-    with limits(), fifo(tmp_path / "a.wav", content) as path:
+    with bounded(), fifo(tmp_path / "a.wav", content) as path:
         answer = tag("-f", "jsonl", "-q", path)
     if said is None:
         assert answer.status == 0
@@ -567,7 +549,7 @@ def test_a_named_pipe(content: bytes, said: str | None, tag: Cli, tmp_path: Path
 def test_a_pipe_of_zeros_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_MAX_SPOOL_BYTES", 3 << 20)
     with (
-        limits(),
+        bounded(),
         fifo(tmp_path / "a.wav", bytes(1 << 20), repeat=10**6) as path,
         pytest.raises(AudioError, match="came through the pipe and no end"),
     ):
@@ -576,7 +558,7 @@ def test_a_pipe_of_zeros_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_list_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_MAX_LIST_BYTES", 3 << 20)
-    with limits(), fifo(tmp_path / "list", b"a.wav\n" * 2**17, repeat=10**6) as path:
+    with bounded(), fifo(tmp_path / "list", b"a.wav\n" * 2**17, repeat=10**6) as path:
         (failure,) = find_inputs([f"@{path}"])
     assert isinstance(failure, InputFailure)
     assert str(failure.error) == "a list of more than 3 MB: split it"

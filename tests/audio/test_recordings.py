@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -24,7 +25,9 @@ from framecls.audio import find_inputs, open_audio
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
 from support.commands import Cli, run_command
+from support.limits import bounded, ends_in_time
 from support.media import Track, write_media
+from support.models import save_tiny_voice_model
 from support.signals import make_noise, make_tone
 
 Samples = NDArray[np.float32]
@@ -255,8 +258,11 @@ def test_a_jump_of_days_is_damage(tmp_path: Path, tag: Cli) -> None:
     late = Track(make_tone(2, sample_rate=48000), 48000, "flac", start_s=40 * 3600.0)
     parts = [path.read_bytes(), write_media(tmp_path / "b.nut", late).read_bytes()]
     path.write_bytes(b"".join(parts))
-    answer = tag(path)
-    assert answer.records[0]["duration"] < 10
+    answer = tag(path, "-q")
+    assert answer.status == 3
+    assert answer.records[0]["duration"] == pytest.approx(4, abs=0.1)
+    assert answer.errors[-1].endswith("a.nut: its times jump at 2.0 s: what follows may be heard at another time")
+    assert sounds(read(path)) == [(pytest.approx(0, abs=0.1), pytest.approx(4, abs=0.1))]
 
 
 @pytest.fixture
@@ -327,6 +333,38 @@ def test_what_was_cut_off_is_said(tmp_path: Path, tag: Cli, kind: str) -> None:
     assert "it was cut off" in strict.err
 
 
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Path:
+    """Return a recording of 2.4 s whose header says 6 s."""
+    path = tmp_path / "cut.wav"
+    path.write_bytes(wav(make_tone(2.4), 6 * 32000))
+    return path
+
+
+CUT_OFF = "cut.wav: it ends after 2.4 s, but its header says 6.0 s: it was cut off"
+
+
+def test_a_stream_of_a_file_that_was_cut_off(cut_off: Path, tag: Cli) -> None:
+    answer = tag("--stream", "-q", cut_off)
+    assert answer.status == 3
+    assert [(record["label"], record["start"], record["end"]) for record in answer.records] == [("speech", 0, 2.4)]
+    assert answer.errors == [f"framecls: warning: {cut_off.parent}/{CUT_OFF}"]
+    strict = tag("--stream", "-q", "--strict", cut_off)
+    assert (strict.status, strict.out) == (1, "")
+    assert strict.errors == [f"framecls: error: {cut_off.parent}/{CUT_OFF}"]
+
+
+def test_a_clip_that_was_cut_off_is_enrolled_with_a_warning(cut_off: Path, cli: Cli, tmp_path: Path) -> None:
+    options = ("-m", save_tiny_voice_model(tmp_path), "--device", "cpu", "--gallery", tmp_path / "voices.sqlite")
+    answer = cli("enroll", "Ada", cut_off, *options, "-q")
+    assert (answer.status, answer.out) == (3, "")
+    assert answer.errors == [f"framecls: warning: {cut_off.parent}/{CUT_OFF}"]
+    assert "Ada" in cli("speakers", "list", *options[-2:]).out
+    refused = cli("enroll", "Bob", cut_off, *options, "-q", "--strict")
+    assert refused.status == 1
+    assert "Bob" not in cli("speakers", "list", *options[-2:]).out
+
+
 def test_an_mp4_that_lost_its_index(tmp_path: Path) -> None:
     data = encode(tmp_path / "a.m4a", make_noise(10, 48000), 48000, "aac")
     (tmp_path / "a.m4a").write_bytes(data[: len(data) // 2])
@@ -348,9 +386,13 @@ def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Cli) -> None:
     data = bytearray(encode(tmp_path / "a.mka", make_noise(10, 48000), 48000, "aac"))
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
     (tmp_path / "a.mka").write_bytes(data)
-    answer = tag(tmp_path / "a.mka")
-    assert answer.status in (0, 3)
-    assert answer.records[0]["duration"] == pytest.approx(10, abs=0.5)
+    answer = tag(tmp_path / "a.mka", "-q")
+    assert (answer.status, answer.errors) == (
+        3,
+        [f"framecls: warning: {tmp_path / 'a.mka'}: a damaged packet at 4.9 s, was skipped"],
+    )
+    assert answer.records[0]["warnings"] == ["a damaged packet at 4.9 s, was skipped"]
+    assert answer.records[0]["duration"] == pytest.approx(10, abs=0.05)  # what follows stays at its time
 
 
 # Limits
@@ -388,9 +430,8 @@ def test_a_decoder_that_hangs(tmp_path: Path, tag: Cli, monkeypatch: pytest.Monk
     encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     soundfile.write(tmp_path / "b.wav", make_tone(1), 16000)
     replace_decoder(tmp_path, monkeypatch, "import time\ntime.sleep(1000)")
-    start = time.monotonic()
-    answer = tag(tmp_path / "a.m4a", tmp_path / "b.wav", "--timeout", "1.5", "-q")
-    assert time.monotonic() - start < 15
+    with ends_in_time():
+        answer = tag(tmp_path / "a.m4a", tmp_path / "b.wav", "--timeout", "1.5", "-q")
     assert answer.status == 1
     assert len(answer.records) == 1
     assert "a.m4a: its decoder gave nothing for 1.5 s and was stopped (--timeout)" in answer.err
@@ -438,9 +479,8 @@ PLAYLISTS = {
 def test_a_playlist_is_no_recording(tmp_path: Path, tag: Cli, kind: str, name: str) -> None:
     soundfile.write(tmp_path / "secret.wav", make_tone(1), 16000)
     (tmp_path / name).write_text(PLAYLISTS[kind])
-    start = time.monotonic()
-    answer = tag(tmp_path / name)
-    assert time.monotonic() - start < 10
+    with ends_in_time(cpu_s=5):
+        answer = tag(tmp_path / name)
     assert (answer.status, answer.records) == (1, [])
     assert "a playlist, not a recording" in answer.err
 
@@ -452,6 +492,41 @@ def test_longer_than_wanted(tmp_path: Path, tag: Cli) -> None:
     assert answer.status == 1
     assert [Path(record["file"]).name for record in answer.records] == ["short.flac"]
     assert "long.flac: it is longer than --max-duration 2 s" in answer.err
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 43 kB that holds 2.8 hours of silence, half a million frames."""
+    path = tmp_path_factory.mktemp("bomb") / "long.flac"
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 65535), np.int16), format="s16", layout="mono")
+    frame.sample_rate = 16000
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("flac", rate=16000, layout="mono", options={"frame_size": "65535"})
+        for number in range(2450):
+            frame.pts = number * 65535
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert path.stat().st_size < 50_000
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("options", [(), ("--stream",)])
+def test_hours_in_a_small_file_take_little_memory(bomb: Path, tag: Cli, options: tuple[str, ...]) -> None:
+    with bounded(memory_bytes=512 << 20, cpu_s=60):  # decoded, it is 642 MB
+        answer = tag(bomb, "-q", *options)
+    assert (answer.status, answer.err) == (0, "")
+    last = answer.records[-1] if options else answer.records[0]["segments"][-1]
+    assert last["end"] == pytest.approx(2450 * 65535 / 16000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("options", [(), ("--stream",)])
+def test_hours_in_a_small_file_are_refused_at_once(bomb: Path, tag: Cli, options: tuple[str, ...]) -> None:
+    with bounded(memory_bytes=256 << 20, cpu_s=2):
+        answer = tag(bomb, "-q", "--max-duration", "60", *options)
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.errors == [f"framecls: error: {bomb}: it is longer than --max-duration 60 s"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes that do not block")

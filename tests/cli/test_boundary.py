@@ -360,6 +360,11 @@ def test_names_of_files_are_no_formulas_and_steer_no_terminal(cli: Cli, here: Pa
 # --- signals
 
 
+def hear_signals() -> None:
+    """Undo what nohup does to the processes that it starts."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @on_posix
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_leaves_no_copy_of_a_pipe(name: str, status: int, here: Path) -> None:
@@ -369,7 +374,7 @@ def test_a_signal_leaves_no_copy_of_a_pipe(name: str, status: int, here: Path) -
     soundfile.write(sound := io.BytesIO(), make_tone(60.0), RATE, format="FLAC")
     arguments = ["tag", "-", *TAG[2:], "-o", "x.csv"]
     settings = environment(TMPDIR=str(temporary))
-    with start_command(*arguments, env=settings, stdin=subprocess.PIPE) as process:
+    with start_command(*arguments, env=settings, stdin=subprocess.PIPE, preexec_fn=hear_signals) as process:
         assert process.stdin is not None
         process.stdin.write(sound.getvalue()[:400_000])
         process.stdin.flush()

@@ -1,10 +1,11 @@
-"""Bounds of time for what might hang."""
+"""Bounds of time and memory for what might hang or grow."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 CPU_S = 20.0  # of what takes well under one on an idle machine; computing, so that a busy machine changes nothing
@@ -29,3 +30,18 @@ def ends_in_time(cpu_s: float = CPU_S, wall_s: float = WALL_S) -> Iterator[None]
         for (clock, number, _), handler in zip(clocks, handlers, strict=True):
             signal.setitimer(clock, 0)
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def bounded(memory_bytes: int = 1 << 30, cpu_s: float = CPU_S, wall_s: float = WALL_S) -> Iterator[None]:
+    """Bound the time of what runs inside, and what it may add to this process's address space, stacks included."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_bytes, before[1]))
+    try:
+        with ends_in_time(cpu_s, wall_s):
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
