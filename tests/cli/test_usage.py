@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import typer
-from models import save_tiny_model, write_wav
 
 from framecls.cli.app import app
 from framecls.cli.boundary import run
 from framecls.cli.numbers import parse_seconds
 from framecls.errors import UsageError
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 # Words of parsers and of Python that no user has asked for.
 FOREIGN = re.compile(
