@@ -16,14 +16,10 @@ from framecls.inference.segments import (
     SegmentRules,
     TilingSegmenter,
     clean_runs,
-    count_frames,
-    fade,
     find_runs,
-    frame_times,
     order_segments,
-    padded_length,
-    plan_windows,
 )
+from framecls.inference.windows import count_frames, fade, frame_times, padded_length, plan_windows
 from support.results import segment_whole
 
 

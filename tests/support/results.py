@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.inference.segments import Segmenter, frame_times, order_segments
+from framecls.inference.segments import Segmenter, order_segments
+from framecls.inference.windows import frame_times
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
 LABELS = ("speech", "music", "noise")
