@@ -197,11 +197,10 @@ def test_what_is_no_sound_stays_unheard(tmp_path: Path, kind: str, by_pipe: bool
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a sparse file")
-@pytest.mark.parametrize("said", [2**32 - 1, 64000])
-def test_more_than_4_gb(tmp_path: Path, said: int) -> None:
+def test_more_than_4_gb(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     fmt = struct.pack("<HHIIHH", 3, 1, 16000, 128000, 8, 64)  # doubles: no more samples than need be
-    path.write_bytes(wav(make_tone(0), said, fmt=fmt))
+    path.write_bytes(wav(make_tone(0), 2**32 - 1, fmt=fmt))
     n_bytes = 2**32 + 64000
     with path.open("r+b") as file:
         file.seek(44 + n_bytes - 128000)
