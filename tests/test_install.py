@@ -5,25 +5,22 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from models import save_tiny_model, write_wav
 
-import framecls
 from framecls import packages
 from framecls.checkpoints.frontends import look_up
 from framecls.checkpoints.network import new_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import PackageError
+from support.commands import ROOT, environment, run_command
+from support.models import save_tiny_model
+from support.signals import write_wav
 
-ROOT = Path(framecls.__file__).parent.parent
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = ROOT / "samples"
 SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
 # How an import of transformers fails.
 FAILURES = {
@@ -38,23 +35,18 @@ def break_package(folder: Path, name: str, code: str) -> dict[str, str]:
     """Put a package in front of the installed one, and return the environment in which it is found first."""
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code, encoding="utf-8")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-
-
-def run_command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "framecls", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return environment(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_pretrained_encoder_says_what_is_wrong_with_transformers(failure: str, tmp_path: Path) -> None:
-    environment = break_package(tmp_path / "first", "transformers", FAILURES[failure])
+    broken = break_package(tmp_path / "first", "transformers", FAILURES[failure])
     write_wav(tmp_path / "a.wav")
     (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
     arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "microsoft/wavlm-base"]
-    answer = run_command(*arguments, env=environment)
-    assert (answer.returncode, answer.stdout) == (2, "")
-    [line] = answer.stderr.splitlines()
+    answer = run_command(*arguments, env=broken)
+    assert (answer.status, answer.out) == (2, "")
+    [line] = answer.err.splitlines()
     assert line.startswith("framecls: error: a pre-trained encoder needs transformers")
     assert line.endswith("transformers")
     assert ": pip install " in line
@@ -72,14 +64,14 @@ def test_a_model_file_that_carries_such_an_encoder_says_so_too(tmp_path: Path) -
     encoder = EncoderConfig(dim=8, n_layers=1, n_heads=2, ff_dim=16, kernel=3)
     config = ModelConfig("heard", "frame", ("x", "y"), features=features, encoder=encoder)
     save_model(new_network(config, str(tmp_path / "own")), tmp_path / "heard.safetensors")
-    environment = break_package(tmp_path / "first", "transformers", FAILURES["library"])
+    broken = break_package(tmp_path / "first", "transformers", FAILURES["library"])
     clip = write_wav(tmp_path / "a.wav")
-    answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl", env=environment)
-    assert answer.returncode == 2
-    assert len(answer.stderr.splitlines()) == 1
-    assert SYMBOL in answer.stderr
+    answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl", env=broken)
+    assert answer.status == 2
+    assert len(answer.err.splitlines()) == 1
+    assert SYMBOL in answer.err
     answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl")
-    assert (answer.returncode, answer.stderr) == (0, "")
+    assert (answer.status, answer.err) == (0, "")
 
 
 def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path) -> None:
@@ -100,22 +92,19 @@ def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path)
         "heavy &= sys.modules.keys()\n"
         "sys.exit(f'{heavy} was imported' if heavy else 100 + sum(status))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 100, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 100, answer.err
 
 
 # --- optional packages
 
 
 def test_a_broken_pyarrow_is_not_called_missing(tmp_path: Path) -> None:
-    environment = break_package(
-        tmp_path / "first", "pyarrow", "raise ImportError('libarrow.so: version GLIBC_9 not found')"
-    )
+    broken = break_package(tmp_path / "first", "pyarrow", "raise ImportError('libarrow.so: version GLIBC_9 not found')")
     clip, model = write_wav(tmp_path / "a.wav"), save_tiny_model(tmp_path, "frame")
-    answer = run_command("tag", clip, "-m", model, "-f", "parquet", "-o", tmp_path / "x.parquet", env=environment)
-    assert answer.returncode == 2
-    [line] = answer.stderr.splitlines()
+    answer = run_command("tag", clip, "-m", model, "-f", "parquet", "-o", tmp_path / "x.parquet", env=broken)
+    assert answer.status == 2
+    [line] = answer.err.splitlines()
     assert "parquet needs pyarrow, and pyarrow " in line
     assert "is installed but does not load (libarrow.so: version GLIBC_9 not found)" in line
     assert line.endswith("pip install --force-reinstall pyarrow")
@@ -193,10 +182,9 @@ def test_every_module_imports_without_what_only_posix_has() -> None:
         "    importlib.import_module(name)\n"
         "print(len(names))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    assert int(answer.stdout) > 100
+    answer = run_command(code=code)
+    assert answer.status == 0, answer.err
+    assert int(answer.out) > 100
 
 
 def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_path: Path) -> None:
@@ -211,6 +199,5 @@ def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_p
         "store = open_clips(read_manifest(folder / 'm.csv'), 16000, folder / 'cache')\n"
         "print(store.n_samples(folder / 'a.wav'))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert (answer.returncode, answer.stdout) == (0, "1600\n"), answer.stderr
+    answer = run_command(code=code)
+    assert (answer.status, answer.out) == (0, "1600\n"), answer.err

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import layer_norm
@@ -20,13 +19,15 @@ from framecls.checkpoints.file import read_config
 from framecls.checkpoints.frontends import look_up, open_frontend
 from framecls.checkpoints.network import load_network
 from framecls.cli.boundary import run
-from framecls.config import EncoderConfig, FeatureConfig, PretrainedConfig, WindowConfig
+from framecls.config import FeatureConfig, PretrainedConfig
 from framecls.errors import ConfigError, ModelError
 from framecls.model import load
 from framecls.nn.frontend import PretrainedFrontend
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
-from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe, SampleConfig, with_encoder
+from framecls.training.recipe import with_encoder
+from support.models import noise_tensor
+from support.training import make_recipe, write_corpus
 
 transformers: Any = pytest.importorskip("transformers")
 
@@ -113,12 +114,8 @@ def frontend(source: str | Path, **settings: Any) -> PretrainedFrontend:
     return open_frontend(features(source, **settings).pretrained, str(source)).eval()
 
 
-def noise(n_samples: int, seed: int = 0) -> torch.Tensor:
-    return 0.1 * torch.from_numpy(np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32))
-
-
 def window(config: FeatureConfig, n_vectors: int, seed: int = 0) -> torch.Tensor:
-    return noise(n_vectors * config.hop_samples + 2 * config.margin_samples, seed)
+    return noise_tensor(n_vectors * config.hop_samples + 2 * config.margin_samples, seed)
 
 
 def reference(folder: Path, waveform: torch.Tensor, n_vectors: int) -> list[torch.Tensor]:
@@ -164,7 +161,7 @@ def test_a_vector_is_about_the_middle_of_its_frame(tiny: Path) -> None:
     for frame in (1, 4, 5):
         middle = config.margin_samples + round((frame + 0.5) * config.hop_samples)
         waveform[1] = waveform[0]
-        waveform[1, middle - 40 : middle + 40] += 3 * noise(80, seed=frame)
+        waveform[1, middle - 40 : middle + 40] += 3 * noise_tensor(80, seed=frame)
         plain, changed = encoder(waveform)
         assert int((plain - changed).square().sum(dim=1).argmax()) == frame
 
@@ -207,46 +204,13 @@ def test_threads_share_a_frontend(tiny: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
-def write_corpus(folder: Path) -> Path:
-    """Write tones, whose vectors are all alike, and hiss, whose are not, by eight voices, and a manifest."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(16):
-        times = np.arange(round(0.8 * RATE)) / RATE
-        tone = np.sin(2 * np.pi * 200 * (1 + number % 3) * times)
-        soundfile.write(folder / f"{number}.wav", 0.1 * (rng.standard_normal(len(times)) if number % 2 else tone), RATE)
-        row = {"file": f"{number}.wav", "label": ("tone", "hiss")[number % 2], "speaker": f"s{number // 2}"}
-        rows.append({**row, "split": "dev" if number < 4 else "train"})
-    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder / "m.jsonl"
-
-
-def make_recipe(steps: int, dev_every: int, tuned_rate: float = 0.02) -> Recipe:
-    return Recipe(
-        "heard",
-        "pooled",
-        encoder=EncoderConfig(dim=16, n_layers=1, n_heads=2, ff_dim=32, subsampling=4, kernel=3, dropout=0.1),
-        window=WindowConfig(1.0, 0.0),
-        sample=SampleConfig(length_s=(0.5, 0.8)),
-        augment=AugmentConfig(
-            reverb_chance=0, noise_chance=0, equalize_chance=0, telephone_chance=0, frequency_masks=0, time_masks=0
-        ),
-        optim=OptimConfig(
-            steps=steps,
-            batch_s=6.0,
-            learning_rate=5e-3,
-            warmup_steps=2,
-            dev_every=dev_every,
-            ema_decay=0.8,
-            workers=0,
-            tuned_rate=tuned_rate,
-        ),
-    )
-
-
 @only_wav2vec2
 def test_a_frozen_encoder_with_a_name_is_not_carried(named: str, tiny: Path, tmp_path: Path) -> None:
-    job = Job(write_corpus(tmp_path), tmp_path / "frozen.safetensors", with_encoder(make_recipe(6, 6), named))
+    job = Job(
+        write_corpus(tmp_path, labels=("low", "hiss")),
+        tmp_path / "frozen.safetensors",
+        with_encoder(make_recipe(6, 6), named),
+    )
     losses: list[float] = []
     train(job, prepare(job), lambda progress: losses.append(progress.loss))
     assert np.isfinite(losses).all()
@@ -256,12 +220,12 @@ def test_a_frozen_encoder_with_a_name_is_not_carried(named: str, tiny: Path, tmp
     config = read_config(job.output)
     assert config.hop_s == 0.04  # as with the recipe's log-mel
     assert config.features.pretrained.source == named
-    answer = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
+    answer = load(job.output, device="cpu").identify(str(tmp_path / "low0.wav"))
     model = transformers.Wav2Vec2Model.from_pretrained(tiny)
     for parameter in model.feature_extractor.parameters():
         parameter.data.neg_()
     model.save_pretrained(tiny)
-    other = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
+    other = load(job.output, device="cpu").identify(str(tmp_path / "low0.wav"))
     assert answer.top[0].score != pytest.approx(other.top[0].score, abs=1e-6)  # it is the weights of that name
 
 
@@ -270,7 +234,7 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     recipe = with_encoder(make_recipe(4, 4, tuned_rate=1.0), str(tiny), layer=2, tuned=True)
     if features(tiny).hop_samples == 1600:  # AST has few vectors
         recipe = replace(recipe, encoder=replace(recipe.encoder, subsampling=1))
-    job = Job(write_corpus(tmp_path), tmp_path / "tuned.safetensors", recipe)
+    job = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "tuned.safetensors", recipe)
     before = dict(frontend(tiny, layer=2, tuned=True).named_parameters())
     train(job, prepare(job))
     after = load_file(job.output)
@@ -280,14 +244,14 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     assert all(".layers." in key for key in moved)  # what is before self-attention stays
     assert not any(".layers.2." in key or "decoder" in key for key in after)  # what is not run is left out
     shutil.rmtree(tiny)
-    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+    assert load(job.output, device="cpu").identify(str(tmp_path / "low0.wav")).label in {"low", "hiss"}
 
 
 @only_wav2vec2
 def test_a_tuned_run_resumes_to_the_same_weights(tiny: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     recipe = with_encoder(make_recipe(6, 2), str(tiny), tuned=True)
-    whole = Job(write_corpus(tmp_path), tmp_path / "a.safetensors", recipe)
+    whole = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "a.safetensors", recipe)
     train(whole, prepare(whole))
     broken = replace(whole, output=tmp_path / "b.safetensors", resume=True, stop_after=3)
     train(broken, prepare(broken))
@@ -310,7 +274,7 @@ def test_an_encoder_of_ones_own_is_carried_and_not_tuned(tiny: Path) -> None:
 
 @only_wav2vec2
 def test_without_weights_there_is_one_clear_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = str(write_corpus(tmp_path))
+    manifest = str(write_corpus(tmp_path, labels=("low", "hiss")))
     arguments = ["train", "identify", manifest, "-o", str(tmp_path / "x"), "--device", "cpu", "--encoder"]
     assert run([*arguments, "nobody/has-this"]) == 1
     said = capsys.readouterr().err
@@ -318,8 +282,9 @@ def test_without_weights_there_is_one_clear_line(kind: str, tmp_path: Path, caps
     assert len(said.splitlines()) == 1
     assert run([*arguments, "torchaudio:WAVLM_BASE"]) == 1
     assert "give such a name as microsoft/wavlm-base-plus" in capsys.readouterr().err
-    assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), "--tune-encoder"]) == 2
-    assert "go with --encoder" in capsys.readouterr().err
+    tuned = ["--set", "features.pretrained.tuned=true"]
+    assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), *tuned]) == 2
+    assert "goes with --encoder" in capsys.readouterr().err
 
 
 @only_wav2vec2
