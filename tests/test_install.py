@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
