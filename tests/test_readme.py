@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from framecls.cli import formats
+from framecls.output.formats import WRITERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_the_readme_names_every_format() -> None:
-    for name in formats.SUFFIXES:
+    for name in WRITERS:
         assert f"`{name}`" in README
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
+from framecls.cli.console import DONE, FAILED, open_messages
 from framecls.cli.options import BenchOptions, ExportOptions
-from framecls.cli.progress import StepBar, clock
+from framecls.cli.progress import ProgressBar
 from framecls.cli.train import check_machine
 from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.output.text import escape, hms
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,7 @@ def export_model(options: ExportOptions) -> int:
         UsageError: no model has that name, or what writes ONNX is not installed.
         ModelError: the model cannot be used, or the file not be written.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     path = registry.locate(options.model)
     read_config(path)
     checks.check_overwrites({"-o": options.output}, {"the model": path})
@@ -36,7 +37,7 @@ def export_model(options: ExportOptions) -> int:
     from framecls.checkpoints.onnx import export_onnx
 
     export_onnx(options.model, options.output, features=options.features)
-    Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
+    messages.note(f"{escape(str(options.output))}: written")
     return DONE
 
 
@@ -47,7 +48,7 @@ def run_bench(options: BenchOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the model or the recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     check_machine(options)
@@ -70,20 +71,19 @@ def run_bench(options: BenchOptions) -> int:
         )
     except ConfigError as error:
         raise UsageError(f"--{error}") from error  # it begins with the setting, which the option is called like
-    console = Console(quiet=options.quiet, debug=options.debug)
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
     try:
         report = bench.run(job, bar.show)
     except AudioError as error:
         bar.hide()
-        console.failure(str(options.file), error)
+        messages.input_failed(str(options.file), error)
         return FAILED
     finally:
         bar.hide()
     for name, fault in report.left_out.items():
-        console.note(f"{escape(name)} is left out: {fault}")
+        messages.note(f"{escape(name)} is left out: {fault}")
     for name, how in report.missing.items():
-        console.note(f"{name} is not installed: {how}")
+        messages.note(f"{name} is not installed: {how}")
     _show(report, options.format)
     return DONE
 
@@ -92,12 +92,12 @@ def _show(report: Report, format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(report.as_dict()) + "\n")
         return
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console
 
     console = make_console(sys.stdout)
     threads = f"{report.threads} thread{'s' if report.threads != 1 else ''}"
     where = f"{report.runtime}, {report.device}, {threads}"
-    several = f", {report.n_files:,} recordings, {clock(report.audio_s)}" if report.n_files > 1 else ""
+    several = f", {report.n_files:,} recordings, {hms(report.audio_s)}" if report.n_files > 1 else ""
     console.print(f"{escape(report.model)} on {escape(report.file)}{several} ({where})", markup=False)
     console.print(_speed_table(report))
     console.print(f"the whole takes {report.whole_to_decode:.2f} times as long as decoding alone")

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
+from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Messages, error_message
 from framecls.cli.interrupts import Terminated, end_on_signals
-from framecls.cli.streams import StdoutError, guarded_streams
-from framecls.errors import UsageError
+from framecls.cli.streams import guarded_streams
+from framecls.errors import StdoutError, UsageError
+from framecls.output.text import one_line
 
 
 def main() -> None:
@@ -46,35 +47,35 @@ def _leave(status: int) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     # Asked for here, and not of the parsed options, because parsing too can fail.
-    console = Console(debug="--debug" in arguments)
+    messages = Messages(debug="--debug" in arguments)
     with guarded_streams():
         try:
             status = _dispatch(list(arguments))
             sys.stdout.flush()
             return status
         except KeyboardInterrupt:
-            console.error("interrupted")
+            messages.error("interrupted")
             return INTERRUPTED
         except Terminated as signal:
-            console.error("terminated")
+            messages.error("terminated")
             return signal.status
         except StdoutError as error:
-            return _report_stdout(error, console)
+            return _report_stdout(error, messages)
         except UsageError as error:
-            console.show_traceback(error)
-            console.error(describe(error))
+            messages.show_traceback(error)
+            messages.error(error_message(error))
             return USAGE
         except Exception as error:
-            console.show_traceback(error)
-            console.report(error)
+            messages.show_traceback(error)
+            messages.fatal(error)
             return FAILED
 
 
-def _report_stdout(error: StdoutError, console: Console) -> int:
+def _report_stdout(error: StdoutError, messages: Messages) -> int:
     if error.reader_left:  # who has enough, as `head` has, is told nothing
         return BROKEN_PIPE
-    console.show_traceback(error)
-    console.error(f"cannot write the results: {one_line(str(error))}")
+    messages.show_traceback(error)
+    messages.error(f"cannot write the results: {one_line(str(error))}")
     return FAILED
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framecls.checkpoints.file import read_config
-from framecls.cli.console import Console, escape, set_up_logging
+from framecls.cli.console import open_messages
 from framecls.cli.options import CheckOptions
 from framecls.errors import FrameclsError, UsageError
 from framecls.output.destination import check_folder_record, key_of_output
 from framecls.output.journal import JOURNAL, Record, open_journal
 from framecls.output.stored import from_stored
+from framecls.output.text import escape
 from framecls.speakers.gallery import GALLERY, open_gallery
 from framecls.statefile import check_place, read_header, read_marks
 
@@ -46,8 +47,7 @@ def check_files(options: CheckOptions) -> int:
     """
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
-    set_up_logging(options.verbose, options.debug)
-    console = Console(quiet=options.quiet, debug=options.debug)
+    messages = open_messages(options)
     rows: list[tuple[Path, Contents]] = []
     for path in options.files:
         try:
@@ -56,23 +56,23 @@ def check_files(options: CheckOptions) -> int:
             contents = Contents("", problem=str(error).removeprefix(f"{path}: "))
         rows.append((path, contents))
         if contents.problem:
-            console.failure(str(path), FrameclsError(contents.problem))
+            messages.input_failed(str(path), FrameclsError(contents.problem))
         elif contents.invalid:
             said = f"{contents.invalid:,} of {contents.records:,} records are damaged"
-            console.failure(str(path), FrameclsError(said))
+            messages.input_failed(str(path), FrameclsError(said))
     if options.format == "json":
         found = [{"file": str(p), **dataclasses.asdict(c), "whole": c.whole} for p, c in rows]
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         _print(rows)
-    return console.status
+    return messages.status
 
 
 def _print(rows: list[tuple[Path, Contents]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("File", "Kind", "Format", "Model"):

@@ -15,9 +15,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls.checkpoints import registry
-from framecls.cli.formats import STREAMED, SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
+from framecls.output.formats import WRITERS
 from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ _MESSAGES = "Messages"
 _PANELS = (None, _READING, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
 
 LOCAL, RAY = ENGINES = ("local", "ray")
+_STREAMED = ", ".join(name for name, writer in WRITERS.items() if writer.streams)
 
 
 def _one_of(*names: str) -> Callable[[], list[str]]:
@@ -236,8 +237,8 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions)
             "-f",
             "--format",
             metavar="FORMAT",
-            help=f"{', '.join(SUFFIXES)}; by default what the suffix of -o says, or table.",
-            autocompletion=_one_of(*SUFFIXES),
+            help=f"{', '.join(WRITERS)}; by default what the suffix of -o says, or table.",
+            autocompletion=_one_of(*WRITERS),
             rich_help_panel=_OUTPUT,
         ),
     ] = None
@@ -323,7 +324,7 @@ class TagOptions(RunOptions):
         bool,
         typer.Option(
             "--stream",
-            help=f"Print each segment as soon as it is final, also of a pipe that never ends: {', '.join(STREAMED)}.",
+            help=f"Print each segment as soon as it is final, also of a pipe that never ends: {_STREAMED}.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False

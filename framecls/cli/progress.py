@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from framecls.output.text import hms
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -19,8 +21,8 @@ _LINE_SHARE = 0.05  # of the time gone by
 _LINE_AT_LEAST_EVERY_S = 300.0
 
 
-class StepBar:
-    """Steps done of all, with a few words; appears when a run has gone on for a while."""
+class ProgressBar:
+    """A bar on the terminal that appears when a run has gone on for a while."""
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted and sys.stderr.isatty()
@@ -71,8 +73,9 @@ class StepBar:
 
     @staticmethod
     def _make() -> tuple[Progress, TaskID]:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+
+        from framecls.output.tables import make_console
 
         columns = (
             TextColumn("{task.description}"),
@@ -82,14 +85,14 @@ class StepBar:
         )
         # Standard output may be a pipe: its text is data, and must not be led past the bar.
         progress = Progress(
-            *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+            *columns, console=make_console(sys.stderr), transient=True, redirect_stdout=False, redirect_stderr=False
         )
         return progress, progress.add_task("", total=None, text="", count="")
 
 
 @dataclass
-class Pace:
-    """What is done of a run, and what that says of the rest.
+class Throughput:
+    """What is done of a run, how fast, and how long the rest will take.
 
     The audio that is left is estimated from the sizes of the files: as much a byte as in those that are done.
     """
@@ -116,7 +119,7 @@ class Pace:
         if audio_s > 0:
             self._heard_bytes += size_bytes
 
-    def describe(self, elapsed_s: float, under_way_s: float = 0.0) -> str:
+    def summary(self, elapsed_s: float, under_way_s: float = 0.0) -> str:
         """Return it in words.
 
         Args:
@@ -126,11 +129,11 @@ class Pace:
         heard_s = self.audio_s + under_way_s
         speed = heard_s / max(elapsed_s, 1e-9)
         parts = [f"{self.n_done:,} of {len(self.sizes_bytes):,} files"]
-        parts.append(f"{clock(heard_s)} of {'audio' if self.length_s is None else clock(self.length_s)}")
+        parts.append(f"{hms(heard_s)} of {'audio' if self.length_s is None else hms(self.length_s)}")
         parts.append(f"{speed:.0f} times real time")
         left_s = self.left_s(elapsed_s, under_way_s)
         if left_s is not None:
-            parts.append(f"{clock(left_s)} left")
+            parts.append(f"{hms(left_s)} left")
         return ", ".join(parts)
 
     def left_s(self, elapsed_s: float, under_way_s: float = 0.0) -> float | None:
@@ -143,7 +146,7 @@ class Pace:
         return max(audio_left_s, 0.0) * elapsed_s / (self.audio_s + under_way_s)
 
 
-class InputBar(StepBar):
+class InputProgress(ProgressBar):
     """How many inputs are done, how many hours of audio, how fast, and how long it will take.
 
     On a terminal it is a bar; elsewhere, where there are several inputs, it is a plain line now and then.
@@ -166,7 +169,7 @@ class InputBar(StepBar):
             find_length_s: of a single input, gives its length, None for unknown; called only once a bar is shown.
         """
         super().__init__(wanted=wanted)
-        self._pace = Pace(sizes_bytes)
+        self._throughput = Throughput(sizes_bytes)
         self._write_line = write_line if wanted and not sys.stderr.isatty() and len(sizes_bytes) > 1 else None
         self._next_line_s = _LINE_EVERY_S
         self._find_length_s = find_length_s
@@ -177,24 +180,24 @@ class InputBar(StepBar):
         if self._write_line is not None:
             if elapsed_s >= self._next_line_s:
                 self._next_line_s = elapsed_s + line_gap_s(elapsed_s)
-                self._write_line(self._pace.describe(elapsed_s, audio_s))
+                self._write_line(self._throughput.summary(elapsed_s, audio_s))
             return
         if not self.is_due:
             return
         if self._find_length_s is not None:
-            self._pace.length_s = self._find_length_s()
+            self._throughput.length_s = self._find_length_s()
             self._find_length_s = None
-        _, _, text = self._pace.describe(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
-        if len(self._pace.sizes_bytes) > 1:
-            self.show("", self._pace.n_done, len(self._pace.sizes_bytes), text)
+        _, _, text = self._throughput.summary(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
+        if len(self._throughput.sizes_bytes) > 1:
+            self.show("", self._throughput.n_done, len(self._throughput.sizes_bytes), text)
         else:  # one recording fills the bar by its seconds
             count, _, text = text.partition(", ")
-            self.show("", audio_s, self._pace.length_s, text, count)
+            self.show("", audio_s, self._throughput.length_s, text, count)
 
     def finish_input(self, audio_s: float) -> None:
         """Count an input as done, or as failed with none of its audio."""
-        self._pace.finish(audio_s)
-        if len(self._pace.sizes_bytes) > 1:
+        self._throughput.finish(audio_s)
+        if len(self._throughput.sizes_bytes) > 1:
             self.advance(0.0)
 
     def print_above(self, line: str) -> bool:
@@ -208,9 +211,3 @@ class InputBar(StepBar):
 def line_gap_s(elapsed_s: float) -> float:
     """Return how long after `elapsed_s` seconds the next plain line comes."""
     return min(max(_LINE_EVERY_S, _LINE_SHARE * elapsed_s), _LINE_AT_LEAST_EVERY_S)
-
-
-def clock(seconds: float) -> str:
-    """Return a length of time as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

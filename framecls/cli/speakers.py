@@ -15,19 +15,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, INCOMPLETE, Console, escape, set_up_logging
+from framecls.cli.console import DONE, INCOMPLETE, open_messages
 from framecls.cli.options import (
-    MessageOptions,
     SpeakersExportOptions,
     SpeakersImportOptions,
     SpeakersListOptions,
     SpeakersRemoveOptions,
     SpeakersRenameOptions,
 )
-from framecls.cli.progress import clock
 from framecls.errors import GalleryError, UsageError
 from framecls.output.files import atomic_write, is_device
-from framecls.output.text import encodable
+from framecls.output.text import encodable, escape, hms
 from framecls.speakers.gallery import Clip, check_name, default_path, is_unit, open_gallery
 
 _FIELDS = ("name", "model", "file", "heard", "added", "vector")
@@ -41,7 +39,7 @@ def list_people(options: SpeakersListOptions) -> int:
         UsageError: there is no such format.
         GalleryError: the gallery cannot be used.
     """
-    console = _begin(options)
+    messages = open_messages(options)
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     path = options.gallery or default_path()
@@ -53,9 +51,9 @@ def list_people(options: SpeakersListOptions) -> int:
         rows = [{"name": p.name, "clips": p.n_clips, "heard": round(p.heard_s, 3), "added": p.added} for p in people]
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
     elif people:
-        _print_people([(p.name, str(p.n_clips), clock(p.heard_s), p.added[:10]) for p in people])
+        _print_people([(p.name, str(p.n_clips), hms(p.heard_s), p.added[:10]) for p in people])
     if not people:
-        console.note(f"nobody is enrolled in {escape(str(path))}: framecls enroll NAME CLIP...")
+        messages.note(f"nobody is enrolled in {escape(str(path))}: framecls enroll NAME CLIP...")
     return DONE
 
 
@@ -74,7 +72,7 @@ def _print_people(rows: list[tuple[str, str, str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("Name", overflow="fold", style="bold")
@@ -87,26 +85,26 @@ def _print_people(rows: list[tuple[str, str, str, str]]) -> None:
 
 def remove_people(options: SpeakersRemoveOptions) -> int:
     """Forget people and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     with open_gallery(options.gallery or default_path()) as gallery:
         gallery.remove([check_name(name) for name in options.names])
-    console.note(f"forgotten: {', '.join(map(escape, options.names))}")
+    messages.note(f"forgotten: {', '.join(map(escape, options.names))}")
     return DONE
 
 
 def rename_person(options: SpeakersRenameOptions) -> int:
     """Give somebody another name and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     old, new = check_name(options.old), check_name(options.new)
     with open_gallery(options.gallery or default_path()) as gallery:
         gallery.rename(old, new)
-    console.note(f"{escape(options.old)} is {escape(new)} from now on")
+    messages.note(f"{escape(options.old)} is {escape(new)} from now on")
     return DONE
 
 
 def export_people(options: SpeakersExportOptions) -> int:
     """Write people's clips and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     path = options.gallery or default_path()
     checks.check_overwrites({"-o": options.output}, {"the gallery": path})
     with open_gallery(path) as gallery:
@@ -117,7 +115,7 @@ def export_people(options: SpeakersExportOptions) -> int:
         sys.stdout.writelines(lines)
         return status
     _write_private(options.output, lines)
-    console.note(f"{escape(str(options.output))}: {len(clips)} clips of {len({clip.name for clip in clips})} people")
+    messages.note(f"{escape(str(options.output))}: {len(clips)} clips of {len({clip.name for clip in clips})} people")
     return status
 
 
@@ -148,19 +146,14 @@ def import_people(options: SpeakersImportOptions) -> int:
     Raises:
         GalleryError: a file cannot be read or is no export, or its vectors are another model's; nothing is enrolled.
     """
-    console = _begin(options)
+    messages = open_messages(options)
     clips: list[Clip] = []
     for name in options.files:
         _read_export(name, clips)
     with open_gallery(options.gallery or default_path(), create=True) as gallery:
         n_new = gallery.add(clips)
-    console.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
+    messages.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
     return DONE
-
-
-def _begin(options: MessageOptions) -> Console:
-    set_up_logging(options.verbose, options.debug)
-    return Console(quiet=options.quiet, debug=options.debug)
 
 
 def _as_row(clip: Clip) -> dict[str, Any]:

@@ -13,21 +13,11 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from framecls.cli.console import PROGRAM
+from framecls.errors import StdoutError
 
 # What stands for the characters of our own texts where a stream has ASCII only.
 _PLAIN = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
 _WAIT_S = 0.01  # between two tries where the system cannot say when a stream can be written again
-
-
-class StdoutError(Exception):
-    """Standard output cannot be written.
-
-    It is no FrameclsError, and no OSError: nothing but the outermost layer can do anything about it.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error.strerror or str(error))
-        self.reader_left = isinstance(error, BrokenPipeError)
 
 
 @contextlib.contextmanager
@@ -52,15 +42,19 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def check_stdout() -> None:
-    """Refuse to begin work whose results nobody could get.
+def open_stdout(*, for_people: bool = False) -> TextIO:
+    """Return stdout, ready for results; for programs these are the same bytes whatever the locale or the system.
 
     Raises:
-        StdoutError: standard output is closed.
+        StdoutError: it is closed: nobody could get the results.
     """
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Patient):
         raw.check()
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if not for_people and reconfigure is not None:
+        reconfigure(encoding="utf-8", newline="\n")
+    return sys.stdout
 
 
 class _Patient(io.RawIOBase):

@@ -1,11 +1,10 @@
-"""Results as tables on a stream, with the interface of a writer."""
+"""Figures of models and data as tables."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 from rich.cells import cell_len
@@ -15,85 +14,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from framecls.cli.console import escape
-from framecls.output.tables import export_svg, identify_table, make_recorder, tag_table
-from framecls.output.text import clock, length, printable
-from framecls.results import Identification, TagResult
+from framecls.output.text import clock, escape, length
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder
 
 _WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
-_PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 _GAP = 2  # columns between two of a table
 _NARROWEST_NAME = 16  # columns of a name that is broken
-
-
-class TableWriter:
-    """A table for each recording that was tagged, as it comes; one table of all that were identified, at the end."""
-
-    def __init__(self, frames: bool = False, times: bool = False) -> None:
-        self._frames = frames
-        self._times = times
-        self._identified: list[Identification] = []
-        self._n_written = 0
-
-    def begin(self, stream: IO[Any]) -> None:
-        """Nothing comes before the first table."""
-
-    def write(self, result: TagResult | Identification, stream: IO[Any]) -> None:
-        """Print a tagged recording, keep an identified one for `end`."""
-        if isinstance(result, Identification):
-            self._identified.append(result)
-            return
-        console = self._console(stream)
-        if self._n_written:
-            console.print()
-        self._n_written += 1
-        console.print(tag_table(result, times=self._times))
-        if self._frames:
-            console.print(frame_table(result, console.encoding))
-
-    def end(self, stream: IO[Any]) -> None:
-        """Print the identified recordings."""
-        if self._identified:
-            self._console(stream).print(identify_table(self._identified))
-
-    def _console(self, stream: IO[Any]) -> rich.console.Console:
-        return make_console(stream)
-
-
-class SvgWriter(TableWriter):
-    """The same tables as one picture of a terminal."""
-
-    def __init__(self, frames: bool = False, times: bool = False) -> None:
-        super().__init__(frames, times)
-        self._recorder = make_recorder()
-
-    def end(self, stream: IO[Any]) -> None:
-        """Write the picture."""
-        super().end(stream)
-        stream.write(export_svg(self._recorder))
-
-    def _console(self, stream: IO[Any]) -> rich.console.Console:
-        return self._recorder
-
-
-def make_console(stream: IO[Any]) -> rich.console.Console:
-    """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
-    asked = stream.isatty() or "COLUMNS" in os.environ
-    return rich.console.Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
-
-
-def frame_table(result: TagResult, encoding: str) -> Table:
-    """Return a row a frame: the middle of it in time, and each label's probability."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Time", justify="right", no_wrap=True)
-    for label in result.labels:
-        table.add_column(printable(label, encoding), justify="right", no_wrap=True)
-    for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
-        table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
-    return table
 
 
 class FigureTable:

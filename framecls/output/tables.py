@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import IO, Any, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
@@ -22,6 +24,7 @@ from framecls.results import AudioInfo, Identification, StringResult, TagResult
 Renderable: TypeAlias = RenderableType
 
 PICTURE_WIDTH = 100  # columns of the terminal in a picture
+_PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 STRIP_MIN_WIDTH = 60  # columns of a terminal from which on a strip says something
 _MAX_ROWS = 8  # labels that get a row each; more share a tier of text
 _MAX_TIER_LINES = 8  # a tier of more lines hides the table below it
@@ -60,6 +63,23 @@ def tag_table(result: TagResult, *, width: int | None = None, times: bool = Fals
 def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
     """Return what `identify` says of all recordings as one table that rich can print."""
     return _IdentifyView(tuple(results), width)
+
+
+def frame_table(result: TagResult, encoding: str) -> Table:
+    """Return a row a frame: the middle of it in time, and each label's probability."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Time", justify="right", no_wrap=True)
+    for label in result.labels:
+        table.add_column(printable(label, encoding), justify="right", no_wrap=True)
+    for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
+        table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
+    return table
+
+
+def make_console(stream: IO[Any]) -> Console:
+    """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
+    asked = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
 
 
 def make_recorder(width: int = PICTURE_WIDTH) -> Console:

@@ -34,12 +34,16 @@ def clock(time_s: float, digits: int = 2) -> str:
     # Rounded once, as a whole: 59.999 is 1:00.00 and never 0:60.00.
     ticks = round(time_s * 10**digits)
     whole, rest = divmod(ticks, 10**digits)
-    minutes, sec = divmod(whole, 60)
-    hours, minutes_left = divmod(minutes, 60)
     fraction = f".{rest:0{digits}d}" if digits else ""
-    if hours:
-        return f"{hours}:{minutes_left:02d}:{sec:02d}{fraction}"
-    return f"{minutes}:{sec:02d}{fraction}"
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
+    return f"{whole // 60}:{whole % 60:02d}{fraction}"
+
+
+def hms(time_s: float) -> str:
+    """Return a length of time for a message: `h:mm:ss`."""
+    whole = round(time_s)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def length(time_s: float) -> str:
@@ -62,9 +66,9 @@ def without_controls(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), encodable(text))
 
 
-def one_line(name: str) -> str:
+def field(text: str) -> str:
     """Return text for a format with one record a line: white space of any kind becomes a single space."""
-    return without_controls(" ".join(name.split()))
+    return without_controls(" ".join(text.split()))
 
 
 def cell(text: str) -> str:
@@ -83,6 +87,11 @@ def escape(text: str) -> str:
     A file name must not move the cursor, colour the screen, turn the direction of writing or fail to print.
     """
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return text for a message: every run of white space as one space, and escaped."""
+    return escape(" ".join(text.split()))
 
 
 def printable(name: str, encoding: str) -> str:

@@ -35,7 +35,7 @@ import framecls
 from framecls.audio import AUDIO_SUFFIXES, InputFailure, find_inputs, open_audio, stream
 from framecls.audio import find as inputs
 from framecls.cli.boundary import run
-from framecls.cli.classify import TagJob
+from framecls.cli.operations import TagOperation
 from framecls.errors import AudioError
 
 TIME_LIMIT_S = 20.0  # far more than any of them takes on an idle machine
@@ -553,13 +553,13 @@ def test_a_file_that_is_gone_when_its_turn_comes(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, gone, last = (write_wav(tmp_path / name) for name in ("1.wav", "2.wav", "3.wav"))
-    really_run = TagJob.run
+    really_run = TagOperation.run
 
-    def run_and_delete(self: TagJob, *arguments: Any) -> Any:
+    def run_and_delete(self: TagOperation, *arguments: Any) -> Any:
         gone.unlink(missing_ok=True)
         return really_run(self, *arguments)
 
-    monkeypatch.setattr(TagJob, "run", run_and_delete)
+    monkeypatch.setattr(TagOperation, "run", run_and_delete)
     assert run(["tag", "-m", str(model), "--device", "cpu", "-f", "jsonl", "-q", str(tmp_path)]) == 1
     said = capsys.readouterr()
     check_line(said.err, "2.wav: there is no such file")

@@ -27,12 +27,11 @@ import framecls
 from framecls import __main__ as entry
 from framecls._version import __version__
 from framecls.checkpoints.file import read_config
-from framecls.cli import formats
 from framecls.cli.boundary import run
-from framecls.cli.console import Console, escape, one_line
+from framecls.cli.console import Messages
 from framecls.errors import AudioError
 from framecls.output.formats import WRITERS
-from framecls.output.frames import FRAME_WRITERS
+from framecls.output.text import escape, one_line
 
 
 @dataclass(frozen=True)
@@ -231,14 +230,6 @@ def test_completion_is_offered(words: str, offered: list[str]) -> None:
     command = [sys.executable, "-c", "from framecls.cli import main; main()"]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (answer.stdout.split(), answer.stderr) == (offered, "")
-
-
-def test_formats_are_those_of_the_writers() -> None:
-    assert {name: suffix for name, suffix in formats.SUFFIXES.items() if name not in formats.FOR_EYES} == {
-        name: writer.suffix for name, writer in WRITERS.items()
-    }
-    assert {name for name, writer in WRITERS.items() if writer.binary} == set(formats.NEED_FILE)
-    assert {*formats.FOR_EYES, *FRAME_WRITERS} == set(formats.WITH_FRAMES)
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["--help"], ["bench", "--length", "1", "--repeats", "1", "-q"]])
@@ -645,7 +636,7 @@ def test_format_follows_the_suffix(name: str, tag: Cli, here: Path) -> None:
     write_wav(here / "a.wav")
     assert tag("a.wav", "-o", name).status == 0
     content = (here / name).read_bytes()
-    named = {suffix: format for format, suffix in formats.SUFFIXES.items()}[Path(name).suffix]
+    named = {writer.suffix: format for format, writer in WRITERS.items()}[Path(name).suffix]
     if name == "x.npz":
         arrays = np.load(here / name)
         assert arrays["scores"].shape == (len(arrays["times"]), len(arrays["labels"]))
@@ -1056,12 +1047,12 @@ def test_a_picture_of_the_table(cli: Cli, tag_model: str, tmp_path: Path) -> Non
 
 
 def test_a_warning_is_a_line_and_status_3_unless_something_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(quiet=True)
-    assert console.status == 0
-    console.warn("a\n.wav", "cut off:\n 5 of 9 s")
-    assert console.status == 3
-    console.failure("b.wav", AudioError("there is no audio in it"))
-    assert console.status == 1
+    messages = Messages(quiet=True)
+    assert messages.status == 0
+    messages.warn("a\n.wav", "cut off:\n 5 of 9 s")
+    assert messages.status == 3
+    messages.input_failed("b.wav", AudioError("there is no audio in it"))
+    assert messages.status == 1
     assert capsys.readouterr().err == (
         "framecls: warning: a\\n.wav: cut off: 5 of 9 s\nframecls: error: b.wav: there is no audio in it\n"
     )

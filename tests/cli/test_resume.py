@@ -21,9 +21,10 @@ from models import save_tiny_model, write_wav
 
 import framecls
 from framecls.audio import Input, find_inputs, open_audio
-from framecls.cli import classify, progress
+from framecls.cli import classify, operations, progress
 from framecls.cli.boundary import run
-from framecls.cli.progress import Pace, line_gap_s
+from framecls.cli.progress import Throughput, line_gap_s
+from framecls.config import ReadOptions
 from framecls.output import destination
 from framecls.output.destination import FolderDestination, JournalDestination
 
@@ -139,7 +140,7 @@ def test_another_model_or_version_is_another_run(
     content[-1] ^= 1
     model.write_bytes(content)
     assert counts(tag(*to, "--resume")) == [3, 0, 0]
-    monkeypatch.setattr("framecls.output.resume.__version__", "0.0.0")
+    monkeypatch.setattr("framecls.cli.fingerprint.__version__", "0.0.0")
     assert counts(tag(*to, "--resume")) == [3, 0, 0]
 
 
@@ -239,7 +240,7 @@ def test_an_input_that_fails_only_this_time_keeps_its_result(
     def fail(self: Any, *arguments: Any, **options: Any) -> Any:
         return (OSError(5, "Input/output error") for _ in range(3))
 
-    monkeypatch.setattr(classify.TagJob, "run", fail)
+    monkeypatch.setattr(operations.TagOperation, "run", fail)
     assert counts(tag(*TO_FOLDER)) == [0, 0, 3]
     assert shown(here / "out") == before
     assert stale(here / "out") == []
@@ -508,26 +509,26 @@ def test_ctrl_c_is_not_for_the_decoder(here: Path) -> None:
 # --- progress
 
 
-def test_pace() -> None:
-    pace = Pace([1000, 3000, 2000, 2000])
-    assert pace.describe(1.0, 5.0) == "0 of 4 files, 0:00:05 of audio, 5 times real time"
-    pace.finish(10.0)  # a second of audio is 100 bytes
-    assert pace.left_s(2.0) == pytest.approx(70 * 2 / 10)
-    pace.finish(0.0)  # it failed
-    assert pace.left_s(2.0) == pytest.approx(40 * 2 / 10)
-    assert pace.left_s(3.0, 5.0) == pytest.approx(35 * 3 / 15)
-    assert pace.describe(3.0, 5.0) == "2 of 4 files, 0:00:15 of audio, 5 times real time, 0:00:07 left"
-    pace.finish(20.0)
-    pace.finish(20.0)
-    assert pace.left_s(10.0) == 0
+def test_throughput() -> None:
+    throughput = Throughput([1000, 3000, 2000, 2000])
+    assert throughput.summary(1.0, 5.0) == "0 of 4 files, 0:00:05 of audio, 5 times real time"
+    throughput.finish(10.0)  # a second of audio is 100 bytes
+    assert throughput.left_s(2.0) == pytest.approx(70 * 2 / 10)
+    throughput.finish(0.0)  # it failed
+    assert throughput.left_s(2.0) == pytest.approx(40 * 2 / 10)
+    assert throughput.left_s(3.0, 5.0) == pytest.approx(35 * 3 / 15)
+    assert throughput.summary(3.0, 5.0) == "2 of 4 files, 0:00:15 of audio, 5 times real time, 0:00:07 left"
+    throughput.finish(20.0)
+    throughput.finish(20.0)
+    assert throughput.left_s(10.0) == 0
 
 
 def test_nothing_is_said_of_a_rest_of_unknown_size() -> None:
-    pace = Pace([1000, 0, 1000])
-    pace.finish(10.0)
-    assert pace.left_s(1.0) is None
-    pace.finish(500.0)
-    assert pace.left_s(51.0) is not None
+    throughput = Throughput([1000, 0, 1000])
+    throughput.finish(10.0)
+    assert throughput.left_s(1.0) is None
+    throughput.finish(500.0)
+    assert throughput.left_s(51.0) is not None
 
 
 def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,10 +536,12 @@ def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown: list[tuple[float, float | None, str, str]] = []
     monkeypatch.setattr(
-        progress.StepBar, "show", lambda self, title, done, total, text, count: shown.append((done, total, count, text))
+        progress.ProgressBar,
+        "show",
+        lambda self, title, done, total, text, count: shown.append((done, total, count, text)),
     )
-    progress.InputBar([1000], wanted=True, find_length_s=lambda: 600.0).advance(150.0)
-    progress.InputBar([0], wanted=True).advance(150.0)
+    progress.InputProgress([1000], wanted=True, find_length_s=lambda: 600.0).advance(150.0)
+    progress.InputProgress([0], wanted=True).advance(150.0)
     known, unknown = shown
     assert known[:3] == (150.0, 600.0, "0:02:30 of 0:10:00")
     assert known[3].endswith(" left")
@@ -548,12 +551,12 @@ def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.Mon
 
 def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
     (item,) = (item for item in find_inputs(["in/a.wav"]) if isinstance(item, Input))
-    length_s = classify._expect_length_s(item, None)
+    length_s = classify._expect_length_s(item, ReadOptions())
     assert length_s is not None
     assert length_s > 0
     (here / "bad.wav").write_bytes(b"no audio")
     (bad,) = (item for item in find_inputs(["bad.wav"]) if isinstance(item, Input))
-    assert classify._expect_length_s(bad, None) is None
+    assert classify._expect_length_s(bad, ReadOptions()) is None
 
 
 def test_lines_come_ever_more_rarely() -> None:

@@ -17,13 +17,13 @@ from output.test_formats import make_identification, make_string, make_tag
 
 from framecls import statefile
 from framecls.audio import Input
-from framecls.cli.formats import FOR_EYES, SUFFIXES
 from framecls.errors import FrameclsError, OutputError
 from framecls.output import files
-from framecls.output.destination import Form, plan_destination
+from framecls.output.destination import choose_destination
 from framecls.output.files import atomic_write, remove_leftovers
+from framecls.output.formats import WRITERS, make_writer
 from framecls.output.journal import Record, make_key, open_journal
-from framecls.output.resume import Run, observe
+from framecls.output.resume import History, collect_facts, observe
 from framecls.output.stored import from_stored, to_stored
 from framecls.results import Outline, TagResult
 
@@ -170,22 +170,21 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 # --- results
 
 
-@pytest.mark.parametrize("format", [name for name in SUFFIXES if name != "parquet"])
+@pytest.mark.parametrize("format", [name for name in WRITERS if name != "parquet"])
 def test_a_stored_result_is_written_as_the_result_itself(format: str, tmp_path: Path) -> None:
-    form = Form(format)
+    writer = make_writer(format)
     tags = (make_tag("ü\udcff.wav"), make_tag(empty=True), make_tag(overlapping=False), make_string())
     for result in (*tags, make_identification()):
-        if not form.accepts(type(result)):
+        if not isinstance(result, writer.accepts):
             continue
         written = []
-        if format in FOR_EYES and isinstance(result, TagResult):
+        if writer.for_people and isinstance(result, TagResult):
             none = (np.zeros(0), np.zeros((0, len(result.labels)), np.float32))
             outline = Outline(result.times, result.scores, result.scores)
             result = replace(result, times=none[0], scores=none[1], outline=outline)
-        stored = to_stored(result, frames=form.needs_frames, outline=form.needs_outline)
+        stored = to_stored(result, frames=writer.frames, outline=writer.for_people)
         for version in (result, from_stored(stored)):
-            with atomic_write(tmp_path / "out", binary=form.is_binary) as stream:
-                writer = form.make_writer()
+            with atomic_write(tmp_path / "out", binary=writer.binary) as stream:
                 writer.begin(stream)
                 writer.write(version, stream)
                 writer.end(stream)
@@ -229,8 +228,9 @@ def make_inputs(folder: Path) -> list[Input]:
 
 def classify(format: str, output: str, inputs: list[Input]) -> int:
     """Do what a run does, without a model; return the number of inputs that were skipped."""
-    run = Run(inputs, observe(inputs), True, lambda: "the same options")
-    with plan_destination(Form(format), output, len(inputs)).open(run) as destination:
+    history = History(collect_facts(inputs, observe(inputs), "the same options"), resume=True)
+    destination = choose_destination(make_writer(format), output, len(inputs), keep_journal=True)
+    with destination.open(inputs, history):
         for item in destination.pending:
             destination.write(make_tag(item.name), item.relative)
             assert not destination.failures
