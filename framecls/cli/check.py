@@ -69,16 +69,12 @@ def check_files(options: CheckOptions) -> int:
 
 
 def _print(rows: list[tuple[Path, Contents]]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from framecls.output.tables import make_console
+    from framecls.output.tables import make_console, make_table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("File", "Kind", "Format", "Model"):
-        table.add_column(title, overflow="fold")
-    for title in ("Records", "Invalid", "Whole"):
-        table.add_column(title, justify="right", no_wrap=True)
+    texts, numbers = ("File", "Kind", "Format", "Model"), ("Records", "Invalid", "Whole")
+    table = make_table(*((title, "fold") for title in texts), *((title, "right") for title in numbers))
     for path, contents in rows:
         version = "" if contents.version is None else str(contents.version)
         counts = (f"{contents.records:,}", f"{contents.invalid:,}") if contents.kind else ("", "")

@@ -19,7 +19,7 @@ from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import show_figure
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
-from framecls.output.tables import make_console
+from framecls.output.tables import make_console, make_table
 from framecls.output.text import escape
 
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
@@ -31,12 +31,7 @@ _MANY = 12  # labels of which the list shows only the number
 def list_models(options: ModelsOptions) -> int:
     """Print the shipped models and return the exit status; one that cannot be read is reported, the others listed."""
     messages = open_messages(options)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Name", no_wrap=True, style="bold")
-    table.add_column("Command", no_wrap=True)
-    table.add_column("Labels", overflow="fold")
-    table.add_column("Size", justify="right", no_wrap=True)
-    table.add_column("Date", no_wrap=True)
+    table = make_table(("Name", "left"), ("Command", "left"), ("Labels", "fold"), ("Size", "right"), ("Date", "left"))
     for name in registry.names():
         path = registry.locate(name)
         try:
@@ -44,8 +39,8 @@ def list_models(options: ModelsOptions) -> int:
         except ModelError as error:
             messages.input_failed(name, error)
             continue
-        row = (name, _COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
-        table.add_row(*(Text(escape(cell)) for cell in row))
+        row = (_COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
+        table.add_row(Text(name, style="bold"), *(Text(escape(cell)) for cell in row))
     if table.row_count:
         make_console(sys.stdout).print(table)
     else:

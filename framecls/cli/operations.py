@@ -34,13 +34,12 @@ class Operation(ABC):
     task: ClassVar[Literal["frame", "pooled"]]  # of the models that it takes
     result: ClassVar[type[Result]]  # what `run` gives
 
-    def __init__(self, options: RunOptions, *, frames: bool = False, times: bool = False) -> None:
+    def __init__(self, options: RunOptions, *, frames: bool = False) -> None:
         """Read the options.
 
         Args:
             options: of the command.
             frames: write the scores of every frame.
-            times: list each phone with its start and end, in a format for people.
 
         Raises:
             UsageError: an option is wrong, or two do not go together.
@@ -52,7 +51,7 @@ class Operation(ABC):
         self.min_gap_s: float | None = None
         self._decision: DecisionConfig | None = None
         self.format = checks.choose_format(options.format, options.output, frames)
-        self.writer = make_writer(self.format, frames=frames, times=times)
+        self.writer = make_writer(self.format, frames=frames)
         if not issubclass(self.result, self.writer.accepts):
             raise UsageError(f"-f {self.writer.refusal}")
 
@@ -96,9 +95,8 @@ class TagOperation(Operation):
     result = TagResult
 
     def __init__(self, options: TagOptions) -> None:
-        for option, given in (("--beam", options.beam is not None), ("--times", options.times)):
-            if given:
-                raise UsageError(f"{option} goes with --string: add that, or leave it out")
+        if options.beam is not None:
+            raise UsageError("--beam goes with --string: add that, or leave it out")
         checks.check_seconds("--min-duration", options.min_duration)
         checks.check_seconds("--min-gap", options.min_gap)
         super().__init__(options, frames=options.frames)
@@ -127,7 +125,7 @@ class StringOperation(Operation):
         ):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
-        super().__init__(options, frames=options.frames, times=options.times)
+        super().__init__(options, frames=options.frames)
         self._beam = DEFAULT_BEAM if options.beam is None else options.beam
 
     def find(self, name: str) -> tuple[Path, ModelConfig]:

@@ -77,11 +77,6 @@ class TableWriter(Writer):
     for_people = True
     takes_frames = True
 
-    def __init__(self, *, frames: bool = False, times: bool = False) -> None:
-        """Prepare a writer; times: list each phone of a string with its start and end."""
-        super().__init__(frames=frames)
-        self._times = times
-
     def begin(self, stream: IO[Any]) -> None:
         self._identified: list[Identification] = []
         self._n_written = 0
@@ -96,7 +91,7 @@ class TableWriter(Writer):
         if self._n_written:
             self._console.print()
         self._n_written += 1
-        self._console.print(tag_table(result, times=self._times))
+        self._console.print(tag_table(result))
         if self.frames:
             self._console.print(frame_table(result, self._console.encoding))
 
@@ -542,16 +537,14 @@ WRITERS: dict[str, type[Writer]] = {
 }
 
 
-def make_writer(format: str, *, frames: bool = False, times: bool = False) -> Writer:
+def make_writer(format: str, *, frames: bool = False) -> Writer:
     """Return a new writer of a format.
 
     Args:
         format: a key of `WRITERS`.
         frames: write the time and the scores of every frame, if the format takes them.
-        times: of a string of phones, list each phone with its start and end, in a format for people.
 
     Raises:
         PackageError: the format needs a package that is not installed, or does not load.
     """
-    kind = WRITERS[format]
-    return kind(frames=frames, times=times) if issubclass(kind, TableWriter) else kind(frames=frames)
+    return WRITERS[format](frames=frames)

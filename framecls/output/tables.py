@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -46,7 +46,7 @@ _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
-def tag_table(result: TagResult, *, width: int | None = None, times: bool = False) -> Renderable:
+def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
     """Return what `tag` found as something rich can print.
 
     Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
@@ -55,9 +55,8 @@ def tag_table(result: TagResult, *, width: int | None = None, times: bool = Fals
     Args:
         result: one recording.
         width: columns to use at most; the console's by default.
-        times: of a string of phones, list each with its start and end too.
     """
-    return _TagView(result, width, times)
+    return _TagView(result, width)
 
 
 def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
@@ -65,12 +64,18 @@ def identify_table(results: Sequence[Identification], *, width: int | None = Non
     return _IdentifyView(tuple(results), width)
 
 
+def make_table(*columns: tuple[str, Literal["left", "right", "fold"]]) -> Table:
+    """Return a table without a frame, of columns that stand left or right and are kept whole, or that fold."""
+    table = Table(box=None, padding=(0, len(_GAP), 0, 0), pad_edge=False, header_style=_HEADER_STYLE)
+    for title, kind in columns:
+        justify: Literal["left", "right"] = "right" if kind == "right" else "left"
+        table.add_column(title, justify=justify, no_wrap=kind != "fold", overflow="fold")
+    return table
+
+
 def frame_table(result: TagResult, encoding: str) -> Table:
     """Return a row a frame: the middle of it in time, and each label's probability."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Time", justify="right", no_wrap=True)
-    for label in result.labels:
-        table.add_column(printable(label, encoding), justify="right", no_wrap=True)
+    table = make_table(*((title, "right") for title in ("Time", *(printable(x, encoding) for x in result.labels))))
     for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
         table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
     return table
@@ -109,14 +114,12 @@ def export_svg(recorder: Console, title: str = "framecls") -> str:
 class _TagView:
     result: TagResult
     width: int | None
-    times: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = _narrowed(options, self.width)
         parts: tuple[RenderableType, ...]
         if isinstance(self.result, StringResult):
-            wants_times = self.times and bool(self.result.segments)
-            parts = (*self._string(self.result, options), *(self._segments(options) if wants_times else ()))
+            parts = tuple(self._string(self.result, options))
         else:
             parts = (*self._strip(options), *self._segments(options))
         for part in (self._header(options), *parts):

@@ -24,7 +24,7 @@ from pyannote.core import Annotation
 from pyannote.core import Segment as Span
 
 from framecls.errors import FrameclsError, PackageError, UsageError
-from framecls.inference.segments import frame_times
+from framecls.inference.windows import frame_times
 from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.formats import WRITERS, make_writer, tile
 from framecls.output.stored import from_stored, to_stored
