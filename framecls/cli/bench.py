@@ -48,8 +48,7 @@ def run_bench(options: BenchOptions) -> int:
         FrameclsError: the model or the recording cannot be used.
     """
     messages = open_messages(options)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     check_machine(options)
     checks.check_count("--repeats", options.repeats)
     if not 1 <= options.length <= 36000:
@@ -72,7 +71,7 @@ def run_bench(options: BenchOptions) -> int:
         threads=options.threads,
         batch_size=options.batch_size,
     )
-    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []
     try:
         report = bench.run(job, bar.show, left_out.append)

@@ -58,6 +58,12 @@ def _pick_format(name: str | None, output: str | None) -> str:
     return by_suffix[suffix]
 
 
+def check_report_format(format: str) -> None:
+    """Refuse a format that a command does not print its figures in."""
+    if format not in ("table", "json"):
+        raise UsageError(f"-f {format}: choose table or json")
+
+
 def check_device(name: str) -> None:
     """Refuse a device that no machine has; whether this one has it is for torch to say."""
     if not _DEVICE.fullmatch(name):

@@ -58,10 +58,10 @@ def classify(options: RunOptions, operation: Operation) -> int:
 
 
 def _check_files(options: RunOptions, model: Path, config: ModelConfig) -> None:
-    """Refuse, before anything is read, to write over what is read besides the recordings.
+    """Refuse to write over a list, the gallery or the model.
 
     Raises:
-        UsageError: an output is also something else.
+        UsageError: an output is one of them.
     """
     output = options.output
     written = {"-o": Path(output) if output and not os.path.isdir(output) else None, "--errors": options.errors}
@@ -88,7 +88,7 @@ def _classify_inputs(operation: Operation, messages: Messages, fingerprint: Call
         open_stdout(for_people=operation.writer.for_people) if output is None else output,
         len(found),
         from_folder=any(item.name not in options.inputs for item in inputs),
-        # A single recording leaves nothing to go on with, unless the user asks for it.
+        # A single recording leaves nothing to resume, unless the user asks for it.
         keep_journal=options.resume or len(inputs) > 1,
         kind=operation.result,
     )
@@ -114,7 +114,7 @@ def _classify_inputs(operation: Operation, messages: Messages, fingerprint: Call
 
 
 def _expand_channels(found: Iterable[Input | InputFailure], options: ReadOptions) -> Iterator[Input | InputFailure]:
-    """Yield each channel of each recording; what cannot be opened stays as it is, and fails when it is its turn."""
+    """Yield each channel of each recording; what cannot be opened stays one input, which will fail."""
     from framecls.audio import Input, split_channels
 
     for item in found:
@@ -177,7 +177,7 @@ def _load(options: RunOptions) -> Model:
 
 
 def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
-    """Return what the header says of the length; what is wrong with a recording is for the run to report."""
+    """Return the length in the header; errors are for the run to report."""
     from framecls.audio import open_audio
 
     try:
@@ -188,7 +188,7 @@ def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
 
 
 class Run:
-    """The inputs of one run, and how far it is."""
+    """One run: every input in turn, and the counts for its summary."""
 
     def __init__(
         self, operation: Operation, messages: Messages, destination: Destination, inputs: Sequence[Input]
@@ -204,10 +204,10 @@ class Run:
         self._n_finished = 0  # pending inputs that are done or failed
         self._audio_s = 0.0
         self._start = time.monotonic()
-        self._progress = InputProgress([], wanted=False)
-        # What may never end is not waited for, and a single recording leaves nothing to go on with.
-        patient = len(inputs) > 1 and len(self._states) == len(inputs)
-        self._interrupts = Interrupts(self._announce_stop, patient=patient)
+        self._progress = InputProgress([], enabled=False)
+        # A stream may never end, and a single recording leaves nothing to resume.
+        finish_current = len(inputs) > 1 and len(self._states) == len(inputs)
+        self._interrupts = Interrupts(self._announce_stop, finish_current=finish_current)
 
     def classify(self, fingerprint: Callable[[], str], arguments: Sequence[str]) -> None:
         """Classify every input and write its result; one that fails is reported and does not stop the others.
@@ -249,7 +249,7 @@ class Run:
             if model is None:
                 return
             results = self._operation.run(model, (item.source for item in self._pending), self._progress.advance)
-            # A format that is written at the end, as a table is, must not find the bar on the screen.
+            # Before what is written at the end, such as a table, the bar must be gone.
             with contextlib.closing(results), self._progress.hidden_at_end():
                 for item in self._pending:
                     self._interrupts.check()
@@ -267,11 +267,11 @@ class Run:
         sizes_bytes = [self._states[i.relative].size_bytes if i.relative in self._states else 0 for i in self._pending]
         n_failed = self._messages.n_failed  # arguments that gave no recordings
         find_length_s = None
-        if len(sizes_bytes) == 1 and sizes_bytes[0] and not n_failed:  # and not a pipe, which nobody can look ahead in
+        if len(sizes_bytes) == 1 and sizes_bytes[0] and not n_failed:  # the header of a pipe cannot be read ahead
             find_length_s = partial(_expect_length_s, self._pending[0], ReadOptions(**self._operation.reading))
         progress = InputProgress(
             [0] * n_failed + sizes_bytes,
-            wanted=not (options.quiet or options.no_progress),
+            enabled=not (options.quiet or options.no_progress),
             write_line=self._messages.note,
             find_length_s=find_length_s,
         )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framecls.cli import checks
 from framecls.cli.console import DONE, Messages, open_messages
 from framecls.cli.options import CompareOptions
 from framecls.cli.progress import ProgressBar
@@ -38,8 +39,7 @@ def compare_rungs(options: CompareOptions) -> int:
         FrameclsError: the recipe, the manifest or a recording cannot be used.
     """
     messages = open_messages(options)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     if (options.manifest is None) != options.saw:
         raise UsageError("name a manifest or give --saw, one of the two; see framecls compare --help")
     rungs = _parse_rungs(options.rungs)
@@ -70,7 +70,7 @@ def _compare(
         tier=options.tier,
         split_by=choose_split_by(options.split_by),
     )
-    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def enroll_voice(options: EnrollOptions) -> int:
-    """Hear every input, store the voices of those that could be heard, and return the exit status.
+    """Embed the voice of every input, store those that could be read, and return the exit status.
 
     Raises:
         UsageError: what is wrong with the options.
@@ -48,7 +48,7 @@ def enroll_voice(options: EnrollOptions) -> int:
             messages.input_failed(item.name, item.error)
     states = observe(inputs)
     sizes_bytes = [states[item.relative].size_bytes if item.relative in states else 0 for item in inputs]
-    bar = InputProgress(sizes_bytes, wanted=not (options.quiet or options.no_progress), write_line=messages.note)
+    bar = InputProgress(sizes_bytes, enabled=not (options.quiet or options.no_progress), write_line=messages.note)
     try:
         if inputs:
             _enroll(options, reading, name, inputs, messages, bar)

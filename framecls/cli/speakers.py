@@ -19,7 +19,7 @@ from framecls.cli.options import (
     SpeakersRemoveOptions,
     SpeakersRenameOptions,
 )
-from framecls.errors import GalleryError, UsageError
+from framecls.errors import GalleryError
 from framecls.output.files import atomic_write, is_device
 from framecls.output.text import escape, hms
 from framecls.speakers.exchange import read_clips, write_clip
@@ -34,8 +34,7 @@ def list_people(options: SpeakersListOptions) -> int:
         GalleryError: the gallery cannot be used.
     """
     messages = open_messages(options)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     path = options.gallery or default_path()
     people = []
     if _may_exist(path):

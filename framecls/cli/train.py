@@ -73,7 +73,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
 
     messages.quiet = messages.quiet or not team.is_first
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
-    report = TrainReport(messages, ProgressBar(wanted=not (messages.quiet or options.no_progress)))
+    report = TrainReport(messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
     try:
         data = prepare(job, report.decoded)
         report.bar.hide()
@@ -117,8 +117,7 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError("missing option -o / --output: the model file to write; see framecls train --help")
     if options.check and options.preview is not None:
         raise UsageError("--check and --preview: choose one of them")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     if options.output is not None:
         _check_output(options.output)
     checks.check_seconds("--save-every", options.save_every)
@@ -165,7 +164,7 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     """Print what the manifest holds; what is wrong with it is raised after that."""
     from framecls.training.data.survey import survey
 
-    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         job = _make_job(options, recipe, choose_device(options.device))
         found = survey(job, lambda done, total: bar.show("reading", done, total))
@@ -189,7 +188,7 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Mess
     from framecls.training.job import prepare
     from framecls.training.preview import LIST_NAME, write_preview
 
-    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(None) as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), temporary)
@@ -334,8 +333,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     messages = open_messages(options)
     if options.split not in SPLITS:
         raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     checks.check_seconds("--length", options.length)
     check_machine(options)
     if options.codec is not None and options.codec not in CODECS:
@@ -356,7 +354,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from framecls.training.metrics import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
-    bar = ProgressBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(options.cache) as cache:
         test = evaluate.Test(
             manifest=options.manifest,

@@ -20,7 +20,7 @@ from framecls.output.files import atomic_write, is_device, mirrored_path, remove
 from framecls.output.formats import Result, Writer
 from framecls.output.journal import Journal, Record, make_key, open_journal
 from framecls.output.resume import NO_HISTORY, History
-from framecls.output.stored import from_stored, to_stored
+from framecls.output.stored import from_record, to_record
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -168,10 +168,10 @@ class FileDestination(StreamDestination):
 
 
 class FolderDestination(Destination):
-    """A file for each input, and a journal that says of which recording each of them is.
+    """A file for each input, and a journal of the recordings that these results are of.
 
-    An input is done if the journal has it with the same options, and its file is still as it was written. Threads write
-    the files: most of the time that takes is waiting until they are on the disk, and several can wait together.
+    An input is done if the journal has it with the same facts, and its file is unchanged since it was written. Threads
+    write the files, because most of that time is spent waiting for the disk.
     """
 
     def __init__(self, writer: Writer, folder: Path, *, keeps_journal: bool) -> None:
@@ -194,7 +194,7 @@ class FolderDestination(Destination):
             raise OutputError(f"-o {self._folder}: the folder cannot be made: {error.strerror}") from error
         with ExitStack() as stack:
             if self.keeps_journal:
-                self._journal = stack.enter_context(open_journal(self._folder / _JOURNAL, alone=False))
+                self._journal = stack.enter_context(open_journal(self._folder / _JOURNAL, exclusive=False))
                 self._history = history
             stack.callback(self._close)
             self._assign_paths(inputs)
@@ -216,7 +216,7 @@ class FolderDestination(Destination):
                 self._inputs[item.relative] = os.path.abspath(item.path)
 
     def write(self, result: Result, relative: Path) -> None:
-        """Have the input's own file written, whole or not at all."""
+        """Write the input's own file, in a thread."""
         self._settle(_MOST_WAITING - 1)
         path = self._paths.get(relative)
         if path is None:
@@ -276,7 +276,7 @@ class FolderDestination(Destination):
             writer.begin(stream)
             writer.write(result, stream)
             writer.end(stream)
-        written = _look_at(path)
+        written = _size_and_mtime(path)
         if self._journal is not None and relative in self._history.facts and written is not None:
             output = self._name_in_folder(path)
             values = {
@@ -293,10 +293,10 @@ class FolderDestination(Destination):
         return str(path.relative_to(self._folder))
 
     def _record_of(self, path: Path) -> dict[str, Any] | None:
-        """Return what the journal says of a result, if that is still as a run wrote it."""
+        """Return the journal's record of a result, if the file is unchanged since a run wrote it."""
         output = self._name_in_folder(path)
         record = _check_record(self._journal.get(key_of_output(output))) if self._journal is not None else None
-        written = _look_at(path)
+        written = _size_and_mtime(path)
         is_current = record is not None and record["output"] == output and record["written"] == written
         return record if is_current and written is not None else None
 
@@ -309,8 +309,8 @@ class FolderDestination(Destination):
         assert self._journal is not None
         output = record["output"]
         path = self._folder / output
-        if _look_at(path) == record["written"]:
-            with contextlib.suppress(OSError):  # it is in nobody's way
+        if _size_and_mtime(path) == record["written"]:
+            with contextlib.suppress(OSError):  # then it stays where it is
                 (self._folder / _STALE / output).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, self._folder / _STALE / output)
                 self._stale.append(output)
@@ -318,10 +318,9 @@ class FolderDestination(Destination):
 
 
 class JournalDestination(Destination):
-    """One file for all, which is made at the end from the results in a journal.
+    """One file for all, written at the end from the results in a journal, in the order of the inputs.
 
-    They are written in the order of the inputs, whichever run they are of: a run that was killed and resumed gives the
-    same bytes as one that was not.
+    A run that was killed and resumed gives the same bytes as one that was not.
     """
 
     keeps_journal = True
@@ -340,7 +339,7 @@ class JournalDestination(Destination):
         target = Path(os.path.realpath(self.file)) if os.path.islink(self.file) else self.file
         if os.path.isdir(target):
             raise FrameclsError(f"cannot write {self.file}: it is a folder")
-        with open_journal(_journal_of(target), alone=True) as self._journal:
+        with open_journal(_journal_of(target), exclusive=True) as self._journal:
             remove_leftovers([target.parent])
             # An input without facts cannot be recognised by a later run: its record is for this run only.
             self._keys = {
@@ -365,14 +364,14 @@ class JournalDestination(Destination):
             _log.warning(said, self._journal.path, n_invalid)
 
     def write(self, result: Result, relative: Path) -> None:
-        """Keep the result in the journal."""
-        stored = to_stored(result, frames=self._writer.frames, outline=self._writer.for_people)
+        """Add the result to the journal."""
+        stored = to_record(result, frames=self._writer.frames, outline=self._writer.for_people)
         self._journal.add(self._keys[relative], stored)
         self._done.add(relative)
         self.n_written += 1
 
     def _publish(self) -> None:
-        """Write the file from what was done, and keep no more than that in the journal."""
+        """Write the file, and remove from the journal what is not in it."""
         if not self._keys:
             return  # a mistyped name must not cost the results of another day
         done = [relative for relative in self._keys if relative in self._done]
@@ -380,20 +379,20 @@ class JournalDestination(Destination):
             self._writer.begin(stream)
             for relative in done:
                 result = self._read(relative)
-                if result is None:  # it was good when the run began, or this run added it
+                if result is None:  # it was sound when the run began, or this run added it
                     raise FrameclsError(f"{self._journal.path}: somebody changed this journal: run again with --resume")
                 self._writer.write(result, stream)
             self._writer.end(stream)
-        with contextlib.suppress(FrameclsError):  # a journal that is longer than it must be does as well
+        with contextlib.suppress(FrameclsError):  # records too many do no harm
             self._journal.keep(self._keys[relative] for relative in done)
 
     def _read(self, relative: Path) -> Result | None:
-        """Return what the journal has of an input, if that can be its result."""
+        """Return the result of an input that is in the journal, if it is sound and complete."""
         record = self._journal.get(self._keys[relative])
         if record is None:
             return None
         try:
-            result = from_stored(record)
+            result = from_record(record)
         except ValueError:
             return None
         is_whole = not (self._writer.frames and record.values.get("n_frames") is None)
@@ -407,16 +406,16 @@ def key_of_output(output: str) -> str:
 
 
 def check_folder_record(record: Record) -> None:
-    """Raise a ValueError for a record that no run writes of a result in a folder."""
+    """Raise a ValueError for a record that no run writes into the journal of a folder."""
     values = record.values
     texts = ("output", "file", "model", "input", "facts")
     good = values.keys() == {*texts, "written"} and all(isinstance(values[name], str) for name in texts)
     good = good and isinstance(values["written"], list) and all(type(n) is int for n in values["written"])
     if not good or record.arrays or "\0" in values["output"] + values["input"]:
-        raise ValueError("it is not what a run keeps of a result")
+        raise ValueError("not a record of a result in a folder")
     parts = PurePath(values["output"]).parts
     if not parts or PurePath(values["output"]).is_absolute() or ".." in parts:
-        raise ValueError("its result would be outside of the folder")
+        raise ValueError("a result outside of the folder")
 
 
 def _check_record(record: Record | None) -> dict[str, Any] | None:
@@ -429,8 +428,8 @@ def _check_record(record: Record | None) -> dict[str, Any] | None:
     return record.values
 
 
-def _look_at(path: Path) -> list[int] | None:
-    """Return what tells whether a file is still as it was written: its size in bytes, and when that was, in ns."""
+def _size_and_mtime(path: Path) -> list[int] | None:
+    """Return the size of a file in bytes and the time of its last change in ns, to tell whether it changed since."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Results for people: tables, and the coloured timeline strip above them. The command line owns the console."""
+"""Render results for people with rich: tables, and a coloured timeline strip above them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _CHOICES = (
     ("label", "score"),
 )
 
-# Of the 256 colours those of middle lightness, which stand out from a black and from a white background alike.
+# Those of the 256 colours that have contrast to a black and to a white background.
 PALETTE = ("#0087ff", "#d75f00", "#00875f", "#d7005f", "#875fd7", "#878700", "#008787", "#af5f5f")
 _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
 def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
-    """Return what `tag` found as something rich can print.
+    """Return a result of `tag` as something that rich can print.
 
     Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
     60 columns, in ASCII where the encoding has no blocks.
@@ -60,7 +60,7 @@ def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
 
 
 def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
-    """Return what `identify` says of all recordings as one table that rich can print."""
+    """Return the results of `identify` as one table that rich can print."""
     return _IdentifyView(tuple(results), width)
 
 
@@ -74,7 +74,7 @@ def make_table(*columns: tuple[str, Literal["left", "right", "fold"]]) -> Table:
 
 
 def frame_table(result: TagResult, encoding: str) -> Table:
-    """Return a row a frame: the middle of it in time, and each label's probability."""
+    """Return a row for each frame: its centre in seconds, and the probability of each label."""
     table = make_table(*((title, "right") for title in ("Time", *(printable(x, encoding) for x in result.labels))))
     for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
         table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
@@ -88,9 +88,9 @@ def make_console(stream: IO[Any]) -> Console:
 
 
 def make_recorder(width: int = PICTURE_WIDTH) -> Console:
-    """Return a console that shows nothing and remembers all, for `export_svg`.
+    """Return a console that records what is printed, for `export_svg`.
 
-    Whatever the terminal is that asks for it, and whatever NO_COLOR says, the picture is the same.
+    The picture does not depend on the terminal of the user, or on NO_COLOR.
     """
     return Console(
         record=True,
@@ -104,9 +104,9 @@ def make_recorder(width: int = PICTURE_WIDTH) -> Console:
 
 
 def export_svg(recorder: Console, title: str = "framecls") -> str:
-    """Return what a terminal would have shown, as an SVG picture; its title bar says `title`."""
+    """Return what was recorded as an SVG picture of a terminal with that title."""
     svg = recorder.export_svg(title=title, theme=MONOKAI)
-    # Without a font to fetch from some server: whoever looks at the picture has a monospaced one.
+    # Without the font that rich has browsers fetch from a server.
     return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 
 
@@ -126,7 +126,7 @@ class _TagView:
             yield from console.render(part, options)
 
     def _string(self, result: StringResult, options: ConsoleOptions) -> Iterator[Text]:
-        """Give the phones as running text."""
+        """Yield the phones as running text."""
         if not result.segments:
             yield Text("  no phones heard", style="italic")
             return
@@ -145,7 +145,7 @@ class _TagView:
         gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
         if gap >= 3:
             return Text.assemble(name, "   ", details, " " * gap, model)
-        # Too much for one line: the name has the first to itself.
+        # Too long for one line: the name gets a line of its own.
         return Text.assemble(name, "\n  ", details, "   ", model, overflow="fold")
 
     def _strip(self, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -202,7 +202,7 @@ class _TagView:
         for s in result.segments:
             rows.append([clock(s.start), clock(s.end), length(s.end - s.start), names[s.label], f"{s.score:.2f}"])
         right = {0, 1, 2, 4}
-        if 2 + _natural_width(rows) > options.max_width:  # start and end say how long it is
+        if 2 + _natural_width(rows) > options.max_width:  # the length follows from start and end
             rows, right = [row[:2] + row[3:] for row in rows], {0, 1, 3}
         gap = _GAP if 2 + _natural_width(rows) <= options.max_width else " "
         label = len(rows[0]) - 2
@@ -291,7 +291,7 @@ def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ", 
         cells = [cell.split("\n", allow_blank=True) if "\n" in cell.plain else [cell] for cell in row]
         for k in range(max(map(len, cells))):
             line = Text(indent, style="" if number else _HEADER_STYLE, no_wrap=True, overflow="crop")
-            blanks = 0  # owed before the next text, so that no line ends in them
+            blanks = 0  # before the next text, so that no line ends in blanks
             for column, cell in enumerate(cells):
                 text = cell[k] if k < len(cell) else Text()
                 spare = widths[column] - text.cell_len

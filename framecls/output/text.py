@@ -1,4 +1,4 @@
-"""Numbers, times and names as text, for machines and for people."""
+"""Format numbers, times and names, for files and for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCORE_DIGITS = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell begins with that is more than text to a spreadsheet
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a formula of a spreadsheet begins
 
 
 def decimal(value: float, digits: int) -> str:
@@ -47,17 +47,17 @@ def hms(time_s: float) -> str:
 
 
 def length(time_s: float) -> str:
-    """Return a stretch of time for people: `6.28 s`, from a minute on as `clock` has it."""
+    """Return a length of time for people: `6.28 s`, from a minute on as `clock`."""
     return f"{time_s:.2f} s" if round(time_s, 2) < 60 else clock(time_s)
 
 
 def encodable(name: str) -> str:
-    """Write bytes of a file name that are no UTF-8 as `\\udcff`, so that the text can be encoded."""
+    """Return text with bytes that are no UTF-8 written as `\\udcff`, so that it can be encoded."""
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
 
 
 def without_controls(text: str, keep: str = "") -> str:
-    """Return text for a file: what would steer the terminal that shows it, or cannot be encoded, as escapes.
+    """Return text for a file: control characters, and what cannot be encoded, as escapes.
 
     Args:
         text: of any characters.
@@ -74,17 +74,17 @@ def field(text: str) -> str:
 def cell(text: str) -> str:
     """Return text for a cell of a csv table, which quotes line ends and tabs.
 
-    What a spreadsheet would take for a formula gets an apostrophe before it, which says that it is text. The lone `-`
-    is the name of standard input, and no formula.
+    What a spreadsheet would take for a formula gets an apostrophe before it. The lone `-` is the name of standard
+    input, and no formula.
     """
     text = without_controls(text, keep="\t\n\r")
     return f"'{text}" if text.startswith(_FORMULA) and text != "-" else text
 
 
 def escape(text: str) -> str:
-    """Return text as one line that a person can be shown: line ends, controls and undecodable bytes as escapes.
+    """Return text that is safe on a terminal: line ends, control characters and undecodable bytes as escapes.
 
-    A file name must not move the cursor, colour the screen, turn the direction of writing or fail to print.
+    A file name must not move the cursor, colour the screen, reverse the direction of text or fail to print.
     """
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
 
@@ -95,7 +95,7 @@ def one_line(text: str) -> str:
 
 
 def printable(name: str, encoding: str) -> str:
-    """Return text as `escape` does, of characters that an encoding has."""
+    """Return escaped text, with characters that an encoding lacks as escapes too."""
     return escape(name).encode(encoding, "backslashreplace").decode(encoding)
 
 

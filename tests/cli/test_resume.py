@@ -23,7 +23,7 @@ import framecls
 from framecls.audio import Input, find_inputs, open_audio
 from framecls.cli import classify, operations, progress
 from framecls.cli.boundary import run
-from framecls.cli.progress import Throughput, line_gap_s
+from framecls.cli.progress import Throughput, line_interval_s
 from framecls.config import ReadOptions
 from framecls.output import destination
 from framecls.output.destination import FolderDestination, JournalDestination
@@ -177,9 +177,9 @@ def stale(folder: Path) -> list[str]:
 def test_a_result_that_was_lost_while_it_was_written_is_not_done(
     tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = destination._look_at
+    really = destination._size_and_mtime
     monkeypatch.setattr(
-        destination, "_look_at", lambda path: path.unlink() if path.name == "b.wav.jsonl" else really(path)
+        destination, "_size_and_mtime", lambda path: path.unlink() if path.name == "b.wav.jsonl" else really(path)
     )
     assert counts(tag(*TO_FOLDER)) == [3, 0, 0]
     monkeypatch.undo()
@@ -273,7 +273,7 @@ def test_a_folder_that_is_empty_all_at_once_costs_no_results(tag: Cli, here: Pat
 def test_the_summary_counts_as_the_progress_does(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "in" / "bad.wav").write_text("no audio")
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
-    monkeypatch.setattr(progress, "line_gap_s", lambda elapsed_s: 0.0)
+    monkeypatch.setattr(progress, "line_interval_s", lambda elapsed_s: 0.0)
     answer = tag("in", "gone.wav", "nor-this", *TO_FOLDER[1:])
     last = [line for line in answer.err.splitlines() if " files, " in line][-1]
     assert last.startswith("framecls: 6 of 6 files")
@@ -532,7 +532,7 @@ def test_nothing_is_said_of_a_rest_of_unknown_size() -> None:
 
 
 def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown: list[tuple[float, float | None, str, str]] = []
     monkeypatch.setattr(
@@ -540,8 +540,8 @@ def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.Mon
         "show",
         lambda self, title, done, total, text, count: shown.append((done, total, count, text)),
     )
-    progress.InputProgress([1000], wanted=True, find_length_s=lambda: 600.0).advance(150.0)
-    progress.InputProgress([0], wanted=True).advance(150.0)
+    progress.InputProgress([1000], enabled=True, find_length_s=lambda: 600.0).advance(150.0)
+    progress.InputProgress([0], enabled=True).advance(150.0)
     known, unknown = shown
     assert known[:3] == (150.0, 600.0, "0:02:30 of 0:10:00")
     assert known[3].endswith(" left")
@@ -560,7 +560,7 @@ def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
 
 
 def test_lines_come_ever_more_rarely() -> None:
-    assert [line_gap_s(elapsed_s) for elapsed_s in (0, 100, 200, 1000, 100_000)] == [10, 10, 10, 50, 300]
+    assert [line_interval_s(elapsed_s) for elapsed_s in (0, 100, 200, 1000, 100_000)] == [10, 10, 10, 50, 300]
 
 
 def test_plain_lines_where_there_is_no_terminal(tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,13 @@ RUN = """
 import sys
 from framecls.cli import progress
 from framecls.cli.boundary import run
-progress._PATIENCE_S = 0.0
+progress._SHOW_AFTER_S = 0.0
 sys.exit(run(sys.argv[1:]))
 """
 INTERRUPTED = RUN.replace(
-    "progress._PATIENCE_S = 0.0",
+    "progress._SHOW_AFTER_S = 0.0",
     """
-progress._PATIENCE_S = 0.0
+progress._SHOW_AFTER_S = 0.0
 finish_input = progress.InputProgress.finish_input
 def interrupt(self, audio_s):
     finish_input(self, audio_s)

@@ -27,7 +27,7 @@ from framecls.errors import FrameclsError, PackageError, UsageError
 from framecls.inference.windows import frame_times
 from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.formats import WRITERS, make_writer, tile
-from framecls.output.stored import from_stored, to_stored
+from framecls.output.stored import from_record, to_record
 from framecls.output.text import cell, clock, decimal, length, printable
 from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
@@ -157,7 +157,7 @@ def test_unknown_has_a_reason_in_place_of_a_score(tmp_path: Path) -> None:
     assert record["top"][0] == {"label": "de", "score": 0.9346}
     assert json.loads(render("jsonl", unknown)) == record
     assert render("rttm", unknown) == "SPEAKER c 1 0 12.34 <NA> <NA> unknown <NA> <NA>\n"
-    assert from_stored(to_stored(unknown, frames=False, outline=False)) == unknown
+    assert from_record(to_record(unknown, frames=False, outline=False)) == unknown
 
 
 def read_textgrid(tmp_path: Path, text: str) -> Any:
