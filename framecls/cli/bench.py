@@ -13,7 +13,6 @@ from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, open_messages
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import ProgressBar
-from framecls.cli.train import check_machine
 from framecls.errors import AudioError, UsageError
 from framecls.output.text import escape, hms
 
@@ -49,7 +48,7 @@ def run_bench(options: BenchOptions) -> int:
     """
     messages = open_messages(options)
     checks.check_report_format(options.format)
-    check_machine(options)
+    checks.check_machine(options)
     checks.check_count("--repeats", options.repeats)
     if not 1 <= options.length <= 36000:
         raise UsageError(f"--length {options.length} s: 1 to 36000 s")

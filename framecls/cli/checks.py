@@ -1,4 +1,4 @@
-"""Checks of options that need neither torch nor the network: what is wrong with them is said at once."""
+"""Checks of options that need neither torch nor the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from framecls.output.languages import LANGUAGES, find_languages
 
 if TYPE_CHECKING:
     from framecls.audio import Input
-    from framecls.cli.options import RunOptions
+    from framecls.cli.options import MachineOptions, RunOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
@@ -74,6 +74,13 @@ def check_count(option: str, value: int | None) -> None:
     """Refuse a number of things below one."""
     if value is not None and value < 1:
         raise UsageError(f"{option} {value}: at least 1")
+
+
+def check_machine(options: MachineOptions) -> None:
+    """Refuse numbers and devices that no machine has."""
+    check_device(options.device)
+    check_count("--threads", options.threads)
+    check_count("--batch-size", options.batch_size)
 
 
 def check_engine(options: RunOptions) -> None:

@@ -43,9 +43,7 @@ def classify(options: RunOptions, operation: Operation) -> int:
         FrameclsError: what stops the whole run: the model, or where the results go.
     """
     messages = open_messages(options)
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
+    checks.check_machine(options)
     checks.check_engine(options)
     if options.channel == EACH and options.engine == RAY:
         raise UsageError("--channel each is for this process alone: leave --engine ray out, or choose one channel")

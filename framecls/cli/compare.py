@@ -15,7 +15,6 @@ from framecls.cli.progress import ProgressBar
 from framecls.cli.train import (
     cache_folder,
     change_settings,
-    check_machine,
     choose_device,
     choose_split_by,
     load_recipe,
@@ -43,7 +42,7 @@ def compare_rungs(options: CompareOptions) -> int:
         raise UsageError("name a manifest or give --saw, one of the two; see framecls compare --help")
     rungs = _parse_rungs(options.rungs)
     recipe = _choose_recipe(options)
-    check_machine(options)
+    checks.check_machine(options)
     set_threads(options.threads)
     with cache_folder(options.cache) as cache:
         _show(_compare(options, recipe, rungs, cache, messages), options.format)

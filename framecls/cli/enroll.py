@@ -30,9 +30,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     """
     messages = open_messages(options)
     name = check_name(options.name)
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
+    checks.check_machine(options)
     reading = ReadOptions(**checks.parse_reading(options))
     if reading.channel == EACH:
         raise UsageError("--channel each is not for enroll, which hears one person: choose one channel")

@@ -27,7 +27,7 @@ from framecls.speakers.gallery import Clip, check_name, default_path, open_galle
 
 
 def list_people(options: SpeakersListOptions) -> int:
-    """Print a row a person and return the exit status.
+    """Print a row for each person and return the exit status.
 
     Raises:
         UsageError: there is no such format.
@@ -51,13 +51,11 @@ def list_people(options: SpeakersListOptions) -> int:
 
 
 def _may_exist(path: Path) -> bool:
-    """Return False where there is nothing; where that cannot be told, whoever opens it says why."""
+    """Return False where there is nothing; other errors are for `open_gallery` to report."""
     try:
         path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return True
 
 

@@ -18,7 +18,7 @@ from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Messages, open_messages
-from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
+from framecls.cli.options import EvaluateOptions, TrainOptions
 from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
@@ -47,7 +47,7 @@ def train_model(options: TrainOptions) -> int:
     messages = open_messages(options)
     recipe = _choose_recipe(options)
     _check_options(options)
-    check_machine(options)
+    checks.check_machine(options)
     set_threads(options.threads)
     if options.check:
         return _check(options, recipe)
@@ -297,13 +297,6 @@ def load_recipe(name: str) -> Recipe:
     return read_recipe(path)
 
 
-def check_machine(options: MachineOptions) -> None:
-    """Refuse numbers and devices that no machine has."""
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
-
-
 def choose_device(name: str) -> str:
     """Return the name of the device that --device asks for.
 
@@ -335,7 +328,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
         raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
     checks.check_report_format(options.format)
     checks.check_seconds("--length", options.length)
-    check_machine(options)
+    checks.check_machine(options)
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
