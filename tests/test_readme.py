@@ -16,8 +16,8 @@ import typer
 from framecls.cli import guide
 from framecls.cli.app import app
 from framecls.cli.boundary import run
-from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INCOMPLETE, INTERRUPTED, USAGE
 from framecls.cli.interrupts import Terminated
+from framecls.cli.messages import BROKEN_PIPE, DONE, FAILED, INCOMPLETE, INTERRUPTED, USAGE
 from framecls.output.formats import WRITERS
 
 ROOT = Path(__file__).parent.parent

@@ -83,7 +83,7 @@ def tag(options: TagOptions) -> int:
     from framecls.cli.classify import classify
     from framecls.cli.operations import StringOperation, TagOperation
 
-    return classify(options, StringOperation(options) if options.string else TagOperation(options))
+    return classify(StringOperation(options) if options.string else TagOperation(options))
 
 
 @app.command(
@@ -99,7 +99,7 @@ def identify(options: IdentifyOptions) -> int:
     from framecls.cli.classify import classify
     from framecls.cli.operations import IdentifyOperation
 
-    return classify(options, IdentifyOperation(options))
+    return classify(IdentifyOperation(options))
 
 
 @app.command(

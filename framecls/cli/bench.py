@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, open_messages
+from framecls.cli.messages import DONE, FAILED, open_messages
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import ProgressBar
 from framecls.errors import AudioError, UsageError

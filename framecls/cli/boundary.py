@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Messages, error_message
 from framecls.cli.interrupts import Terminated, end_on_signals
+from framecls.cli.messages import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Messages, error_message
 from framecls.cli.streams import guarded_streams
 from framecls.errors import StdoutError, UsageError
 from framecls.output.text import one_line

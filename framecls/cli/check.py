@@ -10,7 +10,7 @@ from pathlib import Path
 
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import open_messages
+from framecls.cli.messages import open_messages
 from framecls.cli.options import CheckOptions
 from framecls.errors import FrameclsError
 from framecls.output.destination import check_folder_record, key_of_output

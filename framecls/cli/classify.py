@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framecls.cli import checks
-from framecls.cli.console import INTERRUPTED, PROGRAM, Messages, open_messages
 from framecls.cli.fingerprint import take_fingerprint
 from framecls.cli.interrupts import Interrupts
+from framecls.cli.messages import INTERRUPTED, PROGRAM, Messages, open_messages
 from framecls.cli.options import RAY, RunOptions, TagOptions
 from framecls.cli.progress import InputProgress
 from framecls.cli.streaming import stream_inputs
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def classify(options: RunOptions, operation: Operation) -> int:
+def classify(operation: Operation) -> int:
     """Run a command over all of its inputs and return the exit status.
 
     Raises:
         UsageError: before anything is read, what is wrong with the options.
         FrameclsError: what stops the whole run: the model, or where the results go.
     """
+    options = operation.options
     messages = open_messages(options)
     checks.check_machine(options)
     checks.check_engine(options)
@@ -285,7 +286,7 @@ class Run:
             self._messages.input_failed(item.name, result)
             return None
         self._audio_s += result.duration
-        self._messages.faults(item.name, result)
+        self._messages.report_warnings(item.name, result)
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         return dataclasses.replace(result, file=item.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, Messages, open_messages
+from framecls.cli.messages import DONE, Messages, open_messages
 from framecls.cli.options import CompareOptions
 from framecls.cli.progress import ProgressBar
 from framecls.cli.train import (

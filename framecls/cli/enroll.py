@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from framecls.cli import checks
-from framecls.cli.console import INTERRUPTED, Messages, open_messages
+from framecls.cli.messages import INTERRUPTED, Messages, open_messages
 from framecls.cli.options import EnrollOptions
 from framecls.cli.progress import InputProgress
 from framecls.config import EACH, ReadOptions
@@ -88,7 +88,7 @@ def _enroll(
             bar.finish_input(0.0)
             continue
         bar.hide()
-        messages.faults(item.name, voice.remarks)
+        messages.report_warnings(item.name, voice.remarks)
         voices.append((item.name, voice))
         bar.finish_input(voice.duration_s)
     bar.hide()

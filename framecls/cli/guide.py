@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from framecls.cli.console import DONE
+from framecls.cli.messages import DONE
 from framecls.cli.options import GuideOptions
 from framecls.errors import UsageError, suggest
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from framecls.cli.console import SIGNALLED
+from framecls.cli.messages import SIGNALLED
 
 _ANNOUNCE_S = 1.0  # how long a terminal may take to show a line
 

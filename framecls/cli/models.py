@@ -14,7 +14,7 @@ from rich.text import Text
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
-from framecls.cli.console import DONE, open_messages
+from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import show_figure
 from framecls.config import ModelConfig

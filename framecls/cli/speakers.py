@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, INCOMPLETE, open_messages
+from framecls.cli.messages import DONE, INCOMPLETE, open_messages
 from framecls.cli.options import (
     SpeakersExportOptions,
     SpeakersImportOptions,

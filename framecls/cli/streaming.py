@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from framecls.cli.console import Messages
+from framecls.cli.messages import Messages
 from framecls.cli.options import LOCAL, TagOptions
 from framecls.cli.streams import open_stdout
 from framecls.config import ReadOptions
@@ -51,7 +51,9 @@ def stream_inputs(
     writer.begin(stdout)
     for item in inputs:
         channel = item.channel or ReadOptions(**reading).channel_number
-        with closing(model.stream(item.source, remark=partial(messages.faults, item.name), **reading)) as segments:
+        with closing(
+            model.stream(item.source, remark=partial(messages.report_warnings, item.name), **reading)
+        ) as segments:
             try:
                 for segment in segments:
                     writer.write(item.name, channel, segment, stdout)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from framecls.cli.console import PROGRAM
+from framecls.cli.messages import PROGRAM
 from framecls.errors import StdoutError
 
 # Characters of our own messages, and what replaces them where a stream has ASCII only.

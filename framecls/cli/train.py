@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Messages, open_messages
+from framecls.cli.messages import DONE, FAILED, INTERRUPTED, Messages, open_messages
 from framecls.cli.options import EvaluateOptions, TrainOptions
 from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framecls.cli.console import Messages
+from framecls.cli.messages import Messages
 from framecls.errors import AudioError
 from framecls.output.text import escape, one_line
 from support.commands import Cli, environment, run_command

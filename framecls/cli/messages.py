@@ -41,8 +41,8 @@ def error_message(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {message}; run again with --debug"
 
 
-class Faulty(Protocol):
-    """A result, or anything else that says what was wrong with a recording."""
+class HasWarnings(Protocol):
+    """A result, or the remarks of a recording."""
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -88,7 +88,7 @@ class Messages:
         self.n_warnings += 1
         self._write(f"{PROGRAM}: warning: {escape(file)}: {one_line(message)}")
 
-    def faults(self, file: str, recording: Faulty) -> None:
+    def report_warnings(self, file: str, recording: HasWarnings) -> None:
         """Report what was wrong with an input, and how it was read."""
         for warning in recording.warnings:
             self.warn(file, warning)
