@@ -118,10 +118,10 @@ def test_an_unexpected_error_is_one_failure(tag: Cli, here: Path, monkeypatch: p
 
     really_tag = Model._tag
 
-    def fail_on_bad(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
-        if "bad" in name:
+    def fail_on_bad(self: Model, recording: Any, keep_scores: bool) -> Any:
+        if "bad" in recording.name:
             raise TypeError("two\nlines")
-        return really_tag(self, windows, name, keep_scores)
+        return really_tag(self, recording, keep_scores)
 
     monkeypatch.setattr(Model, "_tag", fail_on_bad)
     bad, good = write_wav(here / "bad.wav"), write_wav(here / "good.wav")

@@ -79,10 +79,10 @@ def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest
 
     really_tag = Model._tag
 
-    def interrupt_on_b(self: Model, windows: Any, name: str, keep_scores: bool) -> Any:
-        if "b.wav" in name:
+    def interrupt_on_b(self: Model, recording: Any, keep_scores: bool) -> Any:
+        if "b.wav" in recording.name:
             raise KeyboardInterrupt
-        return really_tag(self, windows, name, keep_scores)
+        return really_tag(self, recording, keep_scores)
 
     monkeypatch.setattr(Model, "_tag", interrupt_on_b)
     for name in ("a.wav", "b.wav", "c.wav"):
