@@ -20,22 +20,15 @@ from numpy.typing import NDArray
 
 from framecls.audio.arrays import SupportsArray, as_array, is_array
 from framecls.audio.channels import Channel
-from framecls.audio.extent import Extent, measure_extent
 from framecls.audio.faults import explain_os_error
+from framecls.audio.length import FileLength, measure_length
 from framecls.audio.levels import STRETCH_S, Mixer, OffsetRemover, settle_scale
-from framecls.audio.readers import (
-    NO_AUDIO,
-    ArrayReader,
-    BlocksReader,
-    ChainReader,
-    ContainerReader,
-    DecoderMissingError,
-    Reader,
-    SoundFileReader,
-    WavStreamReader,
-    read_exactly,
-)
-from framecls.audio.wav import WavFormat, parse_wav_header
+from framecls.audio.readers.base import NO_AUDIO, Reader, read_exactly
+from framecls.audio.readers.decoder import DecoderMissingError, DecoderReader
+from framecls.audio.readers.memory import ArrayReader, BlocksReader
+from framecls.audio.readers.pcm import PcmReader
+from framecls.audio.readers.sndfile import ChainReader, SoundFileReader
+from framecls.audio.wav import PcmFormat, parse_wav_header
 from framecls.config import DEFAULT_READING, ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
@@ -266,7 +259,7 @@ class _Opener:
         if status.st_size == 0 and not stat.S_ISFIFO(status.st_mode):
             raise AudioError("the file is empty (0 bytes)")
         if self._options.raw is not None:
-            return self._read_wav(handle, WavFormat.of_raw(self._options.raw))
+            return self._read_wav(handle, PcmFormat.of_raw(self._options.raw))
         if stat.S_ISFIFO(status.st_mode):
             return self._open_pipe(handle)
         return self._open_regular(handle, path)
@@ -281,13 +274,13 @@ class _Opener:
             if handle.isatty():
                 raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
             if not handle.seekable():
-                return self._open_pipe(handle) if raw is None else self._read_wav(handle, WavFormat.of_raw(raw))
+                return self._open_pipe(handle) if raw is None else self._read_wav(handle, PcmFormat.of_raw(raw))
             if handle.seek(0, os.SEEK_END) == 0:
                 raise AudioError("the file is empty (0 bytes)")
             handle.seek(0)
         except OSError as error:
             raise explain_os_error(error) from error
-        return self._open_regular(handle, None) if raw is None else self._read_wav(handle, WavFormat.of_raw(raw))
+        return self._open_regular(handle, None) if raw is None else self._read_wav(handle, PcmFormat.of_raw(raw))
 
     def _open_regular(self, handle: IO[bytes], path: Path | None) -> Reader:
         """Open a seekable file with the first decoder that knows it and reads it to its end.
@@ -297,29 +290,29 @@ class _Opener:
             path: None if it has no name to hand to another process.
         """
         try:
-            extent = measure_extent(handle)
+            length = measure_length(handle)
         except OSError as error:
             raise explain_os_error(error) from error
-        if not extent.has_samples:
+        if not length.has_samples:
             raise AudioError(NO_AUDIO)
-        if extent.samples is not None:
-            handle.seek(extent.first_byte)
-            self._remarks.notes.append(f"its header says {extent.promised_s:.1f} s, and samples go on: all are read")
-            return self._read_wav(handle, extent.samples)
-        if extent.is_longer:
+        if length.samples is not None:
+            handle.seek(length.first_byte)
+            self._remarks.notes.append(f"its header says {length.promised_s:.1f} s, and samples go on: all are read")
+            return self._read_wav(handle, length.samples)
+        if length.is_longer:
             try:
-                if extent.links:
-                    return ChainReader(handle, extent, self._remarks)
-                return self._open_container(handle, path, extent)
+                if length.links:
+                    return ChainReader(handle, length, self._remarks)
+                return self._open_container(handle, path, length)
             except soundfile.LibsndfileError:
-                return self._open_container(handle, path, extent)
+                return self._open_container(handle, path, length)
             except DecoderMissingError as error:
                 self._remarks.warnings.append(f"only its first part is read: the rest needs PyAV ({error})")
                 handle.seek(0)
         try:
-            reader = SoundFileReader(handle, path is not None, extent, self._remarks)
+            reader = SoundFileReader(handle, path is not None, length, self._remarks)
         except (soundfile.LibsndfileError, TypeError):  # soundfile wants to be told the rate of what is called .raw
-            return self._open_container(handle, path, extent)
+            return self._open_container(handle, path, length)
         if (self._options.track or 1) > 1:
             reader.close()
             raise AudioError(f"there is no audio track {self._options.track}: it has 1")
@@ -333,10 +326,10 @@ class _Opener:
             return self._read_wav(handle, wav)
         return reader
 
-    def _read_wav(self, handle: IO[bytes], wav: WavFormat) -> WavStreamReader:
-        return WavStreamReader(handle, wav, self._remarks)
+    def _read_wav(self, handle: IO[bytes], wav: PcmFormat) -> PcmReader:
+        return PcmReader(handle, wav, self._remarks)
 
-    def _open_container(self, handle: IO[bytes], path: Path | None, extent: Extent) -> ContainerReader:
+    def _open_container(self, handle: IO[bytes], path: Path | None, length: FileLength) -> DecoderReader:
         inherited = None
         if path is None:
             handle.seek(0)
@@ -344,7 +337,7 @@ class _Opener:
         if path.parent == _DESCRIPTORS:
             inherited = handle.fileno()
             handle.seek(0)
-        return ContainerReader(path, self._options, self._remarks, extent, inherited)
+        return DecoderReader(path, self._options, self._remarks, length, inherited)
 
     def _open_pipe(self, handle: IO[bytes]) -> Reader:
         head = bytearray()  # what has gone by, in case that it is not WAV

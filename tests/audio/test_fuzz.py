@@ -90,7 +90,7 @@ def refuse_container(*_: object) -> None:
 @pytest.mark.parametrize("kind", SEEDS)
 def test_audio(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its faults are bounded by a process of its own, which takes too long to start a thousand times.
-    monkeypatch.setattr(stream, "ContainerReader", refuse_container)
+    monkeypatch.setattr(stream, "DecoderReader", refuse_container)
 
     @bounded
     @given(mutations(SEEDS[kind]))

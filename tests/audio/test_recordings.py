@@ -24,9 +24,9 @@ from models import save_tiny_model
 from numpy.typing import NDArray
 
 import framecls
-from framecls.audio import container as container_program
-from framecls.audio import find_inputs, open_audio
+from framecls.audio import decoder_program, find_inputs, open_audio
 from framecls.cli.boundary import run
+from framecls.audio.readers import decoder
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
 
@@ -376,6 +376,7 @@ def without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "broken").mkdir()
     (folder / "broken" / "av.py").write_text("raise ImportError('libavformat.so: no such file')")
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+    decoder.pool.clear()
 
 
 def test_without_pyav(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,6 +398,7 @@ def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) ->
     (folder / "broken").mkdir()
     (folder / "broken" / "av.py").write_text(textwrap.dedent(body))
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+    decoder.pool.clear()
 
 
 def test_a_decoder_that_hangs(tmp_path: Path, tag: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +430,7 @@ def test_the_decoder_does_not_outlive_us(tmp_path: Path) -> None:
         import os, signal
         from framecls.audio import open_audio
         stream = open_audio({str(path)!r})
-        print(stream._reader._process.pid, flush=True)
+        print(stream._reader._process.popen.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
@@ -529,4 +531,4 @@ def test_keywords_are_the_fields() -> None:
 
 
 def test_the_decoding_program_imports_nothing_of_ours() -> None:
-    assert "framecls" not in Path(container_program.__file__).read_text().replace("framecls-", "")
+    assert "framecls" not in Path(decoder_program.__file__).read_text().replace("framecls-", "")

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Literal
 
-from framecls.audio.wav import MIN_OPEN_BYTES, WavFormat, make_wav_format
+from framecls.audio.mpeg_frames import measure_mpeg
+from framecls.audio.wav import MIN_OPEN_BYTES, PcmFormat, parse_fmt_chunk
 from framecls.errors import AudioError
 
 _MAX_CHUNKS = 10_000
@@ -25,7 +26,7 @@ _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True)
-class Extent:
+class FileLength:
     """What is known of the length of a file, beside what libsndfile makes of it."""
 
     promised_s: float | None = None  # what the header says, where the file has less
@@ -34,15 +35,15 @@ class Extent:
     has_samples: bool = True
     links: tuple[int, ...] = ()  # where each of several files begins that were joined
     # Where samples go on after those that the header counts: all of them, from this byte on.
-    samples: WavFormat | None = None
+    samples: PcmFormat | None = None
     first_byte: int = 0
 
 
-WHOLE = Extent()
+WHOLE = FileLength()
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
-def measure_extent(handle: IO[bytes]) -> Extent:
+def measure_length(handle: IO[bytes]) -> FileLength:
     """Look at a seekable file, and leave it at its start.
 
     Raises:
@@ -107,8 +108,8 @@ def _is_chunk_list(handle: IO[bytes], position: int, size: int, order: Literal["
 
 
 def _compare(
-    handle: IO[bytes], size: int, first: int, declared: int, samples: WavFormat | None, rate: float, frame_bytes: float
-) -> Extent:
+    handle: IO[bytes], size: int, first: int, declared: int, samples: PcmFormat | None, rate: float, frame_bytes: float
+) -> FileLength:
     """Compare how many bytes of samples a header declares with what there is.
 
     Args:
@@ -125,13 +126,13 @@ def _compare(
     if declared > available:
         is_open = declared >= MIN_OPEN_BYTES
         missing_s = (declared - available) / frame_bytes / rate
-        return WHOLE if is_open or missing_s <= 0 else Extent(promised_s=declared / frame_bytes / rate)
+        return WHOLE if is_open or missing_s <= 0 else FileLength(promised_s=declared / frame_bytes / rate)
     if not _goes_on(handle, first + declared + declared % 2, size, round(frame_bytes), order):
-        return WHOLE if declared else Extent(has_samples=False)
-    return Extent(is_longer=True, samples=samples, first_byte=first, promised_s=declared / frame_bytes / rate)
+        return WHOLE if declared else FileLength(has_samples=False)
+    return FileLength(is_longer=True, samples=samples, first_byte=first, promised_s=declared / frame_bytes / rate)
 
 
-def _measure_wav(handle: IO[bytes], size: int) -> Extent:
+def _measure_wav(handle: IO[bytes], size: int) -> FileLength:
     long_bytes: int | None = None
     fmt = b""
     n_frames = 0
@@ -150,7 +151,7 @@ def _measure_wav(handle: IO[bytes], size: int) -> Extent:
     return WHOLE
 
 
-def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: bytes, n_frames: int) -> Extent:
+def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: bytes, n_frames: int) -> FileLength:
     code, channels, rate, byte_rate, frame_bytes, bits = struct.unpack_from("<HHIIHH", fmt)
     if code == 0xFFFE and len(fmt) >= 26:
         (code,) = struct.unpack_from("<H", fmt, 24)
@@ -159,7 +160,7 @@ def _compare_wav(handle: IO[bytes], size: int, first: int, declared: int, fmt: b
             f"its header says samples of {bits} bits in {frame_bytes // channels} bytes each, which can be read in "
             "two ways: convert it to the usual kind"
         )
-    samples = make_wav_format(fmt, 0)
+    samples = parse_fmt_chunk(fmt, 0)
     if not byte_rate or not rate:
         return WHOLE
     frame_bytes = samples.frame_bytes if samples else declared / n_frames if n_frames else byte_rate / rate
@@ -178,7 +179,7 @@ _AIFF_SUBTYPES: dict[tuple[bytes, int], tuple[str, Literal["LITTLE", "BIG"]]] = 
 }
 
 
-def _measure_aiff(handle: IO[bytes], size: int) -> Extent:
+def _measure_aiff(handle: IO[bytes], size: int) -> FileLength:
     common = b""
     for name, first, length in _chunks(handle, 12, size, ">"):
         if name == b"COMM":
@@ -192,7 +193,7 @@ def _measure_aiff(handle: IO[bytes], size: int) -> Extent:
             (offset,) = struct.unpack(">I", _read(handle, first, 4).ljust(4, b"\0"))
             kind = _AIFF_SUBTYPES.get((common[18:22] or b"NONE", bits))
             frame_bytes = channels * -(-bits // 8)
-            samples = WavFormat(round(rate), channels, kind[0], frame_bytes, None, kind[1]) if kind else None
+            samples = PcmFormat(round(rate), channels, kind[0], frame_bytes, None, kind[1]) if kind else None
             mean_bytes = frame_bytes if kind else max(1, length - 8) / max(1, n_frames)
             first += 8 + offset
             return _compare(handle, size, first, max(0, length - 8 - offset), samples, rate, mean_bytes)
@@ -206,7 +207,7 @@ _AU_SUBTYPES = {
 }  # fmt: skip
 
 
-def _measure_au(handle: IO[bytes], size: int) -> Extent:
+def _measure_au(handle: IO[bytes], size: int) -> FileLength:
     head = _read(handle, 0, 24)
     if len(head) < 24:
         return WHOLE
@@ -215,11 +216,11 @@ def _measure_au(handle: IO[bytes], size: int) -> Extent:
     if kind is None or not 1 <= channels <= 1024 or not rate or first > size:
         return WHOLE
     frame_bytes = channels * kind[1]
-    samples = WavFormat(rate, channels, kind[0], frame_bytes, None, "BIG")
+    samples = PcmFormat(rate, channels, kind[0], frame_bytes, None, "BIG")
     return _compare(handle, size, first, declared, samples, rate, frame_bytes)
 
 
-def _measure_w64(handle: IO[bytes], size: int) -> Extent:
+def _measure_w64(handle: IO[bytes], size: int) -> FileLength:
     position, byte_rate = 40, 0
     for _ in range(_MAX_CHUNKS):
         head = _read(handle, position, 24)
@@ -231,17 +232,17 @@ def _measure_w64(handle: IO[bytes], size: int) -> Extent:
         elif head.startswith(b"data"):
             available, declared = size - position - 24, length - 24
             is_cut = byte_rate and available < declared < 2**62
-            return Extent(promised_s=declared / byte_rate) if is_cut else WHOLE
+            return FileLength(promised_s=declared / byte_rate) if is_cut else WHOLE
         if length < 24:
             break
         position += -(-length // 8) * 8
     return WHOLE
 
 
-def _measure_caf(handle: IO[bytes], size: int) -> Extent:
+def _measure_caf(handle: IO[bytes], size: int) -> FileLength:
     position, rate, frame_bytes = 8, 0.0, 0.0
     n_frames = 0
-    samples: WavFormat | None = None
+    samples: PcmFormat | None = None
     for _ in range(_MAX_CHUNKS):
         head = _read(handle, position, 12)
         if len(head) < 12:
@@ -257,11 +258,11 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
         elif name == b"data":
             if length > size - position - 12 and rate >= 1:
                 duration_s = (length - 4) / frame_bytes / rate if frame_bytes else n_frames / rate
-                return Extent(promised_s=duration_s) if duration_s > 0 else Extent(is_cut=True)
+                return FileLength(promised_s=duration_s) if duration_s > 0 else FileLength(is_cut=True)
             first, end = position + 12 + 4, position + 12 + length
             if samples is not None and length >= 4 and _caf_goes_on(handle, end, size):
                 said_s = (length - 4) / samples.frame_bytes / samples.sample_rate
-                return Extent(is_longer=True, samples=samples, first_byte=first, promised_s=said_s)
+                return FileLength(is_longer=True, samples=samples, first_byte=first, promised_s=said_s)
             break
         if length < 0:
             break
@@ -269,14 +270,14 @@ def _measure_caf(handle: IO[bytes], size: int) -> Extent:
     return WHOLE
 
 
-def _caf_format(desc: bytes) -> WavFormat | None:
+def _caf_format(desc: bytes) -> PcmFormat | None:
     """Return what a `desc` chunk says; None: the samples do not lie one after the other."""
     rate, kind, flags, packet_bytes, _, channels, bits = struct.unpack(">d4sIIIII", desc)
     if kind != b"lpcm" or not 1 <= channels <= 1024 or packet_bytes * 8 != channels * bits or not 1 <= rate < 1e7:
         return None
     subtypes = {32: "FLOAT", 64: "DOUBLE"} if flags & 1 else {16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}
     endian: Literal["LITTLE", "BIG"] = "LITTLE" if flags & 2 else "BIG"
-    return WavFormat(round(rate), channels, subtypes[bits], packet_bytes, None, endian) if bits in subtypes else None
+    return PcmFormat(round(rate), channels, subtypes[bits], packet_bytes, None, endian) if bits in subtypes else None
 
 
 def _caf_goes_on(handle: IO[bytes], position: int, size: int) -> bool:
@@ -287,17 +288,17 @@ def _caf_goes_on(handle: IO[bytes], position: int, size: int) -> bool:
     return re.fullmatch(rb"[A-Za-z0-9_ ]{4}", name) is None or not 0 <= length <= size - position - 12
 
 
-def _measure_flac(handle: IO[bytes], size: int) -> Extent:
+def _measure_flac(handle: IO[bytes], size: int) -> FileLength:
     # libsndfile knows how many samples the header promises. A second stream begins with another one.
     return _make_chain(_find(handle, 4, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")), False)
 
 
-def _make_chain(further: Iterator[int], is_cut: bool) -> Extent:
+def _make_chain(further: Iterator[int], is_cut: bool) -> FileLength:
     links = (0, *itertools.islice(further, _MAX_LINKS))
-    return Extent(is_longer=len(links) > 1, links=links if len(links) > 1 else (), is_cut=is_cut)
+    return FileLength(is_longer=len(links) > 1, links=links if len(links) > 1 else (), is_cut=is_cut)
 
 
-def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
+def _measure_ogg(handle: IO[bytes], size: int) -> FileLength:
     first_pages = 0
     position = 0
     while True:
@@ -311,7 +312,7 @@ def _measure_ogg(handle: IO[bytes], size: int) -> Extent:
     # Several streams side by side are a film, or the like; one that begins further on is a link of a chain.
     is_cut = not _ends_ogg(handle, size)
     if first_pages > 1:
-        return Extent(is_longer=True, is_cut=is_cut)
+        return FileLength(is_longer=True, is_cut=is_cut)
     return _make_chain(_find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")), is_cut)
 
 
@@ -329,16 +330,16 @@ def _ends_ogg(handle: IO[bytes], size: int) -> bool:
     return False
 
 
-def _measure_avi(handle: IO[bytes], size: int) -> Extent:
+def _measure_avi(handle: IO[bytes], size: int) -> FileLength:
     head = _read(handle, 0, 64).ljust(64, b"\0")
     (length,) = struct.unpack_from("<I", head, 4)
     if length + 8 <= size or head[24:28] != b"avih":
         return WHOLE
     frame_us, n_frames = struct.unpack_from("<I12xI", head, 32)
-    return Extent(promised_s=frame_us * n_frames / 1e6 or None, is_cut=True)
+    return FileLength(promised_s=frame_us * n_frames / 1e6 or None, is_cut=True)
 
 
-def _measure_asf(handle: IO[bytes], size: int) -> Extent:
+def _measure_asf(handle: IO[bytes], size: int) -> FileLength:
     head = _read(handle, 0, 1 << 16)
     at = head.find(_ASF_PROPERTIES)
     if at < 0 or len(head) < at + 88:
@@ -346,10 +347,10 @@ def _measure_asf(handle: IO[bytes], size: int) -> Extent:
     (length,) = struct.unpack_from("<Q", head, at + 40)
     duration, preroll_ms = struct.unpack_from("<Q8xQ", head, at + 64)
     is_cut = size < length < 2**62
-    return Extent(promised_s=duration / 1e7 - preroll_ms / 1e3, is_cut=True) if is_cut else WHOLE
+    return FileLength(promised_s=duration / 1e7 - preroll_ms / 1e3, is_cut=True) if is_cut else WHOLE
 
 
-def _measure_adts(handle: IO[bytes], size: int) -> Extent:
+def _measure_adts(handle: IO[bytes], size: int) -> FileLength:
     """Go from frame to frame of an AAC stream."""
     position, start, data = 0, 0, b""
     while position + 7 <= size:
@@ -360,17 +361,17 @@ def _measure_adts(handle: IO[bytes], size: int) -> Extent:
         if head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or length < 7:
             return WHOLE  # tags, or not what it seemed
         position += length
-    return Extent(is_cut=position != size)
+    return FileLength(is_cut=position != size)
 
 
-def _measure_transport(handle: IO[bytes], size: int) -> Extent:
+def _measure_transport(handle: IO[bytes], size: int) -> FileLength:
     for length in (188, 204):
         if all(_read(handle, length * n, 1) == b"G" for n in range(min(4, size // length))):
-            return Extent(is_cut=size % length != 0)
+            return FileLength(is_cut=size % length != 0)
     return WHOLE
 
 
-def _measure_program(handle: IO[bytes], size: int) -> Extent:
+def _measure_program(handle: IO[bytes], size: int) -> FileLength:
     """Look whether the last packet of an MPEG program stream is whole."""
     start = max(0, size - (1 << 18))
     tail = _read(handle, start, size - start)
@@ -381,7 +382,7 @@ def _measure_program(handle: IO[bytes], size: int) -> Extent:
     while at + 6 <= len(tail) and tail[at : at + 3] == b"\x00\x00\x01" and tail[at + 3] >= 0xBB:
         at += 6 + int.from_bytes(tail[at + 4 : at + 6], "big")
     # What is left may be the mark of the end, four bytes, or padding; not the start of another packet.
-    return Extent(is_cut=at > len(tail) or 0 < len(tail) - at < 4)
+    return FileLength(is_cut=at > len(tail) or 0 < len(tail) - at < 4)
 
 
 def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> Iterator[int]:
@@ -396,13 +397,11 @@ def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes
         tail = data[-7:]  # too short for what was found already
 
 
-def _measure_mp3(handle: IO[bytes], size: int) -> Extent:
-    from framecls.audio.mpeg import measure_mpeg
-
+def _measure_mp3(handle: IO[bytes], size: int) -> FileLength:
     seen = measure_mpeg(handle, size)
     if seen is None:
         return WHOLE
-    return Extent(promised_s=seen.promised_s, is_cut=seen.is_cut, is_longer=not seen.is_plain)
+    return FileLength(promised_s=seen.promised_s, is_cut=seen.is_cut, is_longer=not seen.is_plain)
 
 
 _MEASURES = (
