@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import decoder_program, find_inputs, open_audio
-from framecls.cli.boundary import run
 from framecls.audio.readers import decoder
+from framecls.cli.boundary import run
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
 
