@@ -24,7 +24,7 @@ _MAX_BEHIND = 10.0
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TokenSpan:
     """One symbol of a string, and the frames `[first, last)` in which the likeliest alignment says it."""
 
     symbol: int
@@ -32,7 +32,7 @@ class Spoken:
     last: int
 
 
-def decode_greedy(log_probs: NDArray[np.floating]) -> list[Spoken]:
+def decode_greedy(log_probs: NDArray[np.floating]) -> list[TokenSpan]:
     """Return the string of the likeliest alignment: the best symbol of every frame.
 
     Args:
@@ -40,7 +40,7 @@ def decode_greedy(log_probs: NDArray[np.floating]) -> list[Spoken]:
     """
     best = log_probs.argmax(axis=1)
     cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)] if len(best) else [0]
-    return [Spoken(int(best[first]), first, last) for first, last in pairwise(cuts) if best[first] != BLANK]
+    return [TokenSpan(int(best[first]), first, last) for first, last in pairwise(cuts) if best[first] != BLANK]
 
 
 class _Chain(NamedTuple):
@@ -82,7 +82,7 @@ _Beam = dict[_Prefix, tuple[_Ending, _Ending]]
 
 def decode_beam(
     log_probs: NDArray[np.floating], width: int, min_log_prob: float = _MIN_LOG_PROB, max_behind: float = _MAX_BEHIND
-) -> list[Spoken]:
+) -> list[TokenSpan]:
     """Return the likeliest string, all its alignments counted together: prefix beam search (Hannun et al. 2014).
 
     Args:
@@ -98,7 +98,7 @@ def decode_beam(
     _, said = max(((_either(*endings), endings) for endings in beam.values()), key=lambda pair: pair[0].log_prob)
     spoken, chain = [], _either(*said).said
     while chain is not None:
-        spoken.append(Spoken(chain.symbol, chain.first, chain.last))
+        spoken.append(TokenSpan(chain.symbol, chain.first, chain.last))
         chain = chain.before
     return spoken[::-1]
 

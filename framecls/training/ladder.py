@@ -16,7 +16,7 @@ import torch
 
 from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
-from framecls.inference.segments import Window
+from framecls.inference.windows import Window
 from framecls.nn.network import Network
 from framecls.training.job import Data, Job
 from framecls.training.loop import Run, measure_dev

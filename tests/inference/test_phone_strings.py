@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from models import save_tiny_model, tiny_config, tone, write_wav
 
 from framecls.checkpoints.network import save_model
 from framecls.cli.boundary import run
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.inference.ctc import decode_beam, decode_greedy
-from framecls.inference.engine import WindowOutput, load_engine
+from framecls.inference.engine import load_engine
 from framecls.inference.phones import find_seam, phone_engine, stitch_phones
-from framecls.inference.segments import plan_windows
+from framecls.inference.windows import WindowOutput, plan_windows
 from framecls.model import Model, load
 from framecls.nn.network import Network
 from framecls.results import Segment, StringResult
@@ -31,6 +30,8 @@ from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe
 from framecls.training.spoken import index_phones, phones_within, spell_all
+from support.models import save_tiny_model, tiny_config
+from support.signals import make_tone, write_wav
 
 PHONES = ("a", "b", "c")
 
@@ -100,7 +101,7 @@ def test_windows_that_agree_meet_in_the_middle() -> None:
 def test_a_recording_of_many_windows(tmp_path: Path, task: str) -> None:
     engine = load_engine(save_hearing_model(tmp_path, task), device="cpu")
     model = Model(engine)
-    sounds = np.concatenate([tone(0.7, 200 * (1 + n % 7)) for n in range(12)])
+    sounds = np.concatenate([make_tone(0.7, 200 * (1 + n % 7)) for n in range(12)])
     result = model.tag_string(sounds, sample_rate=16000)
     assert isinstance(result, StringResult)
     assert result.scores.shape == (420, 3)
@@ -117,7 +118,7 @@ def test_a_recording_of_many_windows(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("task", ["frame", "pooled"])
 def test_many_recordings_have_the_strings_of_each_alone(tmp_path: Path, task: str) -> None:
     model = load(save_hearing_model(tmp_path, task), device="cpu")
-    sources = [np.concatenate([tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
+    sources = [np.concatenate([make_tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
     sources.insert(1, np.zeros(0, np.float32))
     first, empty, *rest = model.tag_string_many(sources, sample_rate=16000)
     assert isinstance(empty, AudioError)
@@ -137,10 +138,10 @@ def test_the_windows_of_a_pooled_model_overlap_for_strings(tmp_path: Path) -> No
 def test_models_without_phones_are_refused(tmp_path: Path) -> None:
     model = load(save_tiny_model(tmp_path, "frame"), device="cpu")
     with pytest.raises(UsageError, match="hears no phones"):
-        model.tag_string(tone(1.0), sample_rate=16000)
+        model.tag_string(make_tone(1.0), sample_rate=16000)
     hearing = load(save_hearing_model(tmp_path, "frame"), device="cpu")
     with pytest.raises(ConfigError, match="beam 0"):
-        hearing.tag_string(tone(1.0), sample_rate=16000, beam=0)
+        hearing.tag_string(make_tone(1.0), sample_rate=16000, beam=0)
 
 
 def test_phones_of_a_part_are_those_whose_middle_is_in_it() -> None:
@@ -241,7 +242,6 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
     assert 'text = "' + segments[0].label in tag("-f", "textgrid")
     assert string[:20] in tag()
     assert "Start" not in tag()
-    assert "Start" in tag("--times")
     assert len(json.loads(tag("-f", "jsonl", "--frames"))["scores"]) == 100
     assert tag("--beam", "1", "-f", "text").startswith(f"{recording}\t")
 
@@ -255,7 +255,6 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
         (["-m", "language", "--string", "--min-gap", "1"], "--min-gap is about labels"),
         (["-m", "language", "--string", "--stream"], "--stream is about labels"),
         (["-m", "sound", "-f", "text"], "add --string"),
-        (["-m", "sound", "--times"], "--times goes with --string"),
         (["-m", "sound", "--beam", "8"], "--beam goes with --string"),
         (["-m", "language"], "is for framecls identify"),
     ],

@@ -9,12 +9,12 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from models import segment_whole
 from rich.cells import cell_len
 from rich.console import Console
 
 from framecls.cli.tables import FigureTable
-from framecls.inference.segments import OverlappingSegmenter, SegmentRules, TilingSegmenter, frame_times
+from framecls.inference.segments import OverlappingSegmenter, SegmentRules, TilingSegmenter
+from framecls.inference.windows import frame_times
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import BLOCKS, block_levels, tick_line, tier_lines
 from framecls.output.tables import (
@@ -28,6 +28,7 @@ from framecls.output.tables import (
     tag_table,
 )
 from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
+from support.results import segment_whole
 
 LABELS = ("speech", "music", "noise")
 LONG = "recordings/2019/a folder/an interview with somebody, taken in the kitchen (final version, really).flac"

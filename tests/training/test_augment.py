@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training.test_training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, RATE, corpus
 
 from framecls.errors import ConfigError
 from framecls.nn.network import Network, Output
@@ -34,8 +33,8 @@ from framecls.training.preview import write_preview
 from framecls.training.recipe import SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
 from framecls.training.spoken import index_phones
 from framecls.training.team import cut
-
-__all__ = ["corpus"]  # a fixture
+from support.signals import RATE
+from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE
 
 
 def chirp(rate: int = RATE) -> np.ndarray:

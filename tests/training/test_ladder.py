@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training.test_training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
-import framecls
 from framecls.cli.boundary import run
 from framecls.training import ladder, saw
 from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
 from framecls.training.names import LADDER, RUNGS
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
+from support.commands import run_command
+from support.training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,7 +151,7 @@ def test_other_tasks(recipe: Recipe, figure: str, sources: set[str], tmp_path: P
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["compare", "--steps", "1", "--rungs", "fc,dot", "--device", "cpu", "--cache", str(tmp_path)]
+    common = ["compare", "--set", "optim.steps=1", "--rungs", "fc,dot", "--device", "cpu", "--cache", str(tmp_path)]
     assert run([*common, "--saw", "-q", "-f", "json"]) == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)
@@ -163,7 +160,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (figures["figure"], figures["steps"], figures["labels"]) == ("accuracy", 1, ["noun", "verb"])
     assert figures["rungs"][0]["by_source"] == {NEAR: 0.5, MIDDLE: 0.5, FAR: 0.5}
     # The clips are a corpus like any other.
-    assert run([*common, str(tmp_path / "saw" / "manifest.jsonl"), "--recipe", "saw", "--seed", "3"]) == 0
+    assert run([*common, str(tmp_path / "saw" / "manifest.jsonl"), "--recipe", "saw", "--set", "optim.seed=3"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0].split() == ["Rung", "Accuracy", "Parameters", "Epoch", "Frames/s"]
@@ -181,13 +178,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["m.jsonl", "--saw"], "one of the two"),
         (["m.jsonl", "--rungs", "fc,stairs"], "choose among fc, window, dot, additive"),
         (["m.jsonl", "--rungs", ","], "--rungs"),
-        (["m.jsonl", "--task", "sing"], "choose tag or identify"),
-        (["m.jsonl", "--task", "tag", "--recipe", "identify"], "not for framecls tag"),
         (["m.jsonl", "--recipe", "nope"], "nope"),
         (["--saw", "--recipe", "sound"], "--saw wants one label a frame"),
         (["--saw", "--recipe", "identify"], "--saw wants one label a frame"),
-        (["--saw", "--steps", "0"], "--steps"),
-        (["--saw", "--seed", "-1"], "--seed"),
+        (["--saw", "--set", "optim.steps=0"], "--set: steps"),
+        (["--saw", "--set", "optim.seed=-1"], "--set: seed"),
         (["--saw", "--threads", "0"], "--threads"),
         (["--saw", "-f", "csv"], "table or json"),
     ],
@@ -207,6 +202,5 @@ def test_wrong_usage_costs_no_torch() -> None:
         "status = run(['compare', '--saw', '--rungs', 'stairs'])\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 100 + status)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 102, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 102, answer.err

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
-import framecls
-from framecls.checkpoints.network import load_network
 from framecls.errors import UsageError
 from framecls.training.examples.mixtures import IGNORED, Batch
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import read_recipe
 from framecls.training.team import ALONE, Counts, Team, cut, join_team
+from support.commands import environment
+from support.training import weights, write_corpus
 
 RATE = 16000
 RECIPE = """
@@ -54,28 +50,6 @@ workers = 0
 """
 
 
-def write_corpus(folder: Path) -> Path:
-    """Write tones of two kinds, some with phones, and a recipe; return the manifest."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(12):
-        label = ("low", "high")[number % 2]
-        times = np.arange(round(rng.uniform(0.6, 0.9) * RATE)) / RATE
-        tone = 0.3 * np.sin(2 * np.pi * rng.uniform(1, 1.5) * (200, 2000)[number % 2] * times)
-        soundfile.write(folder / f"{number}.wav", tone + 0.01 * rng.standard_normal(len(tone)), RATE)
-        split = "dev" if number < 4 else "train"
-        rows.append({"file": f"{number}.wav", "label": label, "speaker": f"s{number // 2}", "split": split})
-        if number % 3:
-            rows[-1]["phones"] = "l o u" if label == "low" else "h a"
-    (folder / "recipe.toml").write_text(RECIPE)
-    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder / "manifest.jsonl"
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(load_network(path).named_parameters())
-
-
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Return how far apart two networks are, as a share of the weights' size."""
     gap = sum(float((one[key] - other[key]).square().sum()) for key in one)
@@ -84,20 +58,19 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    manifest = write_corpus(tmp_path)
+    manifest = write_corpus(tmp_path, n_speakers=6)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.toml")
     alone = Job(manifest, tmp_path / "alone.safetensors", recipe)
     train(alone, prepare(alone))
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "framecls"]
     command += ["train", "identify", str(manifest), "-o", str(tmp_path / "two.safetensors"), "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    environment["GLOO_SOCKET_IFNAME"] = "lo"
     done = subprocess.run(
         [sys.executable, *command, "--recipe", str(tmp_path / "recipe.toml")],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=environment(GLOO_SOCKET_IFNAME="lo"),
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
