@@ -312,6 +312,10 @@ CUT = {
     "flv": lambda x, p: encode(p, x[::2].copy(), 44100, "aac"),
     "mpg": lambda x, p: write_media(p, Track(x, 48000, "mp2"), picture_s=10.0, picture="mpeg2video"),
     "aac": lambda x, p: encode(p, x, 48000, "aac"),
+    "mp2": lambda x, p: encode(p, x, 48000, "mp2"),
+    "ac3": lambda x, p: encode(p, x, 48000, "ac3"),
+    "eac3": lambda x, p: encode(p, x, 48000, "eac3"),
+    "voc": lambda x, p: soundfile.write(p, x, 48000, format="VOC"),
 }
 
 
