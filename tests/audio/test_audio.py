@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from framecls.audio import Input, InputFailure, find_inputs, open_audio
-from framecls.audio.readers import ContainerReader
+from framecls.audio.readers.decoder import DecoderReader
 from framecls.audio.stream import _rechunk
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
@@ -160,10 +160,10 @@ def test_flac_of_unknown_length(write_audio, tmp_path, monkeypatch):
 
 def test_closing_ends_the_decoder(tmp_path):
     path = write_media(tmp_path / "a.mka", Track(make_noise(60), 16000, "flac"))
-    reader = ContainerReader(path, ReadOptions(), Remarks())
-    assert reader._process.poll() is None  # far from done: nobody has read what it says
+    reader = DecoderReader(path, ReadOptions(), Remarks())
+    assert reader._process.popen.poll() is None  # far from done: nobody has read what it says
     reader.close()
-    assert reader._process.poll() is not None
+    assert reader._process.popen.poll() is not None
 
 
 # Channels and rates
@@ -606,7 +606,7 @@ def test_odd_names(write_audio, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(read(name), expected)
     np.testing.assert_array_equal(read(tmp_path / name), expected)
-    reader = ContainerReader(Path(name), ReadOptions(), Remarks())
+    reader = DecoderReader(Path(name), ReadOptions(), Remarks())
     np.testing.assert_array_equal(reader.read(20000)[:, 0], expected)
     assert reader.duration_s == pytest.approx(1)
     reader.close()

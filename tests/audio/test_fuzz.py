@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framecls.audio import open_audio, stream
+from framecls.audio import open_audio
+from framecls.audio.readers import opening
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import load_network
 from framecls.errors import AudioError, ManifestError, ModelError
@@ -91,7 +92,7 @@ def refuse_container(*_: object) -> None:
 @pytest.mark.parametrize("kind", SEEDS)
 def test_audio(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its faults are bounded by a process of its own, which takes too long to start a thousand times.
-    monkeypatch.setattr(stream, "ContainerReader", refuse_container)
+    monkeypatch.setattr(opening, "DecoderReader", refuse_container)
 
     @bounded
     @given(mutations(SEEDS[kind]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -132,18 +131,6 @@ def test_the_iterator_is_advanced_by_whoever_reads_the_outputs() -> None:
 
     assert len(read_all(Batcher(recordings(), CONFIG, checksums, BatchLimits(4, 2, 3)))) == 39
     assert threads == {threading.get_ident()}
-
-
-def test_an_iterator_with_a_thread_of_its_own_holds_nothing_up() -> None:
-    """What has come is answered while the iterator waits for more."""
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    batcher = Batcher(iter(waiting.get, None), CONFIG, checksums, BatchLimits(4, 2, 2), own_thread=True)
-    with closing(batcher.run()) as recordings:
-        for recording in recordings_of([8000] * 5):
-            waiting.put(recording)
-            assert list(next(recordings))
-        waiting.put(None)
-        assert list(recordings) == []
 
 
 def wait_until_full(batcher: Batcher, n_running: int = 0) -> None:
