@@ -321,11 +321,8 @@ def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, over
     )
     for network_gate in (gate, None):
         engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
-        outputs = [
-            output
-            for recording in engine.run([make_swell(5.03)], ReadOptions(sample_rate=RATE))
-            for output in recording
-        ]
+        running = engine.run([make_swell(5.03)], ReadOptions(sample_rate=RATE))
+        outputs = [output for recording in running for output in recording]
         assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
         assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
 

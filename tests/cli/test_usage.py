@@ -197,7 +197,7 @@ def test_help_reads_in_one_screen(
 
 def test_options_are_few() -> None:
     names = {name for _, function in commands() for name in long_names(function)}
-    assert len(names) <= 53, sorted(names)
+    assert len(names) <= 51, sorted(names)
 
 
 def long_names(function: Any) -> Iterator[str]:

@@ -338,10 +338,8 @@ def test_one_network_on_two_devices_at_once(other: str) -> None:
     """Two engines of the same weights, their runs interleaved; a gate is on the device of the network."""
     torch.manual_seed(3)
     gate, network = Network(tiny_config("frame")).eval(), Network(replace(tiny_config("pooled"), gate="speech")).eval()
-    models = [
-        Model(Engine(copy.deepcopy(network), torch.device(device), gate=copy.deepcopy(gate)))
-        for device in ("cpu", other)
-    ]
+    devices = [torch.device("cpu"), torch.device(other)]
+    models = [Model(Engine(copy.deepcopy(network), device, gate=copy.deepcopy(gate))) for device in devices]
     clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     runs = [model.identify_many(clips, sample_rate=RATE) for model in models]
     n_results = 0
@@ -375,6 +373,6 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
     config = tiny_config("frame")
     few_frames = replace(config.features, window_samples=1600, hop_samples=1600, n_fft=1600)  # so that it takes seconds
     save_model(Network(replace(config, features=few_frames)), tmp_path / "model.safetensors")
-    path = tmp_path / "model.safetensors"
-    peaks_kb = [int(run_command(path, minutes, code=MEMORY).out) for minutes in ("10", "60")]
+    model = str(tmp_path / "model.safetensors")
+    peaks_kb = [int(run_command(model, minutes, code=MEMORY).out) for minutes in ("10", "60")]
     assert peaks_kb[1] <= min(1.5 * peaks_kb[0], peaks_kb[0] + 100_000)

@@ -178,8 +178,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["m.jsonl", "--saw"], "one of the two"),
         (["m.jsonl", "--rungs", "fc,stairs"], "choose among fc, window, dot, additive"),
         (["m.jsonl", "--rungs", ","], "--rungs"),
-        (["m.jsonl", "--task", "sing"], "choose tag or identify"),
-        (["m.jsonl", "--task", "tag", "--recipe", "identify"], "not for framecls tag"),
         (["m.jsonl", "--recipe", "nope"], "nope"),
         (["--saw", "--recipe", "sound"], "--saw wants one label a frame"),
         (["--saw", "--recipe", "identify"], "--saw wants one label a frame"),
