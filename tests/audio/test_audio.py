@@ -29,7 +29,7 @@ from framecls.audio.stream import _rechunk
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
-from support.commands import start_command
+from support.commands import HANG_S, start_command
 from support.media import Track, write_media
 from support.signals import make_noise, make_tone
 
@@ -407,14 +407,14 @@ def test_a_silent_named_pipe_can_be_left(tmp_path):
         with open(tmp_path / "fifo", "wb", buffering=0) as file:
             file.write(open_wav_header() + bytes(20000))
             ready.set()
-            left.append(leave.wait(10))
+            left.append(leave.wait(HANG_S))
 
     thread = threading.Thread(target=write)
     thread.start()
     with open_audio(tmp_path / "fifo") as stream:
         blocks = stream.blocks(0.25)
         assert len(next(blocks)) == 4000
-        assert ready.wait(5)
+        assert ready.wait(HANG_S)
         blocks.close()
     leave.set()
     thread.join()
@@ -435,7 +435,7 @@ def test_silent_standard_input_can_be_left():
     with start_command(code=LIVE, stdin=subprocess.PIPE) as process:
         process.stdin.write(open_wav_header() + bytes(20000))
         process.stdin.flush()
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(HANG_S) == 0, process.stderr.read()
         assert process.stdout.read().split() == [b"4000", b"4000"]
 
 

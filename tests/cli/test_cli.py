@@ -31,7 +31,7 @@ from framecls.cli.console import Console, escape, one_line
 from framecls.errors import AudioError
 from framecls.output.formats import WRITERS
 from framecls.output.frames import FRAME_WRITERS
-from support.commands import Answer, Cli, environment, run_command, start_command
+from support.commands import HANG_S, Answer, Cli, environment, run_command, start_command
 from support.models import LANGUAGES, TAG_LABELS, save_tiny_model
 from support.signals import RATE, make_tone, write_wav
 
@@ -914,7 +914,7 @@ def test_ctrl_c(waiting: subprocess.Popen[bytes]) -> None:
     soundfile.write(wav := io.BytesIO(), make_tone(60.0), RATE, format="WAV")
     waiting.stdin.write(wav.getvalue()[:500_000])  # more than a pipe holds: once it is through, the input is being read
     waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=30)
+    out, err = waiting.communicate(timeout=HANG_S)
     assert waiting.returncode == 130
     assert (out, err.decode()) == (b"", "framecls: error: interrupted: 1 of 3 inputs done, 2 left, from - on\n")
 
@@ -928,7 +928,7 @@ def test_a_reader_that_goes_away(waiting: subprocess.Popen[bytes]) -> None:
     waiting.stdin.write(wav.getvalue())
     waiting.stdin.close()
     assert waiting.stderr.read() == b""
-    assert waiting.wait(timeout=30) == 141
+    assert waiting.wait(timeout=HANG_S) == 141
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
@@ -940,7 +940,7 @@ def test_names_that_are_no_text(locale: str, tag_model: str, here: Path) -> None
     settings = environment(LC_ALL=locale, PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     arguments = ("tag", "-m", tag_model, "--device", "cpu", os.fsdecode(name), os.fsdecode(b"gone-" + name))
     with start_command(*arguments, env=settings) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 1
     assert b"speech" in out
     assert err.splitlines()[0].startswith(rb"framecls: error: gone-caf\xe9-\xff.wav: ")
