@@ -31,7 +31,7 @@ from framecls.audio import find as inputs
 from framecls.audio.readers import opening
 from framecls.cli.operations import TagOperation
 from framecls.errors import AudioError
-from support.commands import Cli, environment, run_command
+from support.commands import HANG_S, Cli, environment, run_command
 from support.hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
 from support.limits import bounded
 from support.media import Track, write_media
@@ -589,7 +589,7 @@ def test_standard_input_that_is_no_pipe(redirect: str, said: str, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
         cwd=tmp_path,
         env=environment(),
     )
