@@ -133,11 +133,8 @@ class Worker:
         assert self._model is not None
         self._feed.put(None)
         self._feed, self._tickets, self._broken = queue.SimpleQueue(), deque(), None
-        rules = work.decision
         try:
-            model = self._model.with_decision(
-                thresholds=rules.thresholds, min_duration_s=rules.min_duration_s, min_gap_s=rules.min_gap_s
-            )
+            model = self._model.with_decision(work.decision)
             results = getattr(model, work.method)(_make_feed(self._feed), progress=self._hear, **work.options)
         except Exception as error:
             return Failure.of(error)
