@@ -458,12 +458,12 @@ print(*(float(scores.sum()) for scores in tags), vector[:3].tolist(), language.t
     assert run[0].out == run[1].out != "", run[0].err
 
 
-def test_the_shapes_that_the_readme_states() -> None:
+def test_the_shapes_that_the_readme_and_the_guide_state() -> None:
     speech = "samples/speech_flite.flac"
-    readme = Path("README.md").read_text(encoding="utf-8")
-    [size] = re.findall(r"framecls.embed\(.*\)  # \((\d+),\)", readme)
+    readme, guide = (Path(p).read_text(encoding="utf-8") for p in ("README.md", "framecls/guides/python.md"))
+    [size] = set(re.findall(r"framecls.embed\(.*\)  # \((\d+),\)", readme + guide))
     assert framecls.embed(speech, device="cpu").shape == (int(size),)
-    assert "# (frame,) seconds, (frame, label) probabilities" in readme
+    assert "# (frame,) seconds, (frame, label) probabilities" in guide
     result = framecls.tag(speech, device="cpu")
     assert result.times.shape == (len(result.scores),)
     assert result.scores.shape == (len(result.times), len(result.labels))
