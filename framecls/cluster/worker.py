@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import platform
 import queue
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framecls import errors
 from framecls._version import __version__
-from framecls.checkpoints import registry
-from framecls.checkpoints.file import read_config
+from framecls.checkpoints.registry import digest_model
 from framecls.config import DecisionConfig
 from framecls.errors import ClusterError, FrameclsError
 from framecls.results import Identification, TagResult
@@ -89,17 +87,6 @@ class Failure:
         error = kind(self.message)
         error.add_note(f"On {self.machine}:\n{self.trace}")
         return error
-
-
-def digest_model(model: str) -> str:
-    """Return what stands for all that a model of that name or path computes with.
-
-    Raises:
-        FrameclsError: there is no such model.
-    """
-    path = registry.locate(model)
-    paths = [path, registry.locate(registry.GATE_MODEL)] if read_config(path).gate else [path]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 class Worker:
