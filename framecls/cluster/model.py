@@ -15,7 +15,7 @@ from framecls.checkpoints.file import read_config
 from framecls.cluster.plan import Machine, plan_workers
 from framecls.cluster.pool import WorkerPool
 from framecls.cluster.session import open_session
-from framecls.cluster.worker import Setup, Work, digest_model
+from framecls.cluster.worker import Setup, Work
 from framecls.config import ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 
@@ -167,7 +167,7 @@ def connect(
         raise UsageError(f"device {device!r}: on a cluster choose {', '.join(CLUSTER_DEVICES)}; Ray picks the GPU")
     path = registry.locate(model)
     name = str(model) if str(model) in registry.names() else os.path.join(os.getcwd(), path)
-    config, digest = read_config(path), digest_model(name)
+    config, digest = read_config(path), registry.digest_model(name)
     own_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_session(address, max(own_cpus, (workers or 1) * (threads or 1))) as ray:
         machines = [_read_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]
