@@ -37,6 +37,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 MODEL_PREFIX = "framecls:"  # of the source of an encoder that is the lower layers of a framecls model
+BUNDLE_PREFIX = "torchaudio:"  # of one that is a bundle of torchaudio
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class PretrainedConfig:
     A recipe gives the first three fields; `checkpoints.frontends.look_up` fills in the others when training begins.
     """
 
-    source: str = ""  # "framecls:MODEL", or for transformers the name or folder of an audio encoder
+    source: str = ""  # "framecls:MODEL", "torchaudio:BUNDLE", or for transformers an encoder's name or folder
     layer: int = 0  # whose vectors, counted from 1; 0: a learnt mix of all
     tuned: bool = False  # its self-attention learns too
     carried: bool = False  # the model file holds its weights; else it only names it
-    family: Literal["transformers", "framecls"] = "transformers"
+    family: Literal["transformers", "torchaudio", "framecls"] = "transformers"
     # Of a framecls model the tables "features" and "encoder", and the "digest" of the weights; of transformers "config"
-    # and how its input is normalised. Empty: not known yet.
+    # and how its input is normalised; of torchaudio the "config" of its convolutions. Empty: not known yet.
     architecture: dict[str, Any] = field(default_factory=dict)
     dim: int = 0  # numbers in a vector
     n_layers: int = 0  # layers of self-attention that are run
@@ -72,7 +73,7 @@ class PretrainedConfig:
             )
         else:
             for key in ("conv_dim", "conv_stride", "conv_kernel"):
-                sizes = self._transformers.get(key, [1])
+                sizes = self._settings.get(key, [1])
                 good = isinstance(sizes, list) and 1 <= len(sizes) <= _MAX_CONVOLUTIONS
                 good = good and all(type(size) is int and 1 <= size <= 65536 for size in sizes)
                 _require(good, f"pretrained.architecture.config.{key} is no list of 1 to {_MAX_CONVOLUTIONS} sizes")
@@ -93,7 +94,7 @@ class PretrainedConfig:
         return from_dict(EncoderConfig, self.architecture.get("encoder"), "pretrained.architecture.encoder.")
 
     @property
-    def _transformers(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         config = self.architecture.get("config")
         _require(isinstance(config, dict), "pretrained.architecture.config: a table was expected")
         return typing.cast(dict[str, Any], config)
@@ -112,7 +113,7 @@ class PretrainedConfig:
                 arrays["pairs of frames in its encoder"] = encoder.n_heads * n_vectors**2
             return arrays
         arrays, length = {"layers in its encoder": n_vectors * self.dim * self.n_layers}, n_vectors * self.hop_samples
-        sizes = zip(self._transformers.get("conv_dim", ()), self._transformers.get("conv_stride", ()), strict=False)
+        sizes = zip(self._settings.get("conv_dim", ()), self._settings.get("conv_stride", ()), strict=False)
         for number, (channels, step) in enumerate(sizes, start=1):
             length //= step
             arrays[f"convolution {number}"] = length * channels

@@ -14,6 +14,8 @@ from framecls.errors import PackageError
 _BROKEN = (ImportError, AttributeError, NameError, OSError, RuntimeError, SystemError, TypeError, ValueError)
 # The machine has no memory left or too many open files; the package may be whole.
 _EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+# Releases that load side by side: every torchaudio is built for one release of torch, and 2.11 is its last.
+_AUDIO_PAIR = ("torch==2.11.0", "torchaudio==2.11.0")
 _LONGEST_REASON = 200
 
 
@@ -65,6 +67,29 @@ def load(purpose: str, module: str, distribution: str = "") -> ModuleType:
             f"{purpose} needs {package}, and {distribution} {_version(distribution)} is installed but does not load "
             f"({_reason(error)}): {install_command('--force-reinstall', distribution)}"
         ) from error
+
+
+def load_torchaudio() -> ModuleType:
+    """Import torchaudio with its models and pipelines; beside a torch that it was not built for it does not load.
+
+    Raises:
+        PackageError: it is not installed, or does not load beside the torch that is.
+    """
+    try:
+        torchaudio = importlib.import_module("torchaudio")
+        for name in ("models", "pipelines"):
+            importlib.import_module(f"torchaudio.{name}")
+    except _BROKEN as error:
+        _reraise_exhaustion(error)
+        purpose, torch = "a torchaudio encoder needs torchaudio", f"torch {_version('torch')}"
+        advice = f"install both of one release, from one index: {install_command(*_AUDIO_PAIR)}"
+        if _is_absent(error, "torchaudio"):
+            raise PackageError(f"{purpose}, not installed beside {torch}: {advice}") from error
+        raise PackageError(
+            f"{purpose}, and torchaudio {_version('torchaudio')} does not load beside {torch} "
+            f"({_reason(error)}): {advice}"
+        ) from error
+    return torchaudio
 
 
 def _is_absent(error: BaseException, package: str) -> bool:

@@ -6,6 +6,8 @@ import errno
 import importlib
 import json
 import os
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from support.signals import write_wav
 
 SAMPLES = ROOT / "samples"
 SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
-# How an import of transformers fails.
+# How an import of transformers or torchaudio fails.
 FAILURES = {
     "library": f"raise OSError('Could not load this library: x.so') from OSError('x.so: {SYMBOL}')",
     "absent": "raise ModuleNotFoundError(\"No module named 'transformers'\", name='transformers')",
@@ -67,7 +69,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_shipped_models_give_the_same_where_torchaudio_does_not_load(
     failure: str, usual: list[str], tmp_path: Path
 ) -> None:
-    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure].replace("transformers", "torchaudio"))
     assert run_shipped_models(tmp_path, broken) == usual
     assert [json.loads(line).get("label") for line in usual] == [None, None, "en", "ada"]
 
@@ -84,6 +86,24 @@ def test_a_pretrained_encoder_says_what_is_wrong_with_transformers(failure: str,
     assert line.startswith("framecls: error: a pre-trained encoder needs transformers")
     assert line.endswith("transformers")
     assert ": pip install " in line
+    assert (SYMBOL in line) == (failure == "library")
+    assert ("not installed" in line) == (failure == "absent")
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_torchaudio_encoder_says_what_does_not_fit_what(failure: str, tmp_path: Path) -> None:
+    code = FAILURES[failure].replace("transformers", "torchaudio")
+    broken = break_package(tmp_path / "first", "torchaudio", code)
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
+    arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "torchaudio:WAVLM_BASE"]
+    answer = run_command(*arguments, env=broken)
+    assert (answer.status, answer.out) == (2, "")
+    [line] = answer.err.splitlines()
+    assert line.startswith("framecls: error: a torchaudio encoder needs torchaudio")
+    assert f"beside torch {version('torch')}" in line
+    assert (f"torchaudio {version('torchaudio')} does not load" in line) == (failure != "absent")
+    assert line.endswith("pip install torch==2.11.0 torchaudio==2.11.0")
     assert (SYMBOL in line) == (failure == "library")
     assert ("not installed" in line) == (failure == "absent")
 
@@ -177,6 +197,11 @@ def test_an_exhausted_machine_is_no_broken_package(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OSError, match="no more"):
         packages.load("this", "odd")
+    break_package(tmp_path / "first", "torchaudio", f"raise OSError({number}, 'no more')")
+    monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    with pytest.raises(OSError, match="no more"):
+        packages.load_torchaudio()
 
 
 def test_no_hint_names_a_package_that_nobody_has_registered() -> None:

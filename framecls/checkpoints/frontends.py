@@ -3,11 +3,13 @@
 A source is one of
 
 - `framecls:MODEL`: the lower layers of a framecls model, by name or path;
+- `torchaudio:BUNDLE`: an encoder of torchaudio (wav2vec 2.0, HuBERT, WavLM, XLS-R), whose weights torch fetches once
+  and reads from its cache from then on;
 - the name or folder of an audio encoder of transformers, which is an extra: Whisper, wav2vec 2.0, HuBERT,
   WavLM, UniSpeech, data2vec, w2v-BERT or AST. transformers fetches a named one once and reads its cache from then on.
 
-A model file only names an encoder that ships with framecls or has a name in transformers, and stays as it is; it
-carries the weights of one that was tuned, or came from a file of the user's own.
+A model file only names an encoder that ships with framecls or has a name in torchaudio or transformers, and stays as it
+is; it carries the weights of one that was tuned, or came from a file of the user's own.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -29,9 +33,9 @@ from torch.nn import functional
 from framecls import packages
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import dequantize, read_config, read_stored
-from framecls.config import MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
+from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
 from framecls.errors import ConfigError, FrameclsError, ModelError, is_out_of_memory
-from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TransformersEncoder
+from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TorchaudioEncoder, TransformersEncoder
 from framecls.textfiles import read_json
 
 _RATE = 16000  # Hz, of all encoders here
@@ -53,7 +57,7 @@ _SWITCHED_OFF = {
     "decoder_layers": 0,
 }
 _NOT_STORED = ("id2label", "label2id", "architectures", "transformers_version", "_name_or_path", "dtype")
-_MOST_CHARACTERS = 200  # of a reason that transformers gives
+_MOST_CHARACTERS = 200  # of a reason that torchaudio or transformers gives
 
 
 def look_up(config: FeatureConfig) -> FeatureConfig:
@@ -70,7 +74,8 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
         return config
     if config.pretrained.model:
         return _look_up_model(config)
-    found = _look_up_transformers(config.pretrained)
+    is_bundle = config.pretrained.source.startswith(BUNDLE_PREFIX)
+    found = _look_up_bundle(config.pretrained) if is_bundle else _look_up_transformers(config.pretrained)
     open_frontend(found, config.pretrained.source)
     return _on_grid(config, found, _RATE, config.f_max_hz)
 
@@ -88,6 +93,8 @@ def open_frontend(config: PretrainedConfig, source: str) -> PretrainedFrontend:
     """
     if config.family == "transformers":
         return PretrainedFrontend(config, _load_transformers(config, source))
+    if config.family == "torchaudio":
+        return PretrainedFrontend(config, _open_bundle(config, fetched=True))
     encoder = _lower_layers(config)
     state = {key: tensor.float() for key, tensor in dequantize(_read_lower_layers(config, source)).items()}
     _check_weights(encoder, state, source)
@@ -112,6 +119,8 @@ def build_frontend(config: PretrainedConfig, state: Mapping[str, Tensor]) -> Pre
         return open_frontend(config, config.source)
     if config.family == "framecls":
         return PretrainedFrontend(config, _lower_layers(config))
+    if config.family == "torchaudio":
+        return PretrainedFrontend(config, _open_bundle(config, fetched=False))
     with _transformers(config.source) as transformers:
         settings = _settings_of(transformers, config)
         with torch.device("meta"):
@@ -217,14 +226,75 @@ def _check_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
             raise ModelError(f"{source}: its weights do not fit its settings: {key} has shape {shapes}")
 
 
+# Encoders of torchaudio
+
+
+def _look_up_bundle(asked: PretrainedConfig) -> PretrainedConfig:
+    """Complete the settings of an encoder of torchaudio; its weights are not needed for that."""
+    params = _find_bundle(asked.source)._params
+    dims, kernels, strides = zip(*params["extractor_conv_layer_config"], strict=True)
+    hop_samples, window_samples = _grid_of_convolutions(kernels, strides)
+    return replace(
+        asked,
+        carried=asked.tuned,
+        family="torchaudio",
+        architecture={"config": {"conv_dim": [*dims], "conv_kernel": [*kernels], "conv_stride": [*strides]}},
+        dim=params["encoder_embed_dim"],
+        n_layers=_check_layer(asked, params["encoder_num_layers"]),
+        hop_samples=hop_samples,
+        window_samples=window_samples,
+    )
+
+
+def _find_bundle(source: str) -> Any:
+    pipelines = packages.load_torchaudio().pipelines
+    bundles = {name: each for name, each in vars(pipelines).items() if isinstance(each, pipelines.Wav2Vec2Bundle)}
+    if (name := source.removeprefix(BUNDLE_PREFIX)) not in bundles:
+        raise ConfigError(f"{source[:_MOST_CHARACTERS]}: torchaudio has no such encoder: WAVLM_BASE_PLUS is one")
+    return bundles[name]
+
+
+def _open_bundle(config: PretrainedConfig, *, fetched: bool) -> TorchaudioEncoder:
+    """Build an encoder of torchaudio, with its weights or without memory for them."""
+    if _look_up_bundle(PretrainedConfig(config.source, config.layer, config.tuned)) != config:
+        raise ModelError(f"{config.source}: its settings do not go together")
+    bundle = _find_bundle(config.source)
+    if fetched:
+        model = _fetch(bundle, config.source)
+    else:
+        models = packages.load_torchaudio().models
+        with torch.device("meta"):
+            model = (models.wavlm_model if bundle._model_type == "WavLM" else models.wav2vec2_model)(**bundle._params)
+    # What is above the last layer that is wanted is never run.
+    model.aux = None
+    transformer = model.encoder.transformer
+    transformer.layers = transformer.layers[: config.n_layers]
+    if not transformer.layer_norm_first:
+        transformer.layer_norm = nn.Identity()
+    prepare = partial(_normalize_waveform, eps=1e-5) if bundle._normalize_waveform else _pass_through
+    return TorchaudioEncoder(model, config, "encoder.transformer.layers", prepare, _pass_through)
+
+
+def _fetch(bundle: Any, source: str) -> Any:
+    """Return the model of a bundle with its weights, which torch fetches unless they are in its cache."""
+    try:
+        model = bundle.get_model(dl_kwargs={"progress": False, "map_location": "cpu", "weights_only": True})
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{source}: its weights can neither be read from {torch.hub.get_dir()} nor fetched ({_shorten(error)}): "
+            "connect to a network once, or set TORCH_HOME to where they are"
+        ) from error
+    return getattr(model, "model", model)  # without what would normalise a batch as if it were one waveform
+
+
 # Encoders of transformers
 
 
 def _look_up_transformers(asked: PretrainedConfig) -> PretrainedConfig:
     """Complete the settings of an encoder of transformers."""
     source, folder = asked.source, Path(asked.source)
-    if source.startswith("torchaudio:"):
-        raise ConfigError(f"{source}: encoders come from transformers: give such a name as microsoft/wavlm-base-plus")
     is_folder = folder.is_dir()
     if is_folder:
         _check_folder(folder)
@@ -284,8 +354,12 @@ def _grid(settings: Any) -> tuple[int, int]:
         return 2 * _SPECTRUM_HOP, _SPECTRUM_WINDOW + _SPECTRUM_HOP
     if settings.model_type == _AST:
         return _SPECTRUM_HOP * settings.time_stride, _SPECTRUM_HOP * (settings.patch_size - 1) + _SPECTRUM_WINDOW
+    return _grid_of_convolutions(settings.conv_kernel, settings.conv_stride)
+
+
+def _grid_of_convolutions(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     hop, width = 1, 1
-    for kernel, stride in reversed(list(zip(settings.conv_kernel, settings.conv_stride, strict=True))):
+    for kernel, stride in reversed(list(zip(kernels, strides, strict=True))):
         hop, width = hop * stride, (width - 1) * stride + kernel
     return hop, width
 
@@ -397,8 +471,14 @@ def _pass_through(x: Tensor) -> Tensor:
     return x
 
 
-def _normalize_waveform(waveform: Tensor) -> Tensor:
-    return functional.layer_norm(waveform, waveform.shape[1:], eps=1e-7)  # as Wav2Vec2FeatureExtractor
+def _normalize_waveform(waveform: Tensor, eps: float = 1e-7) -> Tensor:  # as Wav2Vec2FeatureExtractor
+    return functional.layer_norm(waveform, waveform.shape[1:], eps=eps)
+
+
+def _shorten(error: Exception) -> str:
+    """Return in one line what an exception says."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]} …"
 
 
 @contextlib.contextmanager
@@ -419,9 +499,7 @@ def _transformers(source: str) -> Iterator[Any]:
     ) as error:  # fmt: skip
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        shown = reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]} …"
-        raise ModelError(f"{source}: transformers cannot open this encoder: {shown}") from error
+        raise ModelError(f"{source}: transformers cannot open this encoder: {_shorten(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:

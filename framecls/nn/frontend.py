@@ -93,15 +93,27 @@ class TransformersEncoder(nn.Module):
         for count in sorted(set(counts) - {0}):
             rows = torch.tensor([row for row, own in enumerate(counts) if own == count], device=waveform.device)
             inputs = self._prepare(waveform[rows, : (count - 1) * hop + width])
-            hidden = self.model(inputs, output_hidden_states=True).hidden_states[1:]  # the first is what layer 1 reads
-            for index, states in enumerate(hidden):
+            for index, states in enumerate(self._run(inputs)):
                 vectors = functional.pad(self._select(states)[:, :count], (0, 0, 0, longest - count))
                 outputs[index] = outputs[index].index_copy(0, rows, vectors.to(waveform.dtype))
         return outputs
 
+    def _run(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return for each layer (batch, position, channel) hidden states."""
+        states: Sequence[Tensor] = self.model(inputs, output_hidden_states=True).hidden_states
+        return states[1:]  # the first is what layer 1 reads
+
     def tunable(self) -> nn.Module:
         """Return the part that learns where the encoder is tuned: self-attention, not the convolutions before it."""
         return self.model.get_submodule(self._layers)
+
+
+class TorchaudioEncoder(TransformersEncoder):
+    """An encoder of torchaudio, which differs in how it is run."""
+
+    def _run(self, inputs: Tensor) -> Sequence[Tensor]:
+        layers: Sequence[Tensor] = self.model.extract_features(inputs)[0]  # type: ignore[operator]
+        return layers
 
 
 class PretrainedFrontend(nn.Module):

@@ -261,7 +261,7 @@ def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = Fals
 
     Args:
         recipe: all the rest.
-        source: "framecls:MODEL", or the name or folder of an encoder of transformers.
+        source: "framecls:MODEL", "torchaudio:BUNDLE", or the name or folder of an encoder of transformers.
         layer: whose vectors; 0: a learnt mix of all.
         tuned: its self-attention learns too.
     """

@@ -280,8 +280,6 @@ def test_without_weights_there_is_one_clear_line(kind: str, tmp_path: Path, caps
     said = capsys.readouterr().err
     assert said.startswith("framecls: error: nobody/has-this: transformers cannot open this encoder: ")
     assert len(said.splitlines()) == 1
-    assert run([*arguments, "torchaudio:WAVLM_BASE"]) == 1
-    assert "give such a name as microsoft/wavlm-base-plus" in capsys.readouterr().err
     tuned = ["--set", "features.pretrained.tuned=true"]
     assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), *tuned]) == 2
     assert "goes with --encoder" in capsys.readouterr().err
