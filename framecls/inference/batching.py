@@ -130,8 +130,6 @@ class Batcher:
         config: ModelConfig,
         forward: Callable[[list[Item]], list[WindowOutput]],
         limits: BatchLimits,
-        *,
-        own_thread: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -141,10 +139,8 @@ class Batcher:
             config: how recordings are cut into windows.
             forward: runs a batch of windows, in any of several threads.
             limits: how much is under way at once.
-            own_thread: a thread of its own advances the iterator, which may block for long.
         """
         self._source = iter(recordings)
-        self._own_thread = own_thread
         self._config = config
         self._forward = forward
         self._limits = limits
@@ -164,8 +160,10 @@ class Batcher:
 
     def run(self) -> Generator[Recording, None, None]:
         """Yield the recordings in order, each as soon as it is begun; closing the generator stops all threads."""
-        targets = [self._decode_all] * self._limits.n_decoders + [self._advance_all] * self._own_thread
-        threads = [threading.Thread(target=target, name="framecls-decode", daemon=True) for target in targets]
+        threads = [
+            threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
+            for _ in range(self._limits.n_decoders)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -184,7 +182,7 @@ class Batcher:
             deadline = time.monotonic() + _JOIN_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            if isinstance(self._source, Generator) and not self._own_thread:
+            if isinstance(self._source, Generator):
                 self._source.close()
 
     def read(self, recording: Recording) -> WindowOutput | None:
@@ -238,10 +236,6 @@ class Batcher:
                     queue.append(recording)
             self._changed.notify_all()
 
-    def _advance_all(self) -> None:
-        while self._wait(lambda: self._exhausted or self._may_advance()) and not self._exhausted:
-            self._advance()
-
     # Decoding, in threads of its own.
 
     def _decode_all(self) -> None:
@@ -294,7 +288,7 @@ class Batcher:
             with self._changed:
                 if condition():
                     return
-                wants_recording = not self._own_thread and self._may_advance()
+                wants_recording = self._may_advance()
                 if not wants_recording and not self._step():
                     timeout_s = None if self._linger_until is None else self._linger_until - time.monotonic()
                     self._changed.wait(timeout_s)
