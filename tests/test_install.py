@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,38 @@ def break_package(folder: Path, name: str, code: str) -> dict[str, str]:
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code, encoding="utf-8")
     return environment(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
+
+
+def run_shipped_models(folder: Path, variables: dict[str, str]) -> list[str]:
+    """Return what tag, identify and enroll say with all shipped models."""
+    gallery = folder / "voices.json"
+    speech = SAMPLES / "speech_en.ogg"
+    common = ["--device", "cpu", "--threads", "1"]
+    commands = [
+        ["tag", str(speech), "-m", "sound", "-m", "phones", "-f", "jsonl", *common],
+        ["identify", str(speech), "-f", "jsonl", *common],
+        ["enroll", "ada", str(speech), "--gallery", str(gallery), *common],
+        ["identify", str(speech), "-m", "speaker", "--gallery", str(gallery), "-f", "jsonl", *common],
+    ]
+    code = f"from framecls.cli.boundary import run\nfor command in {commands!r}: assert run(command) == 0"
+    answer = run_command(code=code, env=variables)
+    assert answer.status == 0, answer.err
+    return answer.out.splitlines()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("usual")
+    return run_shipped_models(folder, environment())
+
+
+@pytest.mark.parametrize("failure", ["library", "absent"])
+def test_shipped_models_give_the_same_where_torchaudio_does_not_load(
+    failure: str, usual: list[str], tmp_path: Path
+) -> None:
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    assert run_shipped_models(tmp_path, broken) == usual
+    assert [json.loads(line).get("label") for line in usual] == [None, None, "en", "ada"]
 
 
 @pytest.mark.parametrize("failure", FAILURES)
