@@ -108,7 +108,9 @@ class Mixer:
     def _choose(self, stretch: Chunk, mono: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weights of the channels in a stretch."""
         # Of what is left without the offset of each channel, and without a copy of the stretch.
-        powers = np.einsum("ij,ij->j", stretch, stretch) / len(stretch) - stretch.mean(axis=0) ** 2
+        share = np.full(len(stretch), 1 / len(stretch), np.float32)
+        means = share @ stretch  # stretch.mean(axis=0), which takes 50 times as long for two channels
+        powers = np.einsum("ij,ij->j", stretch, stretch) / len(stretch) - means**2
         mean_power = float(powers.mean())
         if not mean_power > _SOUNDING:
             return self._weights

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
-import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
 from framecls.audio.arrays import SupportsArray, as_array, is_array
 from framecls.audio.channels import Channel
-from framecls.audio.extent import Extent, measure_extent
-from framecls.audio.faults import explain_os_error
 from framecls.audio.levels import STRETCH_S, Mixer, OffsetRemover, settle_scale
-from framecls.audio.readers import (
-    NO_AUDIO,
-    ArrayReader,
-    BlocksReader,
-    ChainReader,
-    ContainerReader,
-    DecoderMissingError,
-    Reader,
-    SoundFileReader,
-    WavStreamReader,
-    read_exactly,
-)
-from framecls.audio.wav import WavFormat, parse_wav_header
+from framecls.audio.readers.base import NO_AUDIO, Reader
+from framecls.audio.readers.memory import ArrayReader, BlocksReader
+from framecls.audio.readers.opening import FileOpener
 from framecls.config import DEFAULT_READING, ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
@@ -51,10 +35,6 @@ _MAX_CHUNK = 1 << 20
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 3_072_000
 # Integers that were stored as floats as they are reach 2^31; the square of what is much larger is no float any more.
 _MAX_SAMPLE = 2.0**32
-# Names of open files, where the system has them.
-_DESCRIPTORS = Path("/dev/fd")
-# A pipe that is not WAV is copied to a file before it is read. Nobody's recording is as large, an endless pipe is.
-_MAX_SPOOL_BYTES = 8 << 30
 
 
 class AudioStream:
@@ -230,164 +210,12 @@ def _open_reader(
 ) -> Reader:
     if is_array(source):
         return ArrayReader(as_array(source), raw_sample_rate, remarks)
-    opener = _Opener(options, remarks, resources)
+    opener = FileOpener(options, remarks, resources)
     if isinstance(source, str | os.PathLike):
         return opener.open_path(Path(source))
     if has_own_rate(source):
         return opener.open_file_object(cast(BinaryIO, source))
     return BlocksReader(cast(Iterator[Any], source), raw_sample_rate, remarks)
-
-
-class _Opener:
-    """Finds the reader for a file or a pipe.
-
-    Args:
-        options: how it is read.
-        remarks: gets what there is to say of it.
-        resources: gets what is to be closed with the recording.
-    """
-
-    def __init__(self, options: ReadOptions, remarks: Remarks, resources: contextlib.ExitStack) -> None:
-        self._options = options
-        self._remarks = remarks
-        self._resources = resources
-
-    def open_path(self, path: Path) -> Reader:
-        try:
-            status = os.stat(path)
-            if stat.S_ISDIR(status.st_mode):
-                raise AudioError("it is a folder, not a file")
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
-                raise AudioError("it is a device, not a file: pipe audio in, with - for its name")
-            # Unbuffered: closing a buffered file waits for a thread that reads it, for ever if that is a silent pipe.
-            handle = self._resources.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115
-        except (OSError, ValueError) as error:
-            raise explain_os_error(error) from error
-        if status.st_size == 0 and not stat.S_ISFIFO(status.st_mode):
-            raise AudioError("the file is empty (0 bytes)")
-        if self._options.raw is not None:
-            return self._read_wav(handle, WavFormat.of_raw(self._options.raw))
-        if stat.S_ISFIFO(status.st_mode):
-            return self._open_pipe(handle)
-        return self._open_regular(handle, path)
-
-    def open_file_object(self, handle: BinaryIO) -> Reader:
-        if isinstance(handle, io.TextIOBase):
-            raise AudioError("the file object is open as text: open it in binary mode")
-        if getattr(handle, "closed", False):
-            raise AudioError("the file object is closed: open the file again")
-        raw = self._options.raw
-        try:
-            if handle.isatty():
-                raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
-            if not handle.seekable():
-                return self._open_pipe(handle) if raw is None else self._read_wav(handle, WavFormat.of_raw(raw))
-            if handle.seek(0, os.SEEK_END) == 0:
-                raise AudioError("the file is empty (0 bytes)")
-            handle.seek(0)
-        except OSError as error:
-            raise explain_os_error(error) from error
-        return self._open_regular(handle, None) if raw is None else self._read_wav(handle, WavFormat.of_raw(raw))
-
-    def _open_regular(self, handle: IO[bytes], path: Path | None) -> Reader:
-        """Open a seekable file with the first decoder that knows it and reads it to its end.
-
-        Args:
-            handle: the file, at its start.
-            path: None if it has no name to hand to another process.
-        """
-        try:
-            extent = measure_extent(handle)
-        except OSError as error:
-            raise explain_os_error(error) from error
-        if not extent.has_samples:
-            raise AudioError(NO_AUDIO)
-        if extent.samples is not None:
-            handle.seek(extent.first_byte)
-            self._remarks.notes.append(f"its header says {extent.promised_s:.1f} s, and samples go on: all are read")
-            return self._read_wav(handle, extent.samples)
-        if extent.is_longer:
-            try:
-                if extent.links:
-                    return ChainReader(handle, extent, self._remarks)
-                return self._open_container(handle, path, extent)
-            except soundfile.LibsndfileError:
-                return self._open_container(handle, path, extent)
-            except DecoderMissingError as error:
-                self._remarks.warnings.append(f"only its first part is read: the rest needs PyAV ({error})")
-                handle.seek(0)
-        try:
-            reader = SoundFileReader(handle, path is not None, extent, self._remarks)
-        except (soundfile.LibsndfileError, TypeError):  # soundfile wants to be told the rate of what is called .raw
-            return self._open_container(handle, path, extent)
-        if (self._options.track or 1) > 1:
-            reader.close()
-            raise AudioError(f"there is no audio track {self._options.track}: it has 1")
-        if reader.n_frames == 0 and reader.is_wav:
-            # A recorder that was killed leaves a length of 0 in the header, with the samples after it.
-            reader.close()
-            handle.seek(0)
-            wav = parse_wav_header(lambda n_bytes: read_exactly(handle, n_bytes))
-            if wav is None:
-                raise AudioError(NO_AUDIO)
-            return self._read_wav(handle, wav)
-        return reader
-
-    def _read_wav(self, handle: IO[bytes], wav: WavFormat) -> WavStreamReader:
-        return WavStreamReader(handle, wav, self._remarks)
-
-    def _open_container(self, handle: IO[bytes], path: Path | None, extent: Extent) -> ContainerReader:
-        inherited = None
-        if path is None:
-            handle.seek(0)
-            handle, path = self._spool(handle, b"")
-        if path.parent == _DESCRIPTORS:
-            inherited = handle.fileno()
-            handle.seek(0)
-        return ContainerReader(path, self._options, self._remarks, extent, inherited)
-
-    def _open_pipe(self, handle: IO[bytes]) -> Reader:
-        head = bytearray()  # what has gone by, in case that it is not WAV
-
-        def read(n_bytes: int) -> bytes:
-            data = read_exactly(handle, n_bytes)
-            head.extend(data)
-            return data
-
-        wav = parse_wav_header(read)
-        if wav is not None:
-            return self._read_wav(handle, wav)
-        if not head:
-            raise AudioError("nothing came through the pipe (0 bytes)")
-        file, path = self._spool(handle, bytes(head))
-        return self._open_regular(file, path)
-
-    def _spool(self, handle: IO[bytes], head: bytes) -> tuple[IO[bytes], Path]:
-        """Copy `head` and the rest of a stream to a temporary file, and return that at its start, and a name of it."""
-        try:
-            if _DESCRIPTORS.is_dir():
-                # Without a name of its own it is gone with this process, however that ends.
-                file: IO[bytes] = self._resources.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
-                path = _DESCRIPTORS / str(file.fileno())
-            else:
-                folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="framecls-"))
-                path = Path(folder) / "audio"
-                file = self._resources.enter_context(open(path, "w+b", buffering=0))  # noqa: SIM115
-            n_bytes = 0
-            part = head or read_exactly(handle, 1 << 20)
-            while part:
-                view = memoryview(part)
-                while view:
-                    view = view[file.write(view) :]
-                n_bytes += len(part)
-                if head and n_bytes > _MAX_SPOOL_BYTES:
-                    size = f"{_MAX_SPOOL_BYTES >> 30} GB"
-                    raise AudioError(f"{size} came through the pipe and no end: pipe WAV in, which needs none")
-                part = read_exactly(handle, 1 << 20)
-            file.seek(0)
-        except OSError as error:
-            raise AudioError(f"it cannot be copied to a temporary file: {error.strerror or error}") from error
-        return file, path
 
 
 def _read_chunks(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32]]:

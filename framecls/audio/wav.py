@@ -13,7 +13,7 @@ MAX_CHANNELS = 1024  # libsndfile's limit
 
 
 @dataclass(frozen=True)
-class WavFormat:
+class PcmFormat:
     """What the header of a WAV stream says."""
 
     sample_rate: int
@@ -24,7 +24,7 @@ class WavFormat:
     endian: Literal["LITTLE", "BIG"] = "LITTLE"
 
     @classmethod
-    def of_raw(cls, raw: RawAudio) -> WavFormat:
+    def of_raw(cls, raw: RawAudio) -> PcmFormat:
         """Return samples without a header as what follows the header of a WAV stream of no known length."""
         subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
         return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
@@ -48,7 +48,7 @@ _MAX_CHUNK_BYTES = 1 << 20
 MIN_OPEN_BYTES = 0x7FFF0000
 
 
-def parse_wav_header(read: Callable[[int], bytes]) -> WavFormat | None:
+def parse_wav_header(read: Callable[[int], bytes]) -> PcmFormat | None:
     """Read a RIFF/WAVE header up to the first sample.
 
     Args:
@@ -64,7 +64,7 @@ def parse_wav_header(read: Callable[[int], bytes]) -> WavFormat | None:
     while len(chunk := read(8)) == 8:
         name, n_bytes = struct.unpack("<4sI", chunk)
         if name == b"data":
-            return make_wav_format(fmt, n_bytes)
+            return parse_fmt_chunk(fmt, n_bytes)
         if n_bytes > _MAX_CHUNK_BYTES:
             return None
         body = read(n_bytes + n_bytes % 2)  # chunks begin at even places
@@ -73,7 +73,7 @@ def parse_wav_header(read: Callable[[int], bytes]) -> WavFormat | None:
     return None
 
 
-def make_wav_format(fmt: bytes, data_bytes: int) -> WavFormat | None:
+def parse_fmt_chunk(fmt: bytes, data_bytes: int) -> PcmFormat | None:
     """Return what a `fmt ` chunk says, and the length of the samples; None: they do not lie one after the other."""
     if len(fmt) < 16:
         return None
@@ -84,4 +84,4 @@ def make_wav_format(fmt: bytes, data_bytes: int) -> WavFormat | None:
     if subtype is None or not 1 <= channels <= MAX_CHANNELS or sample_rate < 1 or frame_bytes != channels * bits // 8:
         return None
     is_open = data_bytes == 0 or data_bytes >= MIN_OPEN_BYTES
-    return WavFormat(sample_rate, channels, subtype, frame_bytes, None if is_open else data_bytes // frame_bytes)
+    return PcmFormat(sample_rate, channels, subtype, frame_bytes, None if is_open else data_bytes // frame_bytes)

@@ -192,10 +192,10 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
 
 
 def _refuse_given(name: str, config: ModelConfig) -> None:
-    if config.features.kind == "given":
+    if config.features.kind == "precomputed":
         raise UsageError(
-            f"-m {name}: this model takes vectors of {config.features.n_given} numbers that were computed elsewhere, "
-            "not audio: measure it with framecls evaluate"
+            f"-m {name}: this model takes vectors of {config.features.precomputed_dim} numbers that were computed "
+            "elsewhere, not audio: measure it with framecls evaluate"
         )
 
 

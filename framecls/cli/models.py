@@ -95,7 +95,7 @@ def _network(config: ModelConfig) -> str:
     encoder, features = config.encoder, config.features
     kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
     layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
-    heard = {"given": "features computed elsewhere", "pretrained": f"{features.pretrained.source} features"}
+    heard = {"precomputed": "features computed elsewhere", "pretrained": f"{features.pretrained.source} features"}
     return f"{kind}, {layers}, on {features.dim} {heard.get(features.kind, f'{features.kind} features')}"
 
 

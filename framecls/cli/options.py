@@ -374,7 +374,11 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     ] = None
     encoder: Annotated[
         str | None,
-        _training("--encoder", metavar="SOURCE", help="A pre-trained encoder: framecls:language, or a path."),
+        _training(
+            "--encoder",
+            metavar="SOURCE",
+            help="Pre-trained: framecls:language, microsoft/wavlm-base-plus, a path.",
+        ),
     ] = None
     teacher: Annotated[
         Path | None, _training("--teacher", metavar="FILE", help="What other models hear, to learn from: npz.")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from framecls._version import __version__
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
-from framecls.cluster.crew import Crew
-from framecls.cluster.plan import Machine, Staff, plan_staff
+from framecls.cluster.plan import Machine, plan_workers
+from framecls.cluster.pool import WorkerPool
 from framecls.cluster.session import open_session
-from framecls.cluster.worker import Setup, Work, digest_model
+from framecls.cluster.worker import Setup, Work
 from framecls.config import ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 
@@ -33,8 +33,8 @@ class ClusterModel:
     cluster find the same files; it does one thing at a time.
     """
 
-    def __init__(self, crew: Crew, config: ModelConfig) -> None:
-        self._crew = crew
+    def __init__(self, pool: WorkerPool, config: ModelConfig) -> None:
+        self._pool = pool
         self.config = config
 
     @property
@@ -53,14 +53,9 @@ class ClusterModel:
         return self.config.card
 
     @property
-    def staff(self) -> Staff:
-        """How many workers there are, and what each of them has."""
-        return self._crew.staff
-
-    @property
     def device(self) -> str:
         """Where the network runs."""
-        return f"{self.staff.n_workers} Ray workers ({self.staff.device})"
+        return f"{self._pool.plan.n_workers} Ray workers ({self._pool.plan.device})"
 
     def with_decision(
         self,
@@ -71,7 +66,7 @@ class ClusterModel:
     ) -> ClusterModel:
         """Return the same model with other rules from probabilities to labels, as `Model.with_decision` does."""
         config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
-        return ClusterModel(self._crew, config)
+        return ClusterModel(self._pool, config)
 
     def tag_many(
         self,
@@ -126,7 +121,7 @@ class ClusterModel:
         """Read whom this model can name from a gallery, as `Model.enrolled` does."""
         from framecls.speakers.recognition import read_enrolled
 
-        return read_enrolled(self._crew.identify_model(), self.config, Path(gallery) if gallery is not None else None)
+        return read_enrolled(self._pool.identity, self.config, Path(gallery) if gallery is not None else None)
 
     def _run(
         self,
@@ -137,7 +132,7 @@ class ClusterModel:
     ) -> Generator[Any, None, None]:
         # What is not given is for the worker to choose, as it would without a cluster.
         given = {name: value for name, value in options.items() if value is not None}
-        return self._crew.run(Work(method, self.config.decision, given), sources, progress)
+        return self._pool.run(Work(method, self.config.decision, given), sources, progress)
 
 
 @contextmanager
@@ -172,19 +167,19 @@ def connect(
         raise UsageError(f"device {device!r}: on a cluster choose {', '.join(CLUSTER_DEVICES)}; Ray picks the GPU")
     path = registry.locate(model)
     name = str(model) if str(model) in registry.names() else os.path.join(os.getcwd(), path)
-    config, digest = read_config(path), digest_model(name)
+    config, digest = read_config(path), registry.digest_model(name)
     own_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_session(address, max(own_cpus, (workers or 1) * (threads or 1))) as ray:
         machines = [_read_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        staff = plan_staff(machines, device, workers, threads)
+        plan = plan_workers(machines, device, workers, threads)
         if n_inputs is not None:
-            staff = dataclasses.replace(staff, n_workers=max(1, min(staff.n_workers, n_inputs)))
-        crew = Crew(ray, staff, Setup(__version__, name, digest, staff.device, staff.n_cpus, batch_size))
+            plan = dataclasses.replace(plan, n_workers=max(1, min(plan.n_workers, n_inputs)))
+        pool = WorkerPool(ray, plan, Setup(__version__, name, digest, plan.device, plan.n_cpus, batch_size))
         try:
-            crew.open()
-            yield ClusterModel(crew, config)
+            pool.open()
+            yield ClusterModel(pool, config)
         finally:
-            crew.dismiss(crew.members)
+            pool.stop(pool.workers)
 
 
 def _read_machine(resources: Mapping[str, float]) -> Machine:

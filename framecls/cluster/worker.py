@@ -1,43 +1,36 @@
-"""What runs in each process of a cluster: a model, fed with one recording after another."""
+"""What runs in each process of a cluster: a model that is given recordings in batches."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
 import platform
-import queue
-import threading
 import traceback
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framecls import errors
 from framecls._version import __version__
-from framecls.checkpoints import registry
-from framecls.checkpoints.file import read_config
+from framecls.checkpoints.registry import digest_model
 from framecls.config import DecisionConfig
 from framecls.errors import ClusterError, FrameclsError
-from framecls.results import Identification, TagResult
+from framecls.results import Identification, StringResult, TagResult
 
 if TYPE_CHECKING:
-    from framecls.inference.engine import QueuedSources
     from framecls.model import Model
 
-Answer: TypeAlias = TagResult | Identification
+Answer: TypeAlias = TagResult | Identification | StringResult
 
-# Recordings at a worker, for each window of a batch: short ones fill the batch under way and the next. More than a
-# process decodes at once gains nothing.
+# Recordings that a worker is given at once, for each window of a batch: short ones fill several batches, and what is
+# decoded ahead is not much more.
 _ROOM = 8
 _MAX_ROOM = 1024
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is to load."""
+    """What a worker loads."""
 
     version: str  # of framecls
     model: str  # a shipped model's name, or an absolute path
@@ -49,7 +42,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with each recording of a run."""
+    """What is done with each recording of a run."""
 
     method: str  # of Model: tag_many, say
     decision: DecisionConfig
@@ -61,19 +54,20 @@ class Started:
     """What a worker says of itself."""
 
     machine: str
-    device: str
-    room: int  # recordings that it should have at once
+    room: int  # recordings to give it at once
+    identity: str  # of its model, if that makes vectors: what tells them from those of any other
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception on its way to another process, where not every exception arrives in one piece."""
+    """An exception on its way to another process: not every exception can be pickled."""
 
     kind: str
     message: str
     trace: str
     machine: str
-    unseen: bool = False  # there is no such file on that machine
+    is_missing: bool = False  # there is no such file on that machine
+    is_refusal: bool = False  # of the whole run, not of one recording
 
     @staticmethod
     def of(error: BaseException) -> Failure:
@@ -91,115 +85,59 @@ class Failure:
         return error
 
 
-def digest_model(model: str) -> str:
-    """Return what stands for all that a model of that name or path computes with.
-
-    Raises:
-        FrameclsError: there is no such model.
-    """
-    path = registry.locate(model)
-    paths = [path, registry.locate(registry.GATE_MODEL)] if read_config(path).gate else [path]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-
-
 class Worker:
-    """One process with one model; Ray makes an actor of it.
-
-    Its methods are coroutines, so that many recordings can be under way at once: they share decoders and batches.
-    """
+    """One process with one model; Ray makes an actor of it."""
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._feed: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._tickets: deque[tuple[int, asyncio.Future[Answer | Failure]]] = deque()  # under way, in order
-        self._heard_s = 0.0  # of the first of them
-        self._broken: Failure | None = None
+        self._n_done = 0  # of the recordings that it was given last
+        self._heard_s = 0.0  # of the next one
 
-    async def start(self, setup: Setup) -> Started | Failure:
+    def start(self, setup: Setup) -> Started | Failure:
         """Load the model."""
         try:
             self._model = _load(setup)
         except Exception as error:
             return Failure.of(error)
-        return Started(platform.node(), self._model.device, min(_ROOM * self._model.batch_size, _MAX_ROOM))
+        room = min(_ROOM * self._model.batch_size, _MAX_ROOM)
+        return Started(platform.node(), room, self._model.identity if self._model.config.embedding else "")
 
-    async def identify_model(self) -> str:
-        """Return what tells this model's vectors from those of any other."""
-        assert self._model is not None
-        return self._model.identity
-
-    async def begin(self, work: Work) -> Failure | None:
-        """Make ready for the recordings of a run; those of an earlier one are all answered."""
-        assert self._model is not None
-        self._feed.put(None)
-        self._feed, self._tickets, self._broken = queue.SimpleQueue(), deque(), None
-        rules = work.decision
-        try:
-            model = self._model.with_decision(
-                thresholds=rules.thresholds, min_duration_s=rules.min_duration_s, min_gap_s=rules.min_gap_s
-            )
-            results = getattr(model, work.method)(_make_feed(self._feed), progress=self._hear, **work.options)
-        except Exception as error:
-            return Failure.of(error)
-        facts = (results, self._tickets, asyncio.get_running_loop())
-        threading.Thread(target=self._answer_all, args=facts, name="framecls-answer", daemon=True).start()
-        return None
-
-    async def answer(self, number: int, path: str, name: str) -> tuple[Failure | None, Answer | None]:
-        """Classify a recording.
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
+        """Yield two values for each recording, in order: why it failed, or None; and its result, or None.
 
         Args:
-            number: what tells it from the others.
-            path: where it is.
-            name: what it is called in the result.
+            work: what is done with them.
+            recordings: each a path, and what it is called in the result.
         """
-        ticket: asyncio.Future[Answer | Failure] = asyncio.get_running_loop().create_future()
-        if self._broken is not None:
-            return self._broken, None
-        self._tickets.append((number, ticket))
-        self._feed.put(Path(path))
-        outcome = await ticket
-        if isinstance(outcome, Failure):
-            return replace(outcome, unseen=not os.path.lexists(path)), None
-        return None, replace(outcome, file=name)
+        assert self._model is not None
+        self._n_done, self._heard_s = 0, 0.0
+        try:
+            model = self._model.with_decision(work.decision)
+            paths = [Path(path) for path, _ in recordings]
+            results = iter(getattr(model, work.method)(paths, progress=self._hear, **work.options))
+        except Exception as error:
+            yield replace(Failure.of(error), is_refusal=True)
+            return
+        broken: Exception | None = None
+        for path, name in recordings:
+            try:
+                result = next(results) if broken is None else broken
+            except Exception as error:
+                result = broken = error
+            self._n_done, self._heard_s = self._n_done + 1, 0.0
+            if isinstance(result, Exception):
+                yield replace(Failure.of(result), is_missing=not os.path.lexists(path))
+                yield None
+            else:
+                yield None
+                yield replace(result, file=name)
 
-    async def heard(self) -> tuple[int, float]:
-        """Return the number of the recording that is next to be done, and how many of its seconds are; or -1."""
-        return (self._tickets[0][0], self._heard_s) if self._tickets else (-1, 0.0)
+    def get_progress(self) -> tuple[int, float]:
+        """Return how many of the recordings are done, and how many seconds of the next one."""
+        return self._n_done, self._heard_s
 
     def _hear(self, seconds: float) -> None:
         self._heard_s = seconds
-
-    def _answer_all(
-        self,
-        results: Iterable[Answer | Exception],
-        tickets: deque[tuple[int, asyncio.Future[Answer | Failure]]],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """Hand results out to whoever waits for them, in a thread of its own."""
-
-        def settle(outcome: Answer | Failure) -> None:
-            _, ticket = tickets.popleft()
-            self._heard_s = 0.0
-            ticket.set_result(outcome)
-
-        def give_up(failure: Failure) -> None:
-            self._broken = failure
-            while tickets:
-                settle(failure)
-
-        try:
-            for result in results:
-                outcome = Failure.of(result) if isinstance(result, Exception) else result
-                loop.call_soon_threadsafe(settle, outcome)
-        except BaseException as error:
-            loop.call_soon_threadsafe(give_up, Failure.of(error))
-
-
-def _make_feed(paths: queue.SimpleQueue[Path | None]) -> QueuedSources:
-    from framecls.inference.engine import QueuedSources
-
-    return QueuedSources(iter(paths.get, None))
 
 
 def _load(setup: Setup) -> Model:

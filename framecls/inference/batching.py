@@ -108,18 +108,6 @@ class Recording:
                 self.progress((output.window.first + output.window.n_frames) * self.config.hop_s)
             yield output
 
-    def raise_error(self) -> None:
-        """Raise what went wrong, if anything did."""
-        error = self.failure or self.error
-        # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it would
-        # stay, with all that the recording needed, until the garbage collector looks.
-        self.failure = self.error = None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
-
 
 @dataclass(eq=False)
 class _Bucket:
@@ -142,8 +130,6 @@ class Batcher:
         config: ModelConfig,
         forward: Callable[[list[Item]], list[WindowOutput]],
         limits: BatchLimits,
-        *,
-        own_thread: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -153,10 +139,8 @@ class Batcher:
             config: how recordings are cut into windows.
             forward: runs a batch of windows, in any of several threads.
             limits: how much is under way at once.
-            own_thread: a thread of its own advances the iterator, which may block for long.
         """
         self._source = iter(recordings)
-        self._own_thread = own_thread
         self._config = config
         self._forward = forward
         self._limits = limits
@@ -176,8 +160,10 @@ class Batcher:
 
     def run(self) -> Generator[Recording, None, None]:
         """Yield the recordings in order, each as soon as it is begun; closing the generator stops all threads."""
-        targets = [self._decode_all] * self._limits.n_decoders + [self._advance_all] * self._own_thread
-        threads = [threading.Thread(target=target, name="framecls-decode", daemon=True) for target in targets]
+        threads = [
+            threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
+            for _ in range(self._limits.n_decoders)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -196,7 +182,7 @@ class Batcher:
             deadline = time.monotonic() + _JOIN_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            if isinstance(self._source, Generator) and not self._own_thread:
+            if isinstance(self._source, Generator):
                 self._source.close()
 
     def read(self, recording: Recording) -> WindowOutput | None:
@@ -209,8 +195,15 @@ class Batcher:
         with self._changed:
             output = recording.outputs.pop(recording.n_read, None)
             recording.n_read += output is not None
-        if output is None:
-            recording.raise_error()
+        error = recording.failure or recording.error
+        if output is None and error is not None:
+            # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it
+            # would stay, with all that the recording needed, until the garbage collector looks.
+            recording.failure = recording.error = None
+            try:
+                raise error
+            finally:
+                del error
         return output
 
     # Advancing the caller's iterator, in the thread of the consumer or in one of its own.
@@ -242,10 +235,6 @@ class Batcher:
                 for queue in (self._undecoded, self._unbatched, self._unread):
                     queue.append(recording)
             self._changed.notify_all()
-
-    def _advance_all(self) -> None:
-        while self._wait(lambda: self._exhausted or self._may_advance()) and not self._exhausted:
-            self._advance()
 
     # Decoding, in threads of its own.
 
@@ -295,19 +284,16 @@ class Batcher:
 
     def _work_until(self, condition: Callable[[], bool]) -> None:
         """Keep decoders and workers busy until a condition holds."""
-        while not self._batch_until(condition):
-            self._advance()
-
-    def _batch_until(self, condition: Callable[[], bool]) -> bool:
-        """Keep the workers busy until a condition holds; False: the decoders want another recording first."""
-        with self._changed:
-            while not condition():
-                if not self._own_thread and self._may_advance():
-                    return False
-                if not self._step():
+        while True:
+            with self._changed:
+                if condition():
+                    return
+                wants_recording = self._may_advance()
+                if not wants_recording and not self._step():
                     timeout_s = None if self._linger_until is None else self._linger_until - time.monotonic()
                     self._changed.wait(timeout_s)
-        return True
+            if wants_recording:
+                self._advance()
 
     def _step(self) -> bool:
         """Batch a window or send a batch off, if either can be done at once."""

@@ -47,16 +47,6 @@ _MAX_WORKERS = 8
 _MAX_DECODERS = 4
 
 
-class QueuedSources(Iterable[Source]):
-    """Sources that an iterator may wait for, those of a queue say: a thread of its own advances it."""
-
-    def __init__(self, sources: Iterator[Source]) -> None:
-        self._sources = sources
-
-    def __iter__(self) -> Iterator[Source]:
-        return self._sources
-
-
 class Engine:
     """A network on a device, with a gate if its settings want one."""
 
@@ -84,12 +74,12 @@ class Engine:
             AudioError: the source is missing, unreadable, empty, or not audio.
         """
         features = self.config.features
-        if features.kind == "given":
+        if features.kind == "precomputed":
             vectors = as_array(source) if is_array(source) else np.zeros(0)
-            if vectors.ndim != 2 or vectors.shape[1] != features.n_given:
+            if vectors.ndim != 2 or vectors.shape[1] != features.precomputed_dim:
                 raise UsageError(
-                    f"the model {self.config.name} takes vectors of {features.n_given} numbers that were computed "
-                    "elsewhere, not audio: measure it with framecls evaluate"
+                    f"the model {self.config.name} takes vectors of {features.precomputed_dim} numbers that were "
+                    "computed elsewhere, not audio: measure it with framecls evaluate"
                 )
             return open_vectors(np.asarray(vectors, np.float32), features.sample_rate)
         recording = source.source if isinstance(source, Channel) else source
@@ -114,8 +104,7 @@ class Engine:
         run ends.
 
         Args:
-            sources: advanced some recordings ahead in the thread that reads the results, unless they are
-                `QueuedSources`.
+            sources: advanced some recordings ahead in the thread that reads the results.
             options: how they are read.
             progress: told the seconds done of the recording that is being read.
             block_s: seconds decoded at once; a live source is waited for that long.
@@ -126,9 +115,8 @@ class Engine:
         """
         limits = BatchLimits(self.batch_size, self.n_workers, count_decoders(), block_s or _BLOCK_S)
         recordings = self._recordings(sources, options, progress)
-        own_thread = isinstance(sources, QueuedSources)
         with _torch_threads.shared_out(limits.n_workers):
-            yield from Batcher(recordings, self.config, self.forward, limits, own_thread=own_thread).run()
+            yield from Batcher(recordings, self.config, self.forward, limits).run()
 
     def _recordings(
         self, sources: Iterable[Source], options: ReadOptions, progress: Callable[[float], None] | None
@@ -136,8 +124,10 @@ class Engine:
         iterator = iter(sources)
         try:
             for source in iterator:
+                parts: Sequence[Source] = [source]
                 try:
-                    parts = _split(source, options)
+                    if options.channel == EACH and not isinstance(source, Channel):
+                        parts = split_channels(source, options.sample_rate, options)
                 except Exception as error:  # raised to whoever reads the recording, as where it cannot be opened
                     yield Recording(partial(_fail, error), self.config, name_source(source))
                     continue
@@ -167,13 +157,6 @@ class Engine:
             WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, both_s)
             for (window, _), row, weight_s, both_s in zip(items, logits, weights_s, shared_s, strict=True)
         ]
-
-
-def _split(source: Source, options: ReadOptions) -> Sequence[Source]:
-    """Return the channels of a source, where each is wanted as a recording of its own."""
-    if options.channel != EACH or isinstance(source, Channel):
-        return [source]
-    return split_channels(source, options.sample_rate, options)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framecls.audio import AUDIO_SUFFIXES, InputFailure, find_inputs, open_audio, stream
+from framecls.audio import AUDIO_SUFFIXES, InputFailure, find_inputs, open_audio
 from framecls.audio import find as inputs
+from framecls.audio.readers import opening
 from framecls.cli.operations import TagOperation
 from framecls.errors import AudioError
-from support.commands import Cli, environment, run_command
+from support.commands import HANG_S, Cli, environment, run_command
 from support.hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
 from support.limits import bounded
 from support.media import Track, write_media
@@ -547,7 +548,7 @@ def test_a_named_pipe(content: bytes, said: str | None, tag: Cli, tmp_path: Path
 
 
 def test_a_pipe_of_zeros_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_MAX_SPOOL_BYTES", 3 << 20)
+    monkeypatch.setattr(opening, "_MAX_PIPE_BYTES", 3 << 20)
     with (
         bounded(),
         fifo(tmp_path / "a.wav", bytes(1 << 20), repeat=10**6) as path,
@@ -588,7 +589,7 @@ def test_standard_input_that_is_no_pipe(redirect: str, said: str, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
         cwd=tmp_path,
         env=environment(),
     )

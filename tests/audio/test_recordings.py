@@ -21,8 +21,8 @@ import soundfile
 from numpy.typing import NDArray
 
 import framecls
-from framecls.audio import container as container_program
-from framecls.audio import find_inputs, open_audio
+from framecls.audio import decoder_program, find_inputs, open_audio
+from framecls.audio.readers import decoder
 from framecls.checkpoints.network import save_model
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
@@ -312,6 +312,10 @@ CUT = {
     "flv": lambda x, p: encode(p, x[::2].copy(), 44100, "aac"),
     "mpg": lambda x, p: write_media(p, Track(x, 48000, "mp2"), picture_s=10.0, picture="mpeg2video"),
     "aac": lambda x, p: encode(p, x, 48000, "aac"),
+    "mp2": lambda x, p: encode(p, x, 48000, "mp2"),
+    "ac3": lambda x, p: encode(p, x, 48000, "ac3"),
+    "eac3": lambda x, p: encode(p, x, 48000, "eac3"),
+    "voc": lambda x, p: soundfile.write(p, x, 48000, format="VOC"),
 }
 
 
@@ -406,6 +410,7 @@ def without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "broken").mkdir()
     (folder / "broken" / "av.py").write_text("raise ImportError('libavformat.so: no such file')")
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+    decoder.pool.clear()
 
 
 def test_without_pyav(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +432,7 @@ def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) ->
     (folder / "broken").mkdir()
     (folder / "broken" / "av.py").write_text(textwrap.dedent(body))
     monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+    decoder.pool.clear()
 
 
 def test_a_decoder_that_hangs(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +463,7 @@ def test_the_decoder_does_not_outlive_us(tmp_path: Path) -> None:
         import os, signal
         from framecls.audio import open_audio
         stream = open_audio({str(path)!r})
-        print(stream._reader._process.pid, flush=True)
+        print(stream._reader._process.popen.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     done = run_command(code=textwrap.dedent(program))
@@ -594,4 +600,4 @@ def test_keywords_are_the_fields() -> None:
 
 
 def test_the_decoding_program_imports_nothing_of_ours() -> None:
-    assert "framecls" not in Path(container_program.__file__).read_text().replace("framecls-", "")
+    assert "framecls" not in Path(decoder_program.__file__).read_text().replace("framecls-", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import itertools
@@ -12,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +21,10 @@ import pytest
 
 import framecls
 from framecls.cli import boundary
-from framecls.cluster import ClusterModel, connect, crew, session
+from framecls.cluster import ClusterModel, connect, pool, session
 from framecls.cluster import model as cluster_model
-from framecls.cluster.plan import Machine, Staff, plan_staff
-from framecls.cluster.worker import Answer, Failure, Setup, Started, Worker
+from framecls.cluster.plan import Machine, Plan, plan_workers
+from framecls.cluster.worker import Answer, Failure, Setup, Started, Work, Worker
 from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
 from framecls.results import TagResult
@@ -234,13 +233,13 @@ def test_inputs_go_out_in_bounded_numbers(model: ClusterModel, here: Path) -> No
     assert files == [f"in/{number % 3}/{number % N_GOOD:02d}.wav" for number in range(30)]
     results.close()
     room = 8  # of one window a batch
-    assert next(taken) <= 30 + crew._AHEAD * 2 * room
+    assert next(taken) <= 30 + pool._AHEAD * 2 * room
     assert isinstance(next(model.tag_many(["in/0/00.wav"])), TagResult)  # what was cut short is forgotten
 
 
 @needs_ray
 def test_progress_within_a_recording(model: ClusterModel, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_GLANCE_S", 0.02)
+    monkeypatch.setattr(pool, "_POLL_S", 0.02)
     write_wav(here / "long.wav", 240.0)
     seconds: list[float] = []
     [result] = model.tag_many(["long.wav"], keep_scores=False, progress=seconds.append)
@@ -276,39 +275,38 @@ def test_workers_end_with_their_ray() -> None:
     """To be killed, say, Ray would have to start again, and does so if it is asked."""
     asked: list[object] = []
     ray = SimpleNamespace(is_initialized=lambda: False, kill=asked.append)
-    gone = crew.Crew.__new__(crew.Crew)
-    gone.ray, gone.members = ray, [crew._Member(None, None), crew._Member(None, None)]
-    gone.dismiss(gone.members)
-    assert (gone.members, asked) == ([], [])
+    gone = pool.WorkerPool.__new__(pool.WorkerPool)
+    gone.ray, gone.workers = ray, [pool._Handle(None, None), pool._Handle(None, None)]
+    gone.stop(gone.workers)
+    assert (gone.workers, asked) == ([], [])
 
 
 # --- when something goes wrong there
 
 
 class Fragile(Worker):
-    """Dies of some recordings: first of one once, then of others each time."""
+    """Dies of some recordings: of one once, of others each time."""
 
-    async def answer(self, number: int, path: str, name: str) -> tuple[Failure | None, Answer | None]:
-        once = Path(os.path.realpath(path)).with_name("died-once")
-        while "poison" in name and not once.exists():  # Ray may begin what it was given in another order
-            await asyncio.sleep(0.01)
-        if "poison" in name or ("once" in name and not once.exists()):
-            once.touch()
-            os._exit(1)
-        return await super().answer(number, path, name)
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
+        for path, name in recordings:
+            once = Path(os.path.realpath(path)).with_name("died-once")
+            if "poison" in name or ("once" in name and not once.exists()):
+                once.touch()
+                os._exit(1)
+            yield from super().answer(work, [(path, name)])
 
 
 class Elsewhere(Worker):
     """Sees none of the files."""
 
-    async def answer(self, number: int, path: str, name: str) -> tuple[Failure | None, Answer | None]:
-        return await super().answer(number, f"/nowhere{path}", name)
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
+        yield from super().answer(work, [(f"/nowhere{path}", name) for path, name in recordings])
 
 
 class Stillborn(Worker):
     """Dies while it loads its model."""
 
-    async def start(self, setup: Setup) -> Started | Failure:
+    def start(self, setup: Setup) -> Started | Failure:
         os._exit(1)
 
 
@@ -320,7 +318,7 @@ def test_a_dead_worker_costs_the_recording_that_killed_it(
     for number, name in enumerate(("a", "b", "c-once", "d", "e", "f-poison", "g", "h")):
         write_wav(here / "mine" / f"{name}.wav", 0.5, 200 + 100 * number)
     assert cli("tag", "mine", "-o", "local.jsonl").status == 0
-    monkeypatch.setattr(crew, "Worker", Fragile)
+    monkeypatch.setattr(pool, "Worker", Fragile)
     answer = cli("tag", "mine", "-o", "ray.jsonl", "--engine", "ray", "--workers", "1")
     assert answer.status == 1
     assert answer.out == ""
@@ -335,8 +333,8 @@ def test_a_dead_worker_costs_the_recording_that_killed_it(
 @needs_ray
 @pytest.mark.usefixtures("ray_here")
 def test_workers_that_all_die_end_the_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "Worker", Stillborn)
-    monkeypatch.setattr(crew, "_MOST_DEATHS", 2)
+    monkeypatch.setattr(pool, "Worker", Stillborn)
+    monkeypatch.setattr(pool, "_MAX_DEATHS", 2)
     answer = cli("tag", "in", "-o", "all.jsonl", "--engine", "ray", "--workers", "1", "--no-progress")
     assert (answer.status, answer.out) == (1, "")
     [line] = answer.err.splitlines()
@@ -346,7 +344,7 @@ def test_workers_that_all_die_end_the_run(cli: Cli, monkeypatch: pytest.MonkeyPa
 @needs_ray
 @pytest.mark.usefixtures("ray_here")
 def test_a_machine_that_does_not_see_the_files_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "Worker", Elsewhere)
+    monkeypatch.setattr(pool, "Worker", Elsewhere)
     answer = cli("tag", "in/0/00.wav", "-f", "jsonl", "-q", "--engine", "ray", "--workers", "1")
     assert (answer.status, answer.out) == (1, "")
     [line] = answer.err.splitlines()
@@ -507,21 +505,21 @@ def test_without_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("machines", "asked", "staff"),
+    ("machines", "asked", "plan"),
     [
-        ([Machine(2)], ("auto", None, None), Staff(1, "cpu", 2)),
-        ([Machine(2)], ("auto", 2, None), Staff(2, "cpu", 1)),
-        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, None), Staff(6, "cpu", 4)),
-        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, 2), Staff(13, "cpu", 2)),
-        ([Machine(4), Machine(32, 4), Machine(4, 2)], ("auto", None, None), Staff(5, "cuda", 4, 1)),
-        ([Machine(32, 4)], ("cpu", None, None), Staff(8, "cpu", 4)),
-        ([Machine(4, 4)], ("cuda", None, None), Staff(4, "cuda", 1, 1)),
-        ([Machine(0)], ("auto", None, None), Staff(1, "cpu", 1)),  # a head that does not compute
-        ([], ("cuda", 3, None), Staff(3, "cuda", 1, 1)),
+        ([Machine(2)], ("auto", None, None), Plan(1, "cpu", 2)),
+        ([Machine(2)], ("auto", 2, None), Plan(2, "cpu", 1)),
+        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, None), Plan(6, "cpu", 4)),
+        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, 2), Plan(13, "cpu", 2)),
+        ([Machine(4), Machine(32, 4), Machine(4, 2)], ("auto", None, None), Plan(5, "cuda", 4, 1)),
+        ([Machine(32, 4)], ("cpu", None, None), Plan(8, "cpu", 4)),
+        ([Machine(4, 4)], ("cuda", None, None), Plan(4, "cuda", 1, 1)),
+        ([Machine(0)], ("auto", None, None), Plan(1, "cpu", 1)),  # a head that does not compute
+        ([], ("cuda", 3, None), Plan(3, "cuda", 1, 1)),
     ],
 )
-def test_plans(machines: list[Machine], asked: tuple[str, int | None, int | None], staff: Staff) -> None:
-    assert plan_staff(machines, *asked) == staff
+def test_plans(machines: list[Machine], asked: tuple[str, int | None, int | None], plan: Plan) -> None:
+    assert plan_workers(machines, *asked) == plan
 
 
 class OddError(Exception):
@@ -543,7 +541,7 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
 
 
 def test_digests_tell_models_apart(work: Path) -> None:
-    from framecls.cluster.worker import digest_model
+    from framecls.checkpoints.registry import digest_model
 
     digests = {digest_model(name) for name in ("sound", "language", str(work / "tiny-sound.safetensors"))}
     assert len(digests) == 3

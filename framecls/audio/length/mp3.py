@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import IO
 
+from framecls.audio.length.base import WHOLE, FileLength, read_at
+
 _BLOCK_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 16  # how far the first frame, and the next one after damage, are looked for
 _LEAST_FRAMES = 5  # what follows the counted frames is more sound, and not a remainder, from so many on
@@ -13,15 +15,6 @@ _LEAST_FRAMES = 5  # what follows the counted frames is more sound, and not a re
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version, Hz
 _KILOBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KILOBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-
-
-@dataclass(frozen=True)
-class MpegExtent:
-    """What the frames of an mp3 file say."""
-
-    is_plain: bool  # libsndfile reads it to its end, and prints nothing of its own
-    promised_s: float | None = None  # what a Xing or VBRI header says, where the file has less
-    is_cut: bool = False  # the last frame is not whole
 
 
 @dataclass(frozen=True)
@@ -58,12 +51,8 @@ class _Window:
     def read(self, position: int, n_bytes: int) -> bytes:
         start = position - self._first
         if start < 0 or start + n_bytes > len(self._data):
-            self._handle.seek(position)
-            parts, n_left = [], max(n_bytes, _BLOCK_BYTES)
-            while n_left > 0 and (part := self._handle.read(n_left)):
-                parts.append(part)
-                n_left -= len(part)
-            self._first, self._data, start = position, b"".join(parts), 0
+            self._first, self._data = position, read_at(self._handle, position, max(n_bytes, _BLOCK_BYTES))
+            start = 0
         return self._data[start : start + n_bytes]
 
     def frame(self, position: int) -> _Frame | None:
@@ -94,19 +83,19 @@ class _Window:
         return position + 10 + length + (10 if head[5] & 0x10 else 0)
 
 
-def measure_mpeg(handle: IO[bytes], size: int) -> MpegExtent | None:
-    """Look at the frames of a file of `size` bytes; None: there are none at its start."""
+def measure_mp3(handle: IO[bytes], size: int) -> FileLength:
+    """Look at the frames of a file of `size` bytes."""
     window = _Window(handle, size)
     first = window.find(window.skip_tag(0))
     frame = window.frame(first) if first >= 0 else None
     if frame is None:
-        return None
+        return WHOLE
     n_frames, n_bytes = _read_count(window, first, frame)
     if not n_frames or not n_bytes:
         return _count(window, first, frame)
     if first + n_bytes > size:
-        return MpegExtent(False, promised_s=n_frames * frame.n_samples / frame.rate)
-    return MpegExtent(not _has_frames(window, first + n_bytes))
+        return FileLength(beyond_libsndfile=True, promised_s=n_frames * frame.n_samples / frame.rate)
+    return FileLength(beyond_libsndfile=_has_frames(window, first + n_bytes))
 
 
 def _read_count(window: _Window, first: int, frame: _Frame) -> tuple[int, int]:
@@ -135,20 +124,20 @@ def _has_frames(window: _Window, position: int) -> bool:
     return True
 
 
-def _count(window: _Window, first: int, like: _Frame) -> MpegExtent:
+def _count(window: _Window, first: int, like: _Frame) -> FileLength:
     """Go through all frames."""
-    is_plain = True
+    beyond_libsndfile = False
     position = first
     while position < window.size:
         frame = window.frame(position)
         if frame is None:
             found = window.find(window.skip_tag(position))
             if found < 0 or not _has_frames(window, found):
-                return MpegExtent(is_plain)  # tags, or what nobody can read
-            is_plain = False
+                return FileLength(beyond_libsndfile=beyond_libsndfile)  # tags, or what nobody can read
+            beyond_libsndfile = True
             position = found
             continue
         if (frame.rate, frame.kilobits, frame.is_mono) != (like.rate, like.kilobits, like.is_mono):
-            is_plain = False
+            beyond_libsndfile = True
         position += frame.n_bytes
-    return MpegExtent(is_plain, is_cut=position > window.size)
+    return FileLength(beyond_libsndfile=beyond_libsndfile, is_cut=position > window.size)

@@ -1,23 +1,25 @@
-"""Decode one recording with PyAV, in a process of its own: a program, started by `readers.ContainerReader`.
+"""Decode recordings with PyAV, one after another: a program that `readers.decoder` runs in a process of its own.
 
-A decoder that crashes, hangs or is led astray by a hostile file costs that recording and nothing else. The program
-imports nothing of this package, so that it starts at once.
+A decoder that crashes, hangs or is misled by a hostile file costs that recording and nothing else. The program imports
+nothing of this package, and no numpy, so that it starts fast.
 
-    python -P container.py PATH TRACK
+Each line of stdin is a request, `{"path": PATH, "track": N}` in JSON; N is the number of an audio track, from 1, or 0
+to choose one. The answer on stdout is a sequence of messages: one byte that says the kind, four bytes with the length
+(little-endian), and so many bytes.
 
-TRACK is the number of an audio track, from 1, or 0 to choose. What goes to stdout is a sequence of messages, each a
-byte that says its kind, four bytes with its length (little-endian), and so many bytes: `H`, JSON, what the recording
-is, once; `A`, float32 samples of all channels in turn, from the start of the recording; `E`, JSON, why it ended, once,
-last.
-The program ends when its stdin does, which nobody writes to: it cannot outlive whoever started it.
+    H  JSON, once: sample rate, channels, duration, and whether samples are planar
+    A  float32 samples: if planar all of the first channel, then all of the second …; otherwise interleaved
+    E  JSON, last: why the recording ended
+
+The program ends when stdin does, so it cannot outlive the process that started it, and after a while without requests.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,7 +55,9 @@ _LONGEST_GAP_S, _LONGEST_JUMP_BACK_S, _MOST_SILENCE_S = 3600.0, 1.0, 12 * 3600.0
 _LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length
 # What FFmpeg says of a packet that is not whole.
 _COMPLAINTS = ("PES packet size mismatch", "ended prematurely", "runcated", "Packet corrupt", "partial file")
-_MESSAGE_BYTES = 1 << 18
+_MESSAGE_BYTES = 1 << 20
+_MAX_PLANES = 8  # PyAV finds no more planes of a frame reliably
+_IDLE_S = 60.0  # without a request, after which the program ends
 # To find out which track is not silent, each is decoded so far.
 _SILENCE, _SEARCH_S, _SEARCH_CLOCK_S = 2.0**-13, 1800.0, 15.0
 
@@ -63,34 +67,39 @@ class RefusalError(Exception):
 
 
 class Output:
-    """Messages on a binary stream; samples are gathered to larger ones."""
+    """Messages on a binary stream; samples are collected into large ones."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._samples = bytearray()
+        self._planes: list[bytearray] = []
 
     def send(self, kind: bytes, payload: dict[str, Any]) -> None:
         self.flush()
         self._write(kind, json.dumps(payload).encode())
 
-    def add(self, samples: bytes) -> None:
-        self._samples += samples
-        if len(self._samples) >= _MESSAGE_BYTES:
+    def add(self, planes: list[Any]) -> None:
+        """Add samples: a buffer a channel, or one of interleaved samples."""
+        if not self._planes:
+            self._planes = [bytearray() for _ in planes]
+        for plane, more in zip(self._planes, planes, strict=True):
+            plane += more
+        if len(self._planes[0]) * len(planes) >= _MESSAGE_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        if self._samples:
-            self._write(b"A", self._samples)
-            self._samples = bytearray()
+        if self._planes:
+            self._write(b"A", b"".join(self._planes))
+            self._planes = []
 
-    def _write(self, kind: bytes, payload: bytes | bytearray) -> None:
-        self._stream.write(kind + struct.pack("<I", len(payload)))
-        self._stream.write(payload)
-        self._stream.flush()
+    def _write(self, kind: bytes, payload: bytes) -> None:
+        for part in (kind + struct.pack("<I", len(payload)), payload):
+            left = memoryview(part)
+            while left:
+                left = left[self._stream.write(left) :]
 
 
 class Track:
-    """One audio track on its way to samples: at one rate, with as many channels throughout, each at its time."""
+    """Decodes one audio track to samples of one rate and number of channels, each placed at its time."""
 
     def __init__(self, container: Any, stream: Any, output: Output) -> None:
         name = container.format.name
@@ -107,7 +116,16 @@ class Track:
         self._zero_s = 0.0 if name == _MOV else (container.start_time or 0) / 1_000_000
         self._header_s = container.duration / 1_000_000 if container.duration else 0.0
         self._container, self._stream, self._output = container, stream, output
-        self._rate, self._layout, self._channels = 0, None, 0
+        self._index: int = stream.index
+        # (numerator, denominator) of the time base of the streams whose ends count
+        self._ticks: dict[int, tuple[int, int]] = {
+            s.index: (s.time_base.numerator, s.time_base.denominator)
+            for s in container.streams
+            if s.type in ("audio", "video") and s.time_base is not None
+        }
+        self._rate, self._channels = 0, 0
+        self._layout: Any = None
+        self._format, self._n_planes = "fltp", 0
         self._n_written = 0
         self._offset_s = 0.0  # of times that jumped
         self._silence_s = 0.0
@@ -128,22 +146,27 @@ class Track:
         """
         for packet in _packets(self._container, self._stream):
             self._note_complaints(log)
-            if packet.stream.index != self._stream.index:
-                self._note_end(packet)
+            index = packet.stream.index
+            if index != self._index:
+                self._note_end(packet, index)
                 continue
             if packet.size:
                 self.cut = bool(packet.is_corrupt)
             for frame in self._frames(packet):
                 self._place(frame)
-        if self._resampler is not None:
-            self._write(self._resampler.resample(None))
+        self._flush_resampler()
         self._note_complaints(log)
         self.cut |= self.complaint_s > self.position_s - _LEAST_MISSING_S
 
     def _note_complaints(self, log: list[tuple[int, str, str]]) -> None:
-        if any(part in message for _, _, message in log for part in _COMPLAINTS):
-            self.complaint_s = self.position_s
-        log.clear()
+        if log:
+            if any(part in message for _, _, message in log for part in _COMPLAINTS):
+                self.complaint_s = self.position_s
+            log.clear()
+
+    def _seconds(self, index: int, ticks: int) -> float:
+        numerator, denominator = self._ticks[index]
+        return ticks * numerator / denominator
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         from av.error import FFmpegError
@@ -158,15 +181,15 @@ class Track:
                     self.damaged_s = self.position_s
             return
         if packet.size:
-            self._note_end(packet)
-            if self._first_s is None and packet.pts is not None:
-                self._first_s = float(packet.pts * packet.time_base)
+            self._note_end(packet, self._index)
+            if self._first_s is None and packet.pts is not None and self._index in self._ticks:
+                self._first_s = self._seconds(self._index, packet.pts)
         yield from frames
 
-    def _note_end(self, packet: Any) -> None:
-        if packet.pts is not None and packet.time_base is not None and packet.stream.type in ("audio", "video"):
-            last_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._zero_s
-            self.end_s = max(self.end_s, last_s)
+    def _note_end(self, packet: Any, index: int) -> None:
+        pts = packet.pts
+        if pts is not None and index in self._ticks:
+            self.end_s = max(self.end_s, self._seconds(index, pts + (packet.duration or 0)) - self._zero_s)
 
     def _place(self, frame: Any) -> None:
         """Write a frame where its time says, with silence before it where there is a gap."""
@@ -177,23 +200,39 @@ class Track:
         if not self.has_frames:
             self.has_frames = True
             self._rate, self._layout, self._channels = frame.sample_rate, frame.layout, frame.layout.nb_channels
+            if self._channels > _MAX_PLANES:
+                self._format, self._n_planes = "flt", 1
+            else:
+                self._format, self._n_planes = "fltp", self._channels
             self._send_header()
             self._skip_delay(frame)
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
-            if self._resampler is not None:
-                self._write(self._resampler.resample(None))
-            self._resampler = av.AudioResampler(format="flt", layout=self._layout, rate=self._rate)
+            self._flush_resampler()
+            if shape != (self._format, self._layout.name, self._rate):
+                self._resampler = av.AudioResampler(format=self._format, layout=self._layout, rate=self._rate)
             self._shape = shape
-        if self._times and frame.pts is not None and frame.time_base is not None:
-            self._close_gap(float(frame.pts * frame.time_base))
+        pts = frame.pts
+        if self._times and pts is not None and self._index in self._ticks:
+            self._close_gap(self._seconds(self._index, pts))
+        if self._resampler is None:
+            self._write(frame)
+            return
         frame.pts = None  # the resampler would make something of a jump
-        self._write(self._resampler.resample(frame))
+        for converted in self._resampler.resample(frame):
+            self._write(converted)
+
+    def _flush_resampler(self) -> None:
+        if self._resampler is not None:
+            for frame in self._resampler.resample(None):
+                if frame is not None:
+                    self._write(frame)
+        self._resampler = None
 
     def _skip_delay(self, frame: Any) -> None:
         """Take the first frame for what begins with the first packet, though a decoder gives nothing for that yet."""
         if self._first_s is not None and frame.pts is not None:
-            delay_s = float(frame.pts * frame.time_base) - self._first_s
+            delay_s = self._seconds(self._index, frame.pts) - self._first_s
             self._offset_s = delay_s if delay_s > _LEAST_GAP_S else 0.0
 
     def _close_gap(self, time_s: float) -> None:
@@ -211,21 +250,22 @@ class Track:
         self._n_written += n_left
         while n_left:
             n_now = min(n_left, max(1, _MESSAGE_BYTES // (4 * self._channels)))
-            self._output.add(bytes(4 * n_now * self._channels))
+            self._output.add([bytes(4 * n_now * self._channels // self._n_planes)] * self._n_planes)
             n_left -= n_now
 
-    def _write(self, frames: list[Any]) -> None:
-        for frame in frames:
-            if frame is not None and frame.samples:
-                self._output.add(bytes(frame.planes[0])[: frame.samples * self._channels * 4])
-                self._n_written += frame.samples
+    def _write(self, frame: Any) -> None:
+        if frame.samples:
+            n_bytes = 4 * frame.samples * self._channels // self._n_planes
+            self._output.add([memoryview(plane)[:n_bytes] for plane in frame.planes])
+            self._n_written += frame.samples
 
     def _send_header(self) -> None:
         stream = self._stream
         duration_s = self._header_s
         if self.format == _MOV and stream.duration and stream.time_base:
             duration_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-        self._output.send(b"H", {"rate": self._rate, "channels": self._channels, "duration_s": duration_s or None})
+        facts = {"rate": self._rate, "channels": self._channels, "duration_s": duration_s or None}
+        self._output.send(b"H", {**facts, "is_planar": self._n_planes == self._channels})
 
     def promised_s(self, size_bytes: int) -> float | None:
         """Return what the header said of the length, where less has come.
@@ -403,15 +443,32 @@ def _explain(path: str, error: Exception) -> str:
     return f"not audio that can be read ({reason})"
 
 
-def _die_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
+def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
+    """Pass the lines of stdin on, and end the program with them."""
+    with os.fdopen(0, "rb", closefd=False) as stdin:
+        for line in stdin:
+            requests.put(line)
     os._exit(0)
+
+
+def _answer(request: dict[str, Any], output: Output) -> bool:
+    """Decode a recording; False: what happened may have left the libraries in disorder."""
+    try:
+        end = run(request["path"], request["track"], output)
+    except RefusalError as refusal:
+        end = {"error": str(refusal)}
+    except BrokenPipeError:
+        return False
+    except Exception as error:
+        end = {"error": f"decoding broke: {type(error).__name__}: {error}"}
+    output.send(b"E", end)
+    return not ("error" in end or end["cut"] or end["n_damaged"])
 
 
 def main() -> None:
     """Run the program."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     output = Output(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)  # whatever a C library prints must not get between the messages
     try:
@@ -421,14 +478,10 @@ def main() -> None:
         return
     av.logging.set_level(None)
     try:
-        end = run(sys.argv[1], int(sys.argv[2]), output)
-    except RefusalError as refusal:
-        end = {"error": str(refusal)}
-    except BrokenPipeError:
+        while _answer(json.loads(requests.get(timeout=_IDLE_S)), output):
+            pass
+    except queue.Empty:
         return
-    except Exception as error:
-        end = {"error": f"decoding broke: {type(error).__name__}: {error}"}
-    output.send(b"E", end)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+"""Readers of what libsndfile decodes: one file, or several that were joined into one."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from typing import IO, Any, cast
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from framecls.audio.length.base import WHOLE, FileLength
+from framecls.audio.readers.base import remark_end
+from framecls.errors import AudioError
+from framecls.results import AudioInfo, Remarks
+
+
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A SoundFile that only goes forward.
+
+    After every read soundfile seeks to where it is. That restarts the decoder of an mp3, and it fails at the end of a
+    FLAC stream whose header leaves the length open.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SoundFileReader:
+    """What libsndfile reads.
+
+    Args:
+        handle: a seekable binary file, which stays open.
+        is_fresh: nothing was read from the handle yet and it is a file of the operating system.
+        length: what is known of the file's length.
+        remarks: is told if it is not whole.
+
+    Raises:
+        soundfile.LibsndfileError: libsndfile does not know this format.
+    """
+
+    def __init__(self, handle: IO[bytes], is_fresh: bool, length: FileLength, remarks: Remarks) -> None:
+        # A descriptor spares libsndfile a call into Python for every few kB, and any thought about names. Windows has
+        # descriptors that belong to one C library, which need not be libsndfile's.
+        by_descriptor = is_fresh and os.name == "posix"
+        self._file = _ForwardFile(handle.fileno() if by_descriptor else handle, closefd=False)
+        # libsndfile crashes when a file is closed in one thread while another reads it.
+        self._lock = threading.Lock()
+        self.info = AudioInfo(self._file.samplerate, self._file.channels)
+        self.n_frames: int = self._file.frames
+        self.is_wav: bool = self._file.format in ("WAV", "WAVEX")
+        # The header of a FLAC file has the number of samples, which libsndfile passes on whatever there is.
+        self._promised_s = self.duration_s if self._file.format == "FLAC" else length.promised_s
+        self._is_cut = length.is_cut
+        self._is_broken = False  # decoding failed, and there is no going on
+        self._remarks: Remarks | None = remarks
+        self._n_read = 0
+
+    @property
+    def duration_s(self) -> float | None:
+        """See Reader."""
+        # libsndfile says 2^63 - 1 where a header leaves the length open.
+        return self.n_frames / self.info.sample_rate if 0 < self.n_frames < 2**60 else None
+
+    def read(self, n_frames: int) -> NDArray[np.float32]:
+        """See Reader."""
+        with self._lock:
+            if self._file.closed:
+                raise AudioError("it was closed while it was read")
+            buffer = np.empty((0 if self._is_broken else n_frames, self.info.channels), np.float32)
+            try:
+                chunk: NDArray[np.float32] = self._file.read(out=buffer)
+            except soundfile.LibsndfileError as error:
+                chunk = buffer[: self._count_rescued()]
+                self._is_broken = True
+                if not self._n_read and not len(chunk):
+                    raise AudioError(f"decoding broke at its start: it is damaged ({error.error_string})") from error
+        self._n_read += len(chunk)
+        if not len(chunk) and self._remarks is not None:
+            is_cut = self._is_cut or self._is_broken
+            remark_end(self._remarks, self._n_read / self.info.sample_rate, self._promised_s, is_cut)
+            self._remarks = None
+        return chunk
+
+    def _count_rescued(self) -> int:
+        """Return how many frames of the read that failed came before the damage."""
+        try:
+            return max(0, int(self._file.tell()) - self._n_read)
+        except soundfile.LibsndfileError:
+            return 0
+
+    def close(self) -> None:
+        """See Reader."""
+        with self._lock:
+            self._file.close()
+
+
+class ChainReader:
+    """Files that were joined, one after the other, as the first of them would be: at its rate, with its channels.
+
+    An internet radio's recording is such a chain, a link for each piece.
+
+    Args:
+        handle: a seekable binary file, which stays open.
+        length: where the links begin.
+        remarks: is told if the last one is not whole.
+
+    Raises:
+        soundfile.LibsndfileError: libsndfile does not know the first one.
+    """
+
+    def __init__(self, handle: IO[bytes], length: FileLength, remarks: Remarks) -> None:
+        ends = [*length.links[1:], handle.seek(0, os.SEEK_END)]
+        self._spans = list(zip(length.links, ends, strict=True))
+        self._handle, self._remarks, self._extent = handle, remarks, length
+        self._link = self._open()
+        self._resampler: soxr.ResampleStream | None = None
+        self.info = self._link.info
+        self.duration_s: float | None = None
+
+    def _open(self) -> SoundFileReader:
+        first, last = self._spans.pop(0)
+        # Only the last link can be cut off.
+        length = WHOLE if self._spans else FileLength(is_cut=self._extent.is_cut)
+        part = io.BufferedReader(_Part(self._handle, first, last))
+        return SoundFileReader(cast(IO[bytes], part), False, length, self._remarks)
+
+    def read(self, n_frames: int) -> NDArray[np.float32]:
+        """See Reader."""
+        while True:
+            chunk = self._link.read(n_frames)
+            is_over = not len(chunk)
+            chunk = self._fit(chunk, is_over)
+            if len(chunk):
+                return chunk
+            if is_over and not self._next():
+                return chunk
+
+    def _next(self) -> bool:
+        """Go on to the next link; False: there is none."""
+        while self._spans:
+            self._link.close()
+            try:
+                self._link = self._open()
+            except soundfile.LibsndfileError:
+                self._remarks.warnings.append("a part of it is damaged and was skipped")
+                continue
+            ours, its = self.info.sample_rate, self._link.info.sample_rate
+            if ours != its:
+                self._resampler = soxr.ResampleStream(its, ours, self.info.channels, dtype="float32", quality="HQ")
+            return True
+        return False
+
+    def _fit(self, chunk: NDArray[np.float32], is_over: bool) -> NDArray[np.float32]:
+        """Return (frame, channel) a chunk of this link at the rate and with the channels of the first."""
+        channels = self.info.channels
+        if chunk.shape[1] != channels:
+            mono = chunk.mean(axis=1, keepdims=True)
+            chunk = np.repeat(mono, channels, axis=1)
+        if self._resampler is not None:
+            chunk = self._resampler.resample_chunk(np.ascontiguousarray(chunk), last=is_over)
+            chunk = chunk.reshape(-1, channels)
+            self._resampler = None if is_over else self._resampler
+        return chunk
+
+    def close(self) -> None:
+        """See Reader."""
+        self._link.close()
+
+
+class _Part(io.RawIOBase):
+    """The bytes `[first, last)` of a file as a file."""
+
+    def __init__(self, handle: IO[bytes], first: int, last: int) -> None:
+        self._handle, self._first, self._last = handle, first, last
+        self._position = first
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._first, os.SEEK_CUR: self._position, os.SEEK_END: self._last}[whence]
+        self._position = max(self._first, base + offset)
+        return self._position - self._first
+
+    def readinto(self, buffer: Any) -> int:
+        self._handle.seek(self._position)
+        data = self._handle.read(max(0, min(len(buffer), self._last - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
