@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 from framecls.cli.boundary import run
@@ -69,6 +71,13 @@ def write_audio(tmp_path: Path) -> WriteAudio:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_where_each_core_runs_tests() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

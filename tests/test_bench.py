@@ -18,7 +18,7 @@ from framecls import bench
 from framecls.errors import FrameclsError
 from framecls.inference.engine import count_decoders, load_engine
 from framecls.model import Model
-from support.commands import Cli
+from support.commands import HANG_S, Cli
 from support.models import save_tiny_voice_model
 from support.signals import write_wav
 
@@ -96,7 +96,7 @@ def test_a_folder_is_decoded_as_the_engine_does(tmp_path: Path, monkeypatch: pyt
     lengths: list[int] = []
 
     def decode_together(file: Path, rate: int) -> None:
-        together.wait(60)  # broken, were there fewer threads
+        together.wait(HANG_S)  # broken, were there fewer threads
         lengths.append(decode(file, rate))
 
     monkeypatch.setattr(bench, "_decode", decode_together)

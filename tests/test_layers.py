@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,8 +135,51 @@ def test_torch_is_imported_only_when_it_is_needed(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if unit(m) != "recipes"])
 def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) -> None:
-    optional = {"torchaudio", "librosa", "numba", "scipy", "sklearn", "ray", "pyarrow", "onnx", "onnxruntime"}
+    optional = {
+        "transformers",
+        "torchaudio",
+        "librosa",
+        "numba",
+        "scipy",
+        "sklearn",
+        "ray",
+        "pyarrow",
+        "onnx",
+        "onnxruntime",
+    }
     assert not optional & packages(module, lazy=False)
+
+
+PYPROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # of modules that are called otherwise
+# The scripts that made the shipped models say themselves what they need.
+SHIPPED = [module for module in MODULES if unit(module) != "recipes"]
+
+
+def declared(*extras: str) -> set[str]:
+    """Return the packages that pyproject.toml asks for, always or for one of these extras."""
+    optional = PYPROJECT["optional-dependencies"]
+    wanted = [*PYPROJECT["dependencies"], *(line for extra in extras for line in optional[extra])]
+    return {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted}
+
+
+def loaded_by_name(module: str) -> set[str]:
+    """Return the packages that a module names to what loads packages that may be missing."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    if "framecls.packages" not in imported(module) | {module}:
+        return set()
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {word.partition(".")[0] for word in words} & {name.replace("-", "_") for name in declared(*EXTRAS)}
+
+
+EXTRAS = ("parquet", "onnx", "ray")
+
+
+def test_each_third_party_import_is_declared_and_each_declared_package_is_imported() -> None:
+    names = set().union(*(packages(module) for module in SHIPPED)) - sys.stdlib_module_names - {"framecls"}
+    assert {DISTRIBUTIONS.get(name, name) for name in names} <= declared(*EXTRAS)
+    names |= set().union(*map(loaded_by_name, SHIPPED))
+    assert declared(*EXTRAS) == {DISTRIBUTIONS.get(name, name) for name in names}
 
 
 def test_no_import_cycles() -> None:

@@ -432,9 +432,8 @@ def test_results_that_are_closed_early_close_a_generator_of_sources() -> None:
     assert closed == [threading.get_ident()]
 
 
-@pytest.mark.parametrize("when", ["before", "between"])
-def test_torchs_defaults_change_nothing(when: str) -> None:
-    """Each model in a process of its own: the defaults are of a whole process."""
+def test_torchs_defaults_change_nothing() -> None:
+    """Each time in a process of its own: the defaults are of a whole process."""
     script = """
 import sys
 import framecls, numpy as np, torch
@@ -454,8 +453,8 @@ vector, language = models["speaker"].embed(file), models["language"].identify(fi
 assert vector.dtype == np.float32 and all(scores.dtype == np.float32 for scores in tags)
 print(*(float(scores.sum()) for scores in tags), vector[:3].tolist(), language.top)
 """
-    run = [run_command(name, code=script) for name in (when, "never")]
-    assert run[0].out == run[1].out != "", run[0].err
+    before, between, never = (run_command(when, code=script) for when in ("before", "between", "never"))
+    assert before.out == between.out == never.out != "", before.err + between.err
 
 
 def test_the_shapes_that_the_readme_and_the_guide_state() -> None:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
-from framecls.cli.progress import StepBar, clock
+from framecls.cli.messages import DONE, FAILED, INTERRUPTED, Messages, open_messages
+from framecls.cli.options import EvaluateOptions, TrainOptions
+from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
+from framecls.output.text import escape, hms
 from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
@@ -43,21 +44,21 @@ def train_model(options: TrainOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the recipe, the manifest or a recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     recipe = _choose_recipe(options)
     _check_options(options)
-    check_machine(options)
+    checks.check_machine(options)
     set_threads(options.threads)
     if options.check:
         return _check(options, recipe)
     if options.preview is not None:
-        return _preview(options, recipe, options.preview)
+        return _preview(options, recipe, options.preview, messages)
 
     from framecls.training.team import join_team
 
     team, device = join_team(options.device)
     try:
-        return _train(options, recipe, team, choose_device(device))
+        return _train(options, recipe, team, choose_device(device), messages)
     except FrameclsError:
         if team.local_rank > 0:  # the first process of this machine says the same
             return FAILED
@@ -66,30 +67,29 @@ def train_model(options: TrainOptions) -> int:
         team.leave()
 
 
-def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
+def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messages: Messages) -> int:
     from framecls.training.job import prepare
     from framecls.training.loop import train
 
-    quiet = options.quiet or not team.is_first
-    console = Console(quiet=quiet, debug=options.debug)
+    messages.quiet = messages.quiet or not team.is_first
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
-    report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
+    report = TrainReport(messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
     try:
         data = prepare(job, report.decoded)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
-        console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
-        tell_data(console, data, recipe)
-        last = train(job, data, report.step, lambda done: _tell_resumed(console, job, done))
+        messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
+        tell_data(messages, data, recipe)
+        last = train(job, data, report.step, lambda done: _tell_resumed(messages, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
             return INTERRUPTED
-        console.error(f"interrupted{report.describe_state()}")
+        messages.error(f"interrupted{report.describe_state()}")
         return INTERRUPTED
     finally:
         report.bar.hide()
-    console.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
+    messages.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
     return DONE
 
 
@@ -100,15 +100,15 @@ def _describe_kept(recipe: Recipe, last: DevReport) -> str:
     return f"{kept} of this run; the last dev score was {last.score:.4f}"
 
 
-def _tell_resumed(console: Console, job: Job, done: int) -> None:
+def _tell_resumed(messages: Messages, job: Job, done: int) -> None:
     """Say where a run that is resumed goes on."""
     steps = job.recipe.optim.steps
     if not done:
-        console.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
+        messages.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
     elif done < steps:
-        console.note(f"going on after step {done} of {steps}")
+        messages.note(f"going on after step {done} of {steps}")
     else:
-        console.note(f"all {steps} steps were done before")
+        messages.note(f"all {steps} steps were done before")
 
 
 def _check_options(options: TrainOptions) -> None:
@@ -117,8 +117,7 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError("missing option -o / --output: the model file to write; see framecls train --help")
     if options.check and options.preview is not None:
         raise UsageError("--check and --preview: choose one of them")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     if options.output is not None:
         _check_output(options.output)
     checks.check_seconds("--save-every", options.save_every)
@@ -165,7 +164,7 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     """Print what the manifest holds; what is wrong with it is raised after that."""
     from framecls.training.data.survey import survey
 
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         job = _make_job(options, recipe, choose_device(options.device))
         found = survey(job, lambda done, total: bar.show("reading", done, total))
@@ -174,7 +173,8 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     if options.format == "json":
         sys.stdout.write(json.dumps({**found.figures, "problems": found.problems}) + "\n")
     else:
-        from framecls.cli.tables import make_console, survey_table
+        from framecls.cli.tables import survey_table
+        from framecls.output.tables import make_console
 
         make_console(sys.stdout).print(survey_table(found.figures))
     sys.stdout.flush()
@@ -184,11 +184,11 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     return DONE
 
 
-def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
+def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Messages) -> int:
     from framecls.training.job import prepare
     from framecls.training.preview import LIST_NAME, write_preview
 
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(None) as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), temporary)
@@ -196,23 +196,22 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
         finally:
             bar.hide()
         write_preview(data, recipe, folder, _N_PREVIEWED)
-    console = Console(quiet=options.quiet, debug=options.debug)
-    console.note(
+    messages.note(
         f"{escape(str(folder))}: {_N_PREVIEWED} examples; what was done to each: {escape(str(folder / LIST_NAME))}"
     )
     return DONE
 
 
-def tell_data(console: Console, data: Data, recipe: Recipe) -> None:
+def tell_data(messages: Messages, data: Data, recipe: Recipe) -> None:
     """Say how recordings were told apart, and what is odd about them."""
     from framecls.training.remarks import remark
 
-    console.note(f"split {data.split}")
+    messages.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-        console.note(f"heard on both sides, so the dev figures flatter: {names}")
+        messages.note(f"heard on both sides, so the dev figures flatter: {names}")
     for line in remark(recipe, data.config.labels, data.train, data.dev, data.length_s):
-        console.note(escape(line))
+        messages.note(escape(line))
 
 
 def choose_split_by(name: str | None) -> SplitBy | None:
@@ -230,8 +229,8 @@ def choose_split_by(name: str | None) -> SplitBy | None:
 class TrainReport:
     """Tells the user how training goes."""
 
-    console: Console
-    bar: StepBar
+    messages: Messages
+    bar: ProgressBar
     at: Progress | None = None
 
     def decoded(self, done: int, total: int) -> None:
@@ -245,9 +244,9 @@ class TrainReport:
         if is_new and progress.dev is not None:
             self.bar.hide()
             where = f"step {progress.step} of {progress.steps}"
-            self.console.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
+            self.messages.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
         dev = f"dev {progress.dev.score:.4f}, " if progress.dev is not None else ""
-        text = f"loss {progress.loss:.4f}, {dev}{clock(progress.seconds_left)} left"
+        text = f"loss {progress.loss:.4f}, {dev}{hms(progress.seconds_left)} left"
         self.bar.show("training", progress.step, progress.steps, text)
 
     def describe_state(self) -> str:
@@ -298,13 +297,6 @@ def load_recipe(name: str) -> Recipe:
     return read_recipe(path)
 
 
-def check_machine(options: MachineOptions) -> None:
-    """Refuse numbers and devices that no machine has."""
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
-
-
 def choose_device(name: str) -> str:
     """Return the name of the device that --device asks for.
 
@@ -331,13 +323,12 @@ def evaluate_model(options: EvaluateOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the model, the manifest or a recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     if options.split not in SPLITS:
         raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     checks.check_seconds("--length", options.length)
-    check_machine(options)
+    checks.check_machine(options)
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
@@ -356,7 +347,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from framecls.training.metrics import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(options.cache) as cache:
         test = evaluate.Test(
             manifest=options.manifest,
@@ -376,7 +367,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.output is not None:
         with atomic_write(options.output, binary=False) as stream:
             stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
-        Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
+        messages.note(f"{escape(str(options.output))}: written")
     _print_figures(figures, options.format)
     return DONE
 
@@ -399,7 +390,8 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import FigureTable, make_console, summarise_confusion
+    from framecls.cli.tables import figure_table, summarise_confusion
+    from framecls.output.tables import make_console
 
     figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
-    make_console(sys.stdout).print(FigureTable(figures))
+    make_console(sys.stdout).print(figure_table(figures))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
@@ -171,8 +172,9 @@ def _greatest(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return how many numbers a network of these settings learns."""
-    return sum(p.numel() for p in Network(config).parameters())
+    """Return how many numbers a network of these settings learns, but for those of a pre-trained encoder."""
+    frontend = nn.Identity() if config.features.kind == "pretrained" else None
+    return sum(p.numel() for p in Network(config, frontend).parameters())
 
 
 def name_figure(config: ModelConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framecls.checkpoints.network import fill, save_model
+from framecls.checkpoints.network import fill, new_network, save_model
 from framecls.errors import ConfigError, ModelError
 from framecls.inference.engine import Engine
 from framecls.nn.network import Network, Output
@@ -85,9 +86,7 @@ class Run:
     def __init__(self, job: Job, data: Data) -> None:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
-        self.network = Network(data.config).to(job.device)
-        if self.network.features.encoder is not None:
-            self.network.features.encoder.take(job.recipe.features.pretrained.source)
+        self.network = new_network(data.config, job.recipe.features.pretrained.source).to(job.device)
         brought = take_weights(self.network, job.init) if job.init else set()
         if job.recipe.optim.frozen_layers:
             freeze(self.network.encoder, job.recipe.optim.frozen_layers, brought)
@@ -145,7 +144,7 @@ class Run:
     def _classify(self, part: Part) -> Output:
         batch, device, n_frames = part.batch, self.job.device, part.batch.n_frames.to(self.job.device)
         features = self.data.config.features
-        # Spectra have nothing to learn and want all their digits; a speech encoder is a network like the rest.
+        # Spectra have nothing to learn and want all their digits; a pre-trained encoder is a network like the rest.
         learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
         low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
         autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
@@ -169,9 +168,9 @@ class Run:
 
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""
-        network = Network(self.data.config)
+        network = copy.deepcopy(self.network)
         fill(network, self.average, "the averaged weights")
-        return network.to(self.job.device)
+        return network
 
     def measure(self) -> DevReport:
         """Measure the averaged weights on dev, and write the model file if the recipe wants them kept."""

@@ -18,7 +18,7 @@ from framecls.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 _FEW = 0.5  # a smaller share of a network that is brought is worth a word: sizes may be set otherwise by mistake
-_TUNED = "features.encoder.carried."  # parameters of a pre-trained encoder are called so
+_TUNED = "features.encoder."  # parameters of a pre-trained encoder are called so
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -92,5 +92,5 @@ def take_weights(network: Network, path: Path) -> set[str]:
     if share < _FEW:
         _log.warning("%s: only %.0f %% of this recipe's network fits it and begins with its weights", path, 100 * share)
     if brought := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
-        network.encoder.grow(max(brought) + 1)
+        network.encoder.init_identity(max(brought) + 1)
     return taken

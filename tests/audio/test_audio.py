@@ -29,12 +29,11 @@ from framecls.audio.stream import _rechunk
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
-from support.commands import start_command
+from support.commands import HANG_S, start_command
 from support.media import Track, write_media
 from support.signals import make_noise, make_tone
 
 Samples = NDArray[np.float32]
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 
 
@@ -126,7 +125,7 @@ def test_lossy_round_trip(write_audio, container, subtype):
         samples = np.concatenate(list(stream.blocks()))
     assert len(samples) == pytest.approx(32000, abs=1600)
     assert loudest_hz(samples) == pytest.approx(440, abs=2)
-    assert samples.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    assert samples.std() == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -144,18 +143,18 @@ def test_what_others_make(tmp_path, name, codec, by_object):
         samples = np.concatenate(list(stream.blocks()))
     assert len(samples) == pytest.approx(32000, abs=1600)
     assert loudest_hz(samples) == pytest.approx(440, abs=2)
-    assert samples.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    assert samples.std() == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
 
-@needs_ffmpeg
-def test_flac_of_unknown_length(write_audio, tmp_path, monkeypatch):
-    wav = write_audio("a.wav", make_noise(1), subtype="PCM_16")
-    made = subprocess.run(["ffmpeg", "-v", "error", "-i", str(wav), "-f", "flac", "-"], check=True, capture_output=True)
-    (tmp_path / "a.flac").write_bytes(made.stdout)
-    monkeypatch.setenv("PATH", "")  # libsndfile must do this one
+def test_flac_of_unknown_length(write_audio, tmp_path):
+    """As an encoder leaves it that writes into a pipe: the 36 bits of the number of samples are zero."""
+    known = write_audio("known.flac", make_noise(1), subtype="PCM_16")
+    data = bytearray(known.read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
+    (tmp_path / "a.flac").write_bytes(data)
     with open_audio(tmp_path / "a.flac") as stream:
         assert stream.duration_s is None
-    np.testing.assert_array_equal(read(tmp_path / "a.flac"), read(wav))
+    np.testing.assert_array_equal(read(tmp_path / "a.flac"), read(known))
 
 
 def test_closing_ends_the_decoder(tmp_path):
@@ -408,14 +407,14 @@ def test_a_silent_named_pipe_can_be_left(tmp_path):
         with open(tmp_path / "fifo", "wb", buffering=0) as file:
             file.write(open_wav_header() + bytes(20000))
             ready.set()
-            left.append(leave.wait(10))
+            left.append(leave.wait(HANG_S))
 
     thread = threading.Thread(target=write)
     thread.start()
     with open_audio(tmp_path / "fifo") as stream:
         blocks = stream.blocks(0.25)
         assert len(next(blocks)) == 4000
-        assert ready.wait(5)
+        assert ready.wait(HANG_S)
         blocks.close()
     leave.set()
     thread.join()
@@ -436,7 +435,7 @@ def test_silent_standard_input_can_be_left():
     with start_command(code=LIVE, stdin=subprocess.PIPE) as process:
         process.stdin.write(open_wav_header() + bytes(20000))
         process.stdin.flush()
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(HANG_S) == 0, process.stderr.read()
         assert process.stdout.read().split() == [b"4000", b"4000"]
 
 

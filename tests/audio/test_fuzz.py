@@ -25,7 +25,6 @@ from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.training.data.manifest import read_manifest
 from support.hostile import encoded, save, wav
-from support.models import save_tiny_model
 from support.signals import make_tone
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -112,11 +111,6 @@ def test_audio(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     check()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models"), "frame")
-
-
 def try_model(path: Path) -> None:
     """Load a model and use it; a ModelError is as good."""
     try:
@@ -131,8 +125,8 @@ def try_model(path: Path) -> None:
     assert len(result.times) == len(result.scores)
 
 
-def test_model_bytes(model: Path, tmp_path: Path) -> None:
-    content = model.read_bytes()
+def test_model_bytes(tag_model: str, tmp_path: Path) -> None:
+    content = Path(tag_model).read_bytes()
     header_bytes = 8 + struct.unpack("<Q", content[:8])[0]
 
     @bounded
@@ -168,8 +162,8 @@ def paths(value: Any, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
-def test_model_settings(model: Path, tmp_path: Path) -> None:
-    content = model.read_bytes()
+def test_model_settings(tag_model: str, tmp_path: Path) -> None:
+    content = Path(tag_model).read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
     config = json.loads(header["__metadata__"]["config"])

@@ -25,7 +25,7 @@ import framecls
 from framecls.errors import AudioError, is_out_of_memory
 from framecls.training import loop
 from framecls.training.metrics.measure import DevReport
-from support.commands import COMMAND, ROOT, Cli, environment, run_command, start_command
+from support.commands import COMMAND, HANG_S, ROOT, Cli, environment, run_command, start_command
 from support.models import save_tiny_model
 from support.signals import RATE, make_tone, write_wav
 from support.training import RECIPE, write_corpus
@@ -286,7 +286,7 @@ def test_a_reader_of_a_named_pipe_that_goes_away_is_told_with_its_name(here: Pat
     arguments = ["tag", "long.wav", *TAG[2:], "--frames", "-o", "out.jsonl"]
     with start_command(*arguments) as process:
         (here / "out.jsonl").open("rb").close()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (1, b"framecls: error: cannot write out.jsonl: Broken pipe\n")
 
 
@@ -383,7 +383,7 @@ def test_a_signal_leaves_no_copy_of_a_pipe(name: str, status: int, here: Path) -
             time.sleep(0.01)
         process.send_signal(getattr(signal, name))
         process.send_signal(getattr(signal, name))  # a second one does not cut off what the first one began
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, out, err) == (status, b"", b"framecls: error: terminated\n")
     assert list(temporary.iterdir()) == []
     assert not [path for path in here.iterdir() if "x.csv" in path.name or path.name.endswith(".tmp")]

@@ -9,7 +9,7 @@ import pytest
 
 from framecls.cli import guide
 from framecls.cli.boundary import run
-from support.commands import environment, run_command
+from support.commands import Cli, environment, run_command
 
 
 class Terminal(io.StringIO):
@@ -19,9 +19,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_list_names_every_guide_and_its_subject(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["guide"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_the_list_names_every_guide_and_its_subject(cli: Cli) -> None:
+    answer = cli("guide")
+    assert answer.status == 0
+    lines = answer.out.splitlines()
     assert [line.split()[0] for line in lines] == guide.names()
     for line in lines:
         name, subject = line.split(maxsplit=1)
@@ -30,9 +31,8 @@ def test_the_list_names_every_guide_and_its_subject(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", guide.names())
-def test_a_pipe_gets_the_text_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["guide", name]) == 0
-    assert capsys.readouterr().out == guide.read_guide(name)
+def test_a_pipe_gets_the_text_itself(name: str, cli: Cli) -> None:
+    assert cli("guide", name) == (0, guide.read_guide(name), "")
 
 
 @pytest.mark.parametrize("name", guide.names())
@@ -49,11 +49,11 @@ def test_a_terminal_gets_it_laid_out(name: str, monkeypatch: pytest.MonkeyPatch)
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_a_name_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["guide", "vioces"]) == 2
-    assert capsys.readouterr().err == "framecls: error: no guide is called 'vioces': did you mean voices?\n"
-    assert run(["guide", "../../README"]) == 2
-    assert "; choose cluster, files" in capsys.readouterr().err
+def test_a_name_that_is_not_there(cli: Cli) -> None:
+    assert cli("guide", "vioces") == (2, "", "framecls: error: no guide is called 'vioces': did you mean voices?\n")
+    answer = cli("guide", "../../README")
+    assert answer.status == 2
+    assert "; choose cluster, files" in answer.err
 
 
 def test_it_needs_no_torch_and_no_utf8() -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.commands import environment
+from support.forked import Runner, forked_runner
 from support.models import save_tiny_model
 from support.signals import write_wav
 
@@ -30,9 +26,6 @@ OUTPUTS = {
 }
 N_INPUTS = 20
 
-Answer = dict[str, Any]
-Runner = Callable[..., Answer]
-
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,23 +40,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runner(work: Path) -> Iterator[Runner]:
-    """Return a function that runs a command line in `work`, and kills it after a time if one is given."""
-    script = str(Path(__file__).parents[1] / "support" / "resumable.py")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, script], text=True, cwd=work, env=environment(), **pipes) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def call(arguments: list[str], kill_after_s: float | None = None) -> Answer:
-            stdin.write(json.dumps({"arguments": arguments, "kill_after_s": kill_after_s}) + "\n")
-            stdin.flush()
-            answer: Answer = json.loads(stdout.readline())
-            return answer
-
-        yield call
-        stdin.close()
+def runner() -> Iterator[Runner]:
+    with forked_runner() as run:
+        yield run
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -87,8 +66,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(kind: str, work: Path,
 
     place = kind.replace(" ", "-")
     (work / place / "whole").mkdir(parents=True)
-    whole = runner(arguments(f"{place}/whole"))
-    assert whole["status"] == 1, whole["err"]  # one input is no recording
+    whole = runner(arguments(f"{place}/whole"), work)
+    assert whole.status == 1, whole.err  # one input is no recording
     expected = results(work / place / "whole")
     assert len(expected) == (N_INPUTS + 1 if rest[-1].endswith("/") else 2)
 
@@ -99,17 +78,17 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(kind: str, work: Path,
         folder = f"{place}/{n_rounds}"
         (work / folder).mkdir()
         while True:
-            moment_s = chance.uniform(0, whole["seconds"]) if n_killed < kills else None
-            answer = runner([*arguments(folder), "--resume"], moment_s)
-            if answer["status"] is not None:
+            moment_s = chance.uniform(0, whole.seconds) if n_killed < kills else None
+            answer = runner([*arguments(folder), "--resume"], work, moment_s)
+            if answer.status is not None:
                 break
             n_killed += 1
             there = results(work / folder)
             shown = {name: data for name, data in there.items() if "/." not in f"/{name}" and name != "errors.jsonl"}
             assert shown.items() <= expected.items()  # whole or not at all
-        assert answer["status"] == 1, answer["err"]
+        assert answer.status == 1, answer.err
         assert results(work / folder) == expected
-        again = runner([*arguments(folder), "--resume"])
-        assert f"0 done, {N_INPUTS} skipped, 1 failed" in again["err"]
+        again = runner([*arguments(folder), "--resume"], work)
+        assert f"0 done, {N_INPUTS} skipped, 1 failed" in again.err
         assert results(work / folder) == expected
         n_rounds += 1

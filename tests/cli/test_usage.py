@@ -13,9 +13,9 @@ import pytest
 import typer
 
 from framecls.cli.app import app
-from framecls.cli.boundary import run
 from framecls.cli.numbers import parse_seconds
 from framecls.errors import UsageError
+from support.commands import Cli
 from support.models import save_tiny_model
 from support.signals import write_wav
 
@@ -57,9 +57,10 @@ def options() -> Iterator[tuple[list[str], str, bool]]:
                 yield [*words, *needed], name, True
 
 
-def test_a_number_of_too_many_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["tag", "x.wav", "--threads", "9" * 5000]) == 2
-    check_line(capsys.readouterr().err)
+def test_a_number_of_too_many_digits(cli: Cli) -> None:
+    said = cli("tag", "x.wav", "--threads", "9" * 5000)
+    assert said.status == 2
+    check_line(said.err)
 
 
 def check_line(said: str) -> None:
@@ -85,24 +86,22 @@ def test_the_walk_finds_the_options() -> None:
 
 
 @pytest.mark.parametrize("bad", ["two", "1x", "", "1,5", "--", "0x10", "1 2"])
-def test_a_value_of_the_wrong_type(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_of_the_wrong_type(bad: str, cli: Cli) -> None:
     for words, name, takes_value in OPTIONS:
         if not takes_value:
             continue
-        assert run([*words, f"{name}={bad}"]) == 2, (words, name)
-        said = capsys.readouterr()
-        assert said.out == ""
+        said = cli(*words, f"{name}={bad}")
+        assert (said.status, said.out) == (2, ""), (words, name)
         check_line(said.err)
         assert f"{name} {bad[:40]}" in said.err
 
 
-def test_a_value_where_none_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_where_none_is_taken(cli: Cli) -> None:
     for words, name, takes_value in OPTIONS:
         if takes_value:
             continue
-        assert run([*words, f"{name}=3"]) == 2, (words, name)
-        said = capsys.readouterr()
-        assert said.out == ""
+        said = cli(*words, f"{name}=3")
+        assert (said.status, said.out) == (2, ""), (words, name)
         check_line(said.err)
         assert name in said.err
 
@@ -126,10 +125,9 @@ def test_a_value_where_none_is_taken(capsys: pytest.CaptureFixture[str]) -> None
         ("tag x.wav -f CSVV", "-f csvv: there is no such format, choose table, svg, json"),
     ],
 )
-def test_wrong_usage_is_one_line(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(line.split()) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
+def test_wrong_usage_is_one_line(line: str, message: str, cli: Cli) -> None:
+    said = cli(*line.split())
+    assert (said.status, said.out) == (2, "")
     assert len(said.err.splitlines()) == 1
     assert re.sub(r"[‘’]", "'", said.err).startswith(f"framecls: error: {message}")
 
@@ -149,48 +147,42 @@ def test_what_is_no_length_of_time(text: str) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    save_tiny_model(tmp_path, "frame")
-    write_wav(tmp_path / "a.wav", 2.0)
-    return tmp_path
+def here(here: Path) -> Path:
+    save_tiny_model(here, "frame")
+    write_wav(here / "a.wav", 2.0)
+    return here
 
 
 @pytest.mark.parametrize("format", ["TextGrid", "JSON", "RTTM", "Csv", "VTT", "TABLE"])
-def test_formats_in_any_case(format: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_in_any_case(format: str, here: Path, cli: Cli) -> None:
     command = ["tag", "a.wav", "-m", "tiny-sound.safetensors", "--device", "cpu", "-f"]
-    assert run([*command, format]) == 0
-    said = capsys.readouterr()
-    assert run([*command, format.lower()]) == 0
-    assert said == capsys.readouterr()
+    said = cli(*command, format)
+    assert said.status == 0
+    assert said == cli(*command, format.lower())
 
 
-def test_formats_of_other_commands_in_any_case(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["speakers", "list", "-f", "JSON"]) == 0
-    assert capsys.readouterr().out == "[]\n"
+def test_formats_of_other_commands_in_any_case(home: Path, cli: Cli) -> None:
+    assert cli("speakers", "list", "-f", "JSON")[:2] == (0, "[]\n")
 
 
 @pytest.mark.parametrize("output", ["x.csv", "x.TEXTGRID", "out/"])
-def test_what_was_written_where(output: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_where(output: str, here: Path, cli: Cli) -> None:
     command = ["tag", "a.wav", "-m", "tiny-sound.safetensors", "--device", "cpu", "-o", output]
     command += ["-f", "csv"] if output.endswith("/") else []
-    assert run(command) == 0
-    said = capsys.readouterr()
-    assert said.out == ""
+    said = cli(*command)
+    assert (said.status, said.out) == (0, "")
     assert said.err.startswith("framecls: 1 done, 0:00:02 of audio in ")
     assert said.err.endswith(f", results in {output}\n")
     assert len(said.err.splitlines()) == 1
-    assert run([*command, "-q"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert cli(*command, "-q") == (0, "", "")
 
 
 @pytest.mark.parametrize("words", [words for words, _ in commands()], ids=" ".join)
-def test_help_reads_in_one_screen(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_reads_in_one_screen(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    assert run([*words, "-h"]) == 0
-    shown = capsys.readouterr().out.splitlines()
+    answer = cli(*words, "-h")
+    assert answer.status == 0
+    shown = answer.out.splitlines()
     assert len(shown) <= 56
     assert any(line.startswith(" Examples:") for line in shown)
 

@@ -28,7 +28,7 @@ from framecls.inference.windows import Item, WindowOutput, cut_windows, padded_l
 from framecls.model import Model
 from framecls.nn.network import Network
 from framecls.results import Identification, TagResult
-from support.commands import run_command
+from support.commands import HANG_S, run_command
 from support.models import tiny_config
 from support.signals import RATE, make_swell
 
@@ -155,7 +155,7 @@ def test_nothing_runs_far_ahead() -> None:
             yield recording
 
     def answer_late(items: list[Item]) -> list[WindowOutput]:
-        may_answer.wait(60)
+        may_answer.wait(HANG_S)
         return checksums(items)
 
     def read_one() -> None:
@@ -168,7 +168,7 @@ def test_nothing_runs_far_ahead() -> None:
     wait_until_full(batcher, n_running=4)
     n_begun = len(begun)
     may_answer.set()
-    reader.join(60)
+    reader.join(HANG_S)
     assert 10 < n_begun < 100
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("framecls-")]
 
@@ -194,7 +194,7 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
     gate = threading.Event()
 
     def silent() -> Iterator[np.ndarray]:
-        gate.wait(30)
+        gate.wait(HANG_S)
         yield make_swell(0.1)
 
     def count(items: list[Item]) -> list[WindowOutput]:
@@ -306,14 +306,14 @@ def test_two_threads_use_one_model_at_once() -> None:
     def run(order: int) -> None:
         results = model.tag_many(clips[::order], sample_rate=RATE)
         first = next(results)
-        together.wait(60)  # both runs are under way
+        together.wait(HANG_S)  # both runs are under way
         found[order] = [first, *results]
 
     threads = [threading.Thread(target=run, args=(order,)) for order in (1, -1)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG_S)
     assert torch.get_num_threads() == before
     for order in (1, -1):
         for got, expected in zip(found[order], wanted[::order], strict=True):

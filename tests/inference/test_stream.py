@@ -26,7 +26,7 @@ from framecls.errors import AudioError, UsageError
 from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.nn.network import Network
-from support.commands import Cli, start_command
+from support.commands import HANG_S, Cli, start_command
 from support.models import tiny_config
 from support.signals import RATE, make_swell, write_wav
 
@@ -61,7 +61,7 @@ def test_segments_come_no_later_than_promised(sound: Model, radio: np.ndarray) -
             yield radio[first : first + RATE // 2]
             heard_s = first / RATE + 0.5
             n_wanted = sum(s.end <= heard_s - delay_s for s in whole)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + HANG_S
             while len(got) < n_wanted:
                 if time.monotonic() > deadline:
                     late.append(heard_s)
@@ -237,11 +237,11 @@ def test_a_pipe_that_does_not_end(radio: np.ndarray) -> None:
         except BrokenPipeError:
             pass
         assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 141
+        assert process.wait(timeout=HANG_S) == 141
 
 
 def test_a_stream_that_ends(tag_model: str) -> None:
     with start(tag_model, "--raw", "16000", "-f", "csv", "--stream") as process:
-        out, err = process.communicate(as_pcm(make_swell(5.0)), timeout=60)
+        out, err = process.communicate(as_pcm(make_swell(5.0)), timeout=HANG_S)
     assert (process.returncode, err) == (0, b"")
     assert b"-,0,5,speech," in out

@@ -16,7 +16,7 @@ import pytest
 
 from framecls.errors import GalleryError, UsageError
 from framecls.speakers.gallery import GALLERY, Clip, check_name, default_path, open_gallery
-from support.commands import start_command
+from support.commands import HANG_S, start_command
 
 MODEL = "tiny-0123"
 
@@ -318,7 +318,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        _, errors = writer.communicate(timeout=300)
+        _, errors = writer.communicate(timeout=HANG_S)
         assert writer.returncode == 0, errors
     with open_gallery(path) as gallery:
         people = {person.name: person.n_clips for person in gallery.people()}

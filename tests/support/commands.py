@@ -16,6 +16,7 @@ import framecls
 
 ROOT = Path(framecls.__file__).parent.parent
 COMMAND = [sys.executable, "-m", "framecls"]
+HANG_S = 300.0  # after which what hangs is given up; no measure of speed, whatever else the machine does
 Word = str | bytes | os.PathLike[str]
 
 
@@ -57,7 +58,7 @@ def run_command(
     code: str | None = None,
     env: Mapping[str, str] | None = None,
     memory_bytes: int | None = None,
-    timeout_s: float = 300.0,
+    timeout_s: float = HANG_S,
     **options: Any,
 ) -> Answer:
     """Run a command line in a process of its own to its end.
@@ -67,7 +68,7 @@ def run_command(
         code: a program that runs in the command's place.
         env: the variables of the process, in place of those of `environment`.
         memory_bytes: what its address space may grow to.
-        timeout_s: of a run that hangs; no test takes it for a measure of speed.
+        timeout_s: after which a run counts as hanging.
     """
 
     def limit() -> None:

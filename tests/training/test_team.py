@@ -16,7 +16,7 @@ from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import read_recipe
 from framecls.training.team import ALONE, Counts, Team, cut, join_team
-from support.commands import environment
+from support.commands import HANG_S, environment
 from support.training import weights, write_corpus
 
 RATE = 16000
@@ -71,7 +71,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         text=True,
         check=False,
         env=environment(GLOO_SOCKET_IFNAME="lo"),
-        timeout=300,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

@@ -98,7 +98,7 @@ class BatchMaker:
 
     def augment(self, waveforms: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment (batch, sample) as the recipe says; what is no sound is left alone."""
-        if self.config.features.kind == "given":
+        if self.config.features.kind == "precomputed":
             return waveforms
         draw = NoiseBank(self.noise, self.store, rng).draw if self.noise else None
         return augment_batch(waveforms, rng, self.recipe.augment, self.sample_rate, draw, self.notes)
@@ -128,7 +128,7 @@ class BatchMaker:
 
     def change_delivery(self, samples: Samples, rng: np.random.Generator) -> tuple[Samples, float]:
         """Change speed, tempo and pitch of (sample,) as the recipe says; what is no sound is left alone."""
-        if self.config.features.kind == "given":
+        if self.config.features.kind == "precomputed":
             return samples, 1.0
         return change_delivery(samples, rng, self.recipe.augment, self.sample_rate)
 
