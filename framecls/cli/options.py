@@ -524,7 +524,11 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     tune_encoder: Annotated[bool, typer.Option("--tune-encoder", help="Let its self-attention learn too.")] = False
     teacher: Annotated[
         Path | None,
-        typer.Option("--teacher", metavar="FILE", help="Vectors of another model, for an embedding to match: npz."),
+        typer.Option(
+            "--teacher",
+            metavar="FILE",
+            help="What other models hear, to learn from: npz of vectors, or of frames.",
+        ),
     ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
     save_every: Annotated[

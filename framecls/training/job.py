@@ -23,6 +23,7 @@ from framecls.training.data.manifest import (
 )
 from framecls.training.examples.voices import Teacher, find_dev_fault, read_teacher
 from framecls.training.names import SplitBy
+from framecls.training.posteriors import FrameTeacher, read_frame_teacher
 from framecls.training.recipe import Recipe
 from framecls.training.spoken import spell_all
 from framecls.training.team import ALONE, Team
@@ -36,7 +37,7 @@ class Job:
     output: Path
     recipe: Recipe
     noise: Path | None = None  # a manifest of recordings to hide speech in
-    teacher: Path | None = None  # what another model makes of the recordings, for an embedding to match
+    teacher: Path | None = None  # what other models make of the recordings: of voices, or of every frame
     init: Path | None = None  # a model whose weights are taken where name and shape agree
     resume: bool = False
     device: str = "cpu"
@@ -64,7 +65,8 @@ class Data:
     config: ModelConfig
     split: str  # how recordings were told apart into train and dev
     shared_speakers: tuple[str, ...] = ()  # heard on both sides all the same
-    teacher: Teacher | None = None
+    teacher: Teacher | None = None  # of voices
+    frame_teacher: FrameTeacher | None = None
 
     def length_s(self, recording: Recording) -> float:
         """Return the length of a recording in seconds."""
@@ -84,14 +86,17 @@ def prepare(job: Job, decoded: Callable[[int, int], None] | None = None) -> Data
     config = job.recipe.model_config(find_labels(recordings), find_phones(recordings))
     features = given_features(job.recipe, array_size(recordings))
     config = replace(config, features=job.team.in_turn(lambda: look_up(features)))
-    teacher = read_teacher(job.teacher) if job.teacher else None
     _check_task(job, config, recordings)
+    teacher = read_teacher(job.teacher) if job.teacher and config.embedding else None
+    frames = read_frame_teacher(job.teacher, config.labels) if job.teacher and not config.embedding else None
+    if frames and not any(recording.file in frames.rows for recording in recordings):
+        raise ManifestError(f"{job.teacher}: the teacher has heard none of the recordings of {job.manifest}")
     parts = split(job, recordings)
     if fault := parts.find_fault():
         raise ManifestError(f"{job.manifest}: {fault}")
     cache = job.cache or job.folder
     store = job.team.in_turn(lambda: open_clips([*recordings, *noise], config.features.sample_rate, cache, decoded))
-    data = Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher)
+    data = Data(parts.train, parts.dev, noise, store, config, parts.how, parts.shared, teacher, frames)
     if config.embedding and (fault := find_dev_fault(data.dev, data.length_s, job.recipe.voices.dev_length_s)):
         raise ManifestError(f"{job.manifest}: {fault}")
     return data
@@ -103,8 +108,8 @@ def _check_task(job: Job, config: ModelConfig, recordings: list[Recording]) -> N
         if job.team.size > 1:
             raise ConfigError(f"{job.recipe.name}: a model of voices is trained by one process: leave torchrun out")
         return
-    if job.teacher:
-        raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding")
+    if job.teacher and not config.overlapping:
+        raise ConfigError(f"{job.recipe.name}: --teacher is for a recipe with an embedding, or with overlapping labels")
     check_labels(recordings, config.labels)
     if fault := find_label_fault(job.recipe, config.labels):
         raise ManifestError(f"{job.manifest}: {fault}")

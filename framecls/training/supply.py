@@ -27,7 +27,8 @@ def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | P
         return VoiceExamples(recordings, data.config, recipe, data.store, noise, None if dev else data.teacher)
     if data.config.task == "pooled":
         return PooledExamples(recordings, data.config, recipe, data.store, noise)
-    return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
+    teacher = None if dev else data.frame_teacher
+    return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0, teacher)
 
 
 def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:

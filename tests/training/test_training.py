@@ -39,6 +39,7 @@ from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.optimizer import take_weights
 from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
+from framecls.training.supply import make_examples
 
 RATE = 16000
 GENTLE = AugmentConfig(
@@ -511,3 +512,83 @@ def test_an_empty_dev_split_is_refused(corpus: Path, tmp_path: Path) -> None:
     job = Job(only, tmp_path / "a.safetensors", POOLED_RECIPE)
     with pytest.raises(ManifestError, match="the dev split is empty"):
         prepare(job)
+
+
+def write_frames(path: Path, heard: dict[str, Any]) -> Path:
+    """Write what a teacher hears in every frame of some recordings."""
+    scores = {file: np.array(rows, np.float16).reshape(-1, 2) for file, rows in heard.items()}
+    ends = np.cumsum([len(rows) for rows in scores.values()])
+    joined, labels = np.concatenate(list(scores.values())), np.array(["high", "low"])
+    np.savez(path, files=np.array(list(scores)), ends=ends, scores=joined, labels=labels, hop=np.array(0.1))
+    return path
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_teacher_moves_the_targets_of_whole_recordings(corpus: Path, tmp_path: Path, weight: float) -> None:
+    """Between the teacher's frames along a line; a label that nobody was asked about stays as the manifest says."""
+    recipe = replace(FRAME_RECIPE, mix=MixConfig(), optim=replace(FRAME_RECIPE.optim, soft_weight=weight))
+    teacher = write_frames(corpus.with_name("ramp.npz"), {"high3.wav": [[np.nan, n / 13] for n in range(13)]})
+    data = prepare(Job(corpus, tmp_path / "m.safetensors", recipe, teacher=teacher))
+    examples, dev = (make_examples(data, recipe, dev=dev) for dev in (False, True))
+    assert isinstance(examples, FrameExamples)
+    assert isinstance(dev, FrameExamples)
+    told, untold = (next(r for r in data.train if r.file.name == f"high{n}.wav") for n in (3, 4))
+    high, low = (data.config.labels.index(label) for label in ("high", "low"))
+    targets = examples.annotate(told, 0, 64)
+    assert np.all(targets[:, high] == 1)
+    times_s = (np.arange(64) + 0.5) * data.config.hop_s
+    expected = np.interp(times_s, (np.arange(13) + 0.5) * 0.1, np.arange(13) / 13)
+    assert targets[:, low] == pytest.approx(weight * expected, abs=2e-3)
+    assert examples.annotate(untold, 0, 64)[:, low].max() == 0
+    assert dev.annotate(told, 0, 64)[:, low].max() == 0  # figures are of what the manifest says
+
+
+@pytest.mark.parametrize("lasting", [0.0, 1.0])
+def test_a_teacher_is_heard_in_mixtures(corpus: Path, tmp_path: Path, lasting: float) -> None:
+    """What it hears in a clip goes where the clip goes, also of labels that the clip does not have."""
+    names = [json.loads(line)["file"] for line in corpus.read_text().splitlines()]
+    heard = {name: [[1.0, 0.5]] * 13 for name in names if name.startswith("high")}
+    teacher = write_frames(corpus.with_name("mixed.npz"), heard)
+    mix = replace(FRAME_RECIPE.mix, alone=1.0, lasting={"high": lasting})
+    recipe = replace(FRAME_RECIPE, mix=mix, optim=replace(FRAME_RECIPE.optim, soft_weight=1.0))
+    data = prepare(Job(corpus, tmp_path / "m.safetensors", recipe, teacher=teacher))
+    plain = make_examples(replace(data, frame_teacher=None), recipe, dev=False)
+    taught = make_examples(data, recipe, dev=False)
+    high, low = (data.config.labels.index(label) for label in ("high", "low"))
+    checked = 0
+    for number in range(4):
+        one, other = plain.make_batch(number), taught.make_batch(number)
+        assert torch.equal(one.waveform, other.waveform)  # a teacher changes targets and nothing else
+        only_low = one.targets[:, :, high].sum(dim=1) == 0
+        assert torch.equal(one.targets[only_low], other.targets[only_low])
+        is_high = one.targets[:, :, high] == 1
+        checked += int(is_high.sum())
+        assert other.targets[:, :, high][is_high].unique().tolist() == [1]
+        assert other.targets[:, :, low][is_high].unique().tolist() == pytest.approx([0.5], abs=1e-3)
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": np.zeros((9, 2))}, "do not fit together"),
+        ({"scores": np.full((13, 2), 1.5)}, "0 to 1"),
+        ({"labels": np.array(["purr", "hum"])}, "knows purr, hum"),
+        ({"files": np.array(["elsewhere.wav"])}, "heard none of the recordings"),
+        ({"hop": None}, "arrays files, ends, scores, labels, hop"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(
+    corpus: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    teacher = write_frames(corpus.with_name("odd.npz"), {"low3.wav": [[0.1, 0.9]] * 13})
+    with np.load(teacher) as arrays:
+        changed = {**arrays} | change
+    np.savez(teacher, **{name: value for name, value in changed.items() if value is not None})
+    with pytest.raises(ManifestError, match=message):
+        prepare(Job(corpus, tmp_path / "m.safetensors", FRAME_RECIPE, teacher=teacher))
+
+
+def test_a_teacher_of_frames_is_for_labels_that_overlap(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="overlapping labels"):
+        prepare(Job(corpus, tmp_path / "m.safetensors", POOLED_RECIPE, teacher=corpus))

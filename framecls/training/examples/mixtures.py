@@ -21,6 +21,7 @@ from framecls.inference.segments import count_frames, frame_times
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording, Span
 from framecls.training.examples.augment import Samples, augment_batch, change_delivery, filter_batch, lengthen
+from framecls.training.posteriors import FrameTeacher, blend
 from framecls.training.recipe import Recipe
 from framecls.training.spoken import index_phones, phones_within
 
@@ -62,6 +63,21 @@ class Piece:
     phones: tuple[str, ...] = ()  # of all of it, or none
     alignment: tuple[tuple[str, float], ...] = ()  # phones and the seconds at which they end, where they are known
     soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A piece of a recording, for a mixture."""
+
+    samples: Samples
+    holds: NDArray[np.bool_]  # (sample,) where the label of the recording does
+    recording: Recording
+    start: int  # the first sample of the piece in the recording
+    factor: float  # played so many times as fast
+
+    def times_s(self, samples: NDArray[Any], sample_rate: int) -> NDArray[np.float64]:
+        """Return the seconds of the recording at which samples of the piece were."""
+        return np.asarray((self.start + samples * self.factor) / sample_rate, np.float64)
 
 
 class NoiseBank:
@@ -317,9 +333,11 @@ class FrameExamples(BatchMaker):
         store: ClipStore,
         noise: Sequence[Recording] = (),
         number_from: int = 0,
+        teacher: FrameTeacher | None = None,
     ) -> None:
         super().__init__(config, recipe, store, noise)
         self._number_from = number_from
+        self._teacher = teacher
         self._recordings = list(recordings)
         self._label_index = {label: i for i, label in enumerate(config.labels)}
         self._material: dict[str, dict[str, list[Recording]]] = {label: {} for label in config.labels}
@@ -360,17 +378,20 @@ class FrameExamples(BatchMaker):
         )
 
     def _mix(self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int) -> tuple[Tensor, Tensor]:
-        """Mix a track a label; return (example, sample) and (example, frame, label) 0 or 1."""
+        """Mix a track a label; return (example, sample) and (example, frame, label) 0 to 1."""
         mix, labels = self.recipe.mix, self.config.labels
         tracks = np.zeros((n_examples, len(labels), n_samples), np.float32)
-        targets = np.zeros((n_examples, n_frames, len(labels)), np.float32)
+        # What is heard in each track: only its own label, unless a teacher hears more.
+        targets = np.zeros((n_examples, len(labels), n_frames, len(labels)), np.float32)
         for example in range(n_examples):
             self.begin_note()
             only = str(rng.choice(labels)) if mix.alone and rng.random() < mix.alone else ""
             for column, label in enumerate(labels):
                 if label == only or (not only and rng.random() < mix.presence.get(label, 0.6)):
-                    active = self._fill_track(rng, label, tracks[example, column])
-                    targets[example, :, column] = frame_share(active, self.config.hop_samples) >= 0.5
+                    active, heard = self._fill_track(rng, label, tracks[example, column])
+                    hard = targets[example, column]
+                    hard[:, column] = frame_share(active, self.config.hop_samples) >= 0.5
+                    targets[example, column] = blend(hard, heard, self.recipe.optim.soft_weight)
                     gain_db = rng.uniform(-mix.spread_db, mix.spread_db)
                     loudness = np.sqrt(np.square(tracks[example, column][active]).mean()) if active.any() else 1.0
                     tracks[example, column] *= 10 ** (gain_db / 20) / max(1e-4, float(loudness))
@@ -379,12 +400,13 @@ class FrameExamples(BatchMaker):
         placed = filter_batch(flat, rng, self.recipe.augment, self.sample_rate, places).view(tracks.shape)
         for example, note in enumerate(self.notes or ()):
             note["tracks"] = dict(zip(labels, places[example * len(labels) :], strict=False))
-        targets *= is_audible(placed, self.config.hop_samples, mix.audible_db).numpy()
+        audible = is_audible(placed, self.config.hop_samples, mix.audible_db).numpy()
+        targets *= audible.transpose(0, 2, 1)[..., None]
         mixed = self.augment(placed.sum(dim=1), rng)
         for row in mixed:
             floor_db = float(rng.uniform(*mix.floor_db))
             row += torch.from_numpy(rng.standard_normal(n_samples).astype(np.float32)) * 10 ** (floor_db / 20)
-        return mixed.clamp(-1, 1), torch.from_numpy(targets)
+        return mixed.clamp(-1, 1), torch.from_numpy(targets.max(axis=1))
 
     def _source_shares(self, label: str, power: float) -> NDArray[np.float64]:
         """Return (source,) how often each source of a label is drawn: by a power of the sound there is of it."""
@@ -399,44 +421,77 @@ class FrameExamples(BatchMaker):
         source = sources[number]
         return source[rng.integers(len(source))]
 
-    def _fill_track(self, rng: np.random.Generator, label: str, track: Samples) -> NDArray[np.bool_]:
-        """Lay pieces of clips of one label into (sample,) a silent track; return (sample,) where the label holds."""
+    def _fill_track(
+        self, rng: np.random.Generator, label: str, track: Samples
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Lay pieces of clips of one label into (sample,) a silent track.
+
+        Returns:
+            (sample,) where the label holds, and (frame, label) what the teacher hears there, if there is one.
+        """
         mix, rate = self.recipe.mix, self.sample_rate
-        active = np.zeros(len(track), bool)
+        active, heard = np.zeros(len(track), bool), self._nothing_heard(len(track))
         lasting = mix.lasting.get(label, 0.0)
         if lasting and rng.random() < lasting:
             return self._fill_without_pause(rng, label, track)
         at = int(rng.uniform(-0.4, 0.5) * len(track))
         while at < len(track):
-            piece, holds = self._draw_piece(rng, self._draw_clip(rng, label), label)
+            piece = self._draw_piece(rng, self._draw_clip(rng, label), label)
             skip = max(0, -at)
-            n = min(len(piece) - skip, len(track) - max(at, 0))
+            n = min(len(piece.samples) - skip, len(track) - max(at, 0))
             if n > 0:
-                track[max(at, 0) : max(at, 0) + n] += piece[skip : skip + n]
-                active[max(at, 0) : max(at, 0) + n] |= holds[skip : skip + n]
-            at += len(piece) + int(rng.uniform(*mix.gap_s) * rate)
+                track[max(at, 0) : max(at, 0) + n] += piece.samples[skip : skip + n]
+                active[max(at, 0) : max(at, 0) + n] |= piece.holds[skip : skip + n]
+                self._note_heard(heard, piece, at)
+            at += len(piece.samples) + int(rng.uniform(*mix.gap_s) * rate)
             if rng.random() < 0.1:
                 break
-        return active
+        return active, heard
 
-    def _fill_without_pause(self, rng: np.random.Generator, label: str, track: Samples) -> NDArray[np.bool_]:
-        """Lay a sound that lasts into (sample,) a silent track; return (sample,) where the label holds."""
-        active = np.zeros(len(track), bool)
+    def _nothing_heard(self, n_samples: int) -> NDArray[np.float32] | None:
+        """Return (frame, label) no numbers, for what a teacher hears; None: there is none."""
+        shape = (n_samples // self.config.hop_samples, len(self.config.labels))
+        return np.full(shape, np.nan, np.float32) if self._teacher else None
+
+    def _note_heard(self, heard: NDArray[np.float32] | None, piece: Cut, at: int) -> None:
+        """Write into (frame, label) what the teacher hears in a piece that begins at a sample of the track."""
+        if heard is None or self._teacher is None:
+            return
+        middles = (np.arange(len(heard)) + 0.5) * self.config.hop_samples
+        inside = (middles >= at) & (middles < at + len(piece.samples))
+        times_s = piece.times_s(middles[inside] - at, self.sample_rate)
+        found = self._teacher.hear(piece.recording.file, times_s, self.config.labels)
+        if found is not None:
+            heard[inside] = found
+
+    def _fill_without_pause(
+        self, rng: np.random.Generator, label: str, track: Samples
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Lay a sound that lasts into (sample,) a silent track; it is heard as its piece is on average.
+
+        Returns:
+            as `_fill_track`.
+        """
+        active, heard = np.zeros(len(track), bool), self._nothing_heard(len(track))
+        hop = self.config.hop_samples
         first = 0 if rng.random() < _LASTS_ON else int(rng.uniform(0, len(track)))
         last = len(track) if rng.random() < _LASTS_ON else int(rng.uniform(first, len(track)))
         for _ in range(_MAX_PIECES):
-            piece, holds = self._draw_piece(rng, self._draw_clip(rng, label), label)
-            piece = piece[holds]
+            piece = self._draw_piece(rng, self._draw_clip(rng, label), label)
+            held = piece.samples[piece.holds]
             n_fade = int(rng.uniform(*_SEAM_S) * self.sample_rate)
-            if len(piece) >= max(4 * n_fade, _LASTS_FROM_S * self.sample_rate):
-                track[first:last] = lengthen(piece, last - first, n_fade, rng)
+            if len(held) >= max(4 * n_fade, _LASTS_FROM_S * self.sample_rate):
+                track[first:last] = lengthen(held, last - first, n_fade, rng)
                 active[first:last] = True
+                if heard is not None and self._teacher is not None:
+                    times_s = piece.times_s(np.flatnonzero(piece.holds)[::hop], self.sample_rate)
+                    found = self._teacher.hear(piece.recording.file, times_s, self.config.labels)
+                    if found is not None:
+                        heard[frame_share(active, hop) >= 0.5] = found.mean(axis=0)
                 break
-        return active
+        return active, heard
 
-    def _draw_piece(
-        self, rng: np.random.Generator, recording: Recording, label: str
-    ) -> tuple[Samples, NDArray[np.bool_]]:
+    def _draw_piece(self, rng: np.random.Generator, recording: Recording, label: str) -> Cut:
         rate = self.sample_rate
         length = self.store.n_samples(recording.file)
         wanted = min(length, int(rng.uniform(*self.recipe.mix.piece_s) * rate))
@@ -456,7 +511,8 @@ class FrameExamples(BatchMaker):
         samples[len(samples) - n_fade :] *= ramp[::-1]
         # Each recording at its own loudness first, so that a quiet one is not lost under its neighbours.
         loudness = float(np.sqrt(np.square(samples[holds]).mean())) if holds.any() else 0.0
-        return samples * np.float32(10 ** (rng.uniform(-4, 4) / 20) / max(loudness, 1e-3)), holds
+        samples = samples * np.float32(10 ** (rng.uniform(-4, 4) / 20) / max(loudness, 1e-3))
+        return Cut(samples, holds, recording, start, factor)
 
     def _cut(
         self, rng: np.random.Generator, n_examples: int, n_samples: int, n_frames: int
@@ -464,7 +520,7 @@ class FrameExamples(BatchMaker):
         """Cut windows out of annotated recordings.
 
         Returns:
-            (example, sample), (example, frame, label) 0 or 1, and the phones of each example where they are known.
+            (example, sample), (example, frame, label) 0 to 1, and the phones of each example where they are known.
         """
         said: list[tuple[str, ...]] = []
         rows, targets = [], torch.zeros(n_examples, n_frames, len(self.config.labels))
@@ -548,7 +604,7 @@ class FrameExamples(BatchMaker):
         return self._by_length[int(low) : max(int(high), int(low) + 1)]
 
     def annotate(self, recording: Recording, start: int, n_frames: int) -> NDArray[np.float32]:
-        """Return (frame, label) 0 or 1: which labels the manifest puts on the frames from sample `start` on."""
+        """Return (frame, label) 0 to 1: which labels manifest and teacher put on the frames from sample `start` on."""
         targets = np.zeros((n_frames, len(self.config.labels)), np.float32)
         rate, hop = self.sample_rate, self.config.hop_samples
         length_s = self.store.n_samples(recording.file) / rate
@@ -557,7 +613,11 @@ class FrameExamples(BatchMaker):
             first = round((span.start_s * rate - start) / hop)
             last = round(((length_s if span.end_s is None else span.end_s) * rate - start) / hop)
             targets[max(0, first) : max(0, last), self._label_index[span.label]] = 1
-        return targets
+        if self._teacher is None:
+            return targets
+        times_s = start / rate + frame_times(n_frames, self.config.hop_s)
+        heard = self._teacher.hear(recording.file, times_s, self.config.labels)
+        return blend(targets, heard, self.recipe.optim.soft_weight)
 
 
 def is_audible(tracks: Tensor, hop_samples: int, audible_db: float) -> Tensor:
