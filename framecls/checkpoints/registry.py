@@ -6,7 +6,7 @@ from pathlib import Path
 
 from framecls.errors import ModelError, UsageError
 
-_FOLDER = Path(__file__).parent / "weights"
+_FOLDER = Path(__file__).parents[1] / "weights"
 _SUFFIX = ".safetensors"
 # The shipped model that tells others which windows to listen to.
 GATE_MODEL = "sound"
