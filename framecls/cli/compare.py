@@ -23,8 +23,7 @@ from framecls.cli.train import (
     with_budget,
 )
 from framecls.errors import UsageError
-from framecls.training.names import RUNGS
-from framecls.training.recipe import Recipe
+from framecls.training.recipe import RUNGS, Recipe
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder

@@ -21,8 +21,17 @@ from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
-from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
+from framecls.training.recipe import (
+    CODECS,
+    SPLIT_BY,
+    SPLITS,
+    Recipe,
+    SplitBy,
+    change_recipe,
+    find_recipe,
+    read_recipe,
+    with_encoder,
+)
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
@@ -61,7 +70,7 @@ def train_model(options: TrainOptions) -> int:
             return FAILED
         raise
     finally:
-        team.leave()
+        team.close()
 
 
 def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
@@ -184,8 +193,8 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
 
 
 def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
+    from framecls.training.examples.preview import LIST_NAME, write_preview
     from framecls.training.job import prepare
-    from framecls.training.preview import LIST_NAME, write_preview
 
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
     with cache_folder(None) as temporary:
@@ -203,13 +212,13 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
 
 def tell_data(console: Console, data: Data, recipe: Recipe) -> None:
     """Say how recordings were told apart, and what is odd about them."""
-    from framecls.training.remarks import remark
+    from framecls.training.data.survey import find_warnings
 
     console.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         console.note(f"heard on both sides, so the dev figures flatter: {names}")
-    for line in remark(recipe, data.config.labels, data.train, data.dev, data.length_s):
+    for line in find_warnings(recipe, data.config.labels, data.train, data.dev, data.length_s):
         console.note(escape(line))
 
 

@@ -27,10 +27,11 @@ from framecls.inference.tag import stitch
 from framecls.recipes.teachers import FireRed, YamNet, at_frames
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest, split_recordings
-from framecls.training.examples.mixtures import FrameExamples
+from framecls.training.examples.frames import FrameExamples
+from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
+from framecls.training.examples.mixtures import MixtureExamples
 from framecls.training.metrics import scores as metrics
 from framecls.training.recipe import find_recipe, read_recipe
-from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 
 _RATE = 16000
 _VAD_CHUNK_S = 0.032  # what silero-vad judges at once
@@ -59,7 +60,8 @@ def read_examples(engine: Engine, manifest: Path, recipe: str, cache: Path, *, w
     """Yield the dev side of a manifest, mixed as the recipe says or as it is."""
     dev = split_recordings(read_manifest(manifest)).dev
     store = open_clips(dev, _RATE, cache)
-    examples = FrameExamples(dev, engine.config, read_recipe(find_recipe(recipe)), store, number_from=DEV_NUMBER)
+    kind = FrameExamples if whole else MixtureExamples
+    examples = kind(dev, engine.config, read_recipe(find_recipe(recipe)), store, number_from=DEV_NUMBER)
     hop, margin = engine.config.hop_samples, engine.config.features.margin_samples
     for recording in dev if whole else ():
         samples = store.read(recording.file)

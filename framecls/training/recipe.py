@@ -21,14 +21,32 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError
 from framecls.textfiles import parse_toml, read_toml
-from framecls.training.names import CODECS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 _MOST_SHOWN = 80  # characters of a change in a message
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
 
-# The bounds of a number that is drawn, the smaller first.
+# The encoder settings of each rung of the ladder, from the bottom up, and of what it can be compared with.
+RUNGS: dict[str, dict[str, str]] = {
+    "fc": {"kind": "fc"},
+    "window": {"kind": "window"},
+    "dot": {"kind": "attention", "score": "dot"},
+    "additive": {"kind": "attention", "score": "additive"},
+    "lstm": {"kind": "lstm"},
+}
+LADDER = tuple(name for name in RUNGS if name != "lstm")
+
+# Codecs for augmentation and measurement: G.711 and GSM at 8 kHz, the others at the recording's own rate.
+CODECS = ("mulaw", "gsm", "mp3", "opus", "vorbis")
+
+# What stays together when recordings are split, and which part of a manifest can be measured.
+SplitBy = Literal["source", "speaker", "file"]
+SPLIT_BY: tuple[SplitBy, ...] = ("source", "speaker", "file")
+MeasuredSplit = Literal["train", "dev", "all"]
+SPLITS: tuple[MeasuredSplit, ...] = ("train", "dev", "all")
+
+# The bounds of a random number, the smaller first.
 Range = tuple[float, float]
 
 

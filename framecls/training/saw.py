@@ -1,4 +1,4 @@
-"""The lecture's "saw" as sound: frames that are the same, sample for sample, and yet have different labels.
+"""A synthetic corpus after the lecture's "saw": frames with equal samples and different labels.
 
 "I saw" or "the saw": which it is, only the word at the beginning of the clip says. Here the words are tones. A clip
 begins with one of two, then come several saws among other tones, and every saw is a verb or a noun by what the clip

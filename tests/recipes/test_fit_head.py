@@ -12,7 +12,7 @@ from models import tiny_config
 from framecls.errors import ConfigError
 from framecls.nn.network import Network
 from framecls.recipes.fit_head import Kept, _blend, _fold, encode, fit
-from framecls.training.examples.mixtures import Batch
+from framecls.training.examples.batch import Batch
 from framecls.training.recipe import OptimConfig
 
 CONFIG = replace(tiny_config("pooled"), pooling="multihead", labels=("soft", "middle", "loud"))

@@ -23,8 +23,7 @@ from framecls.cli.boundary import run
 from framecls.training import ladder, saw
 from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
-from framecls.training.names import LADDER, RUNGS
-from framecls.training.recipe import Recipe, find_recipe, read_recipe
+from framecls.training.recipe import LADDER, RUNGS, Recipe, find_recipe, read_recipe
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,7 @@ from framecls.errors import AudioError, ManifestError, OutputError
 from framecls.training.data.labels.arrays import load_vectors
 from framecls.training.data.labels.rows import ARRAY_SUFFIXES
 from framecls.training.data.manifest import Recording, Section
-from framecls.training.examples.codecs import pass_codec
+from framecls.training.examples.codecs import apply_codec
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class CodedStore(ClipStore):
     def read(self, file: Path, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """See `ClipStore.read`; what is read goes through the codec by itself."""
         samples = super().read(file, start, stop)
-        return pass_codec(samples, self.sample_rate, self._codec) if len(samples) else samples
+        return apply_codec(samples, self.sample_rate, self._codec) if len(samples) else samples
 
 
 def open_clips(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from framecls.errors import ManifestError
 from framecls.training.data.labels import ARRAY_SUFFIXES, Found, Reading, Row, Split, read_rows
-from framecls.training.names import SplitBy
+from framecls.training.recipe import SplitBy
 
 _log = logging.getLogger(__name__)
 

@@ -17,9 +17,13 @@ from framecls.speakers.recognition import pool_voice
 from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.data.labels import Reading
 from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
-from framecls.training.describe import describe, phone_figures
-from framecls.training.examples.mixtures import Batch, FrameExamples, PooledExamples
+from framecls.training.examples.batch import Batch
+from framecls.training.examples.frames import FrameExamples
+from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
+from framecls.training.examples.mixtures import MixtureExamples
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
+from framecls.training.metrics.details import describe, phone_figures
 from framecls.training.metrics.measure import (
     DevReport,
     collect_frames,
@@ -28,9 +32,7 @@ from framecls.training.metrics.measure import (
     report_pooled,
     report_voices,
 )
-from framecls.training.names import MeasuredSplit, SplitBy
-from framecls.training.recipe import OptimConfig, Recipe
-from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
+from framecls.training.recipe import MeasuredSplit, OptimConfig, Recipe, SplitBy
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ def _measure(
             return _whole_recordings(engine, recordings, store, progress)
         pooled = PooledExamples(recordings, engine.config, recipe, store)
         return measure(engine.network, pooled.dev_batches(recordings, test.length_s))
-    frames = FrameExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
     if recipe.mix.enabled:
-        return measure(engine.network, _tell((frames.make_batch(n) for n in range(N_DEV_BATCHES)), progress))
-    return _whole_frames(engine, recordings, store, frames, progress)
+        mixtures = MixtureExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
+        batches = (mixtures.make_batch(number) for number in range(N_DEV_BATCHES))
+        return measure(engine.network, _with_progress(batches, progress))
+    frames = FrameExamples(recordings, engine.config, recipe, store)
+    return report_frames(engine.config, *collect_frames(engine, recordings, store, frames, progress))
 
 
 def _choose(engine: Engine, test: Test) -> list[Recording]:
@@ -135,7 +139,7 @@ def _seed(engine: Engine, test: Test) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
+def _with_progress(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
     for number, batch in enumerate(batches, start=1):
         if progress is not None:
             progress(number, N_DEV_BATCHES)
@@ -170,14 +174,3 @@ def _whole_recordings(
         if progress is not None:
             progress(number, len(recordings))
     return report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
-
-
-def _whole_frames(
-    engine: Engine,
-    recordings: list[Recording],
-    store: ClipStore,
-    frames: FrameExamples,
-    progress: Callable[[int, int], None] | None,
-) -> DevReport:
-    logits, truth = collect_frames(engine, recordings, store, frames, progress)
-    return report_frames(engine.config, logits, truth)

@@ -17,7 +17,8 @@ from framecls.inference.tag import stitch
 from framecls.nn.network import Network
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
-from framecls.training.examples.mixtures import IGNORED, Batch, FrameExamples, hard_targets
+from framecls.training.examples.batch import IGNORED, Batch
+from framecls.training.examples.frames import FrameExamples, hard_targets
 from framecls.training.metrics import scores as metrics
 from framecls.training.metrics import verification
 

@@ -16,9 +16,9 @@ from framecls.inference.phones import decode, phone_engine, stitch_phones
 from framecls.inference.tag import DEFAULT_THRESHOLD, to_probabilities
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
+from framecls.training.data.phones import with_phones
 from framecls.training.metrics import scores as metrics
 from framecls.training.metrics.measure import DevReport
-from framecls.training.spoken import spell_all
 
 
 def describe(report: DevReport, config: ModelConfig) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def phone_figures(
         progress: told how many are done, and of how many.
         beam: as `tag_string` takes it.
     """
-    spoken = [recording for recording in spell_all(recordings, engine.config.phones) if recording.phones]
+    spoken = [recording for recording in with_phones(recordings, engine.config.phones) if recording.phones]
     listening = phone_engine(engine)
     edits, n_phones = Edits(), 0
     for number, recording in enumerate(spoken, start=1):
