@@ -317,6 +317,14 @@ class DecisionConfig:
         _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
 
 
+class DecisionKeywords(TypedDict, total=False):
+    """The rules of a `DecisionConfig` that a run may change."""
+
+    thresholds: Mapping[str, float] | None
+    min_duration_s: float | None
+    min_gap_s: float | None
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything but the weights."""
@@ -501,6 +509,7 @@ CHANNELS = {"left": 1, "right": 2, EACH: None, MIX: None}
 class ReadOptions:
     """How a recording is read."""
 
+    sample_rate: int | None = None  # Hz, of an array or of arrays, which need it; a file says its own
     raw: RawAudio | None = None  # what a file or file object without a header holds
     track: int | None = None  # which audio track of a file that has several, from 1; None: the default one
     channel: str | int | None = None  # "left", "right", a number from 1, "each"; "mix", None: all of them, mixed
@@ -533,6 +542,7 @@ DEFAULT_READING = ReadOptions()
 class ReadKeywords(TypedDict, total=False):
     """`ReadOptions` as keyword arguments."""
 
+    sample_rate: int | None
     raw: RawAudio | None
     track: int | None
     channel: str | int | None

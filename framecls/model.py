@@ -4,47 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio import Channel, Source, split_channels
+from framecls.audio import Channel, Source
 from framecls.config import (
     DEFAULT_BEAM,
-    DEFAULT_READING,
     DEFAULT_TOP_K,
     EACH,
-    UNKNOWN,
+    DecisionConfig,
+    DecisionKeywords,
     ModelConfig,
     ReadKeywords,
     ReadOptions,
 )
-from framecls.errors import AudioError, ConfigError, UsageError
-from framecls.inference.batching import Opener
-from framecls.inference.engine import Engine, RunningWindows, load_engine
-from framecls.inference.identify import Choice, Ranking, check_among, choose_candidates, find_doubt, pool_windows, rank
-from framecls.inference.phones import make_string, phone_engine, stitch_phones
-from framecls.inference.tag import Tagger, make_segmenter, stitch_parts, to_probabilities
-from framecls.results import AudioInfo, Identification, Remarks, Segment, StringResult, TagResult
+from framecls.errors import ConfigError, UsageError
+from framecls.inference.batching import Recording
+from framecls.inference.engine import Engine, load_engine, name_source
+from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
+from framecls.inference.phones import phone_engine, spell_recording
+from framecls.inference.tag import make_segmenter, tag_recording, to_probabilities
+from framecls.inference.windows import stitch_parts
+from framecls.results import Identification, Remarks, Segment, StringResult, TagResult
 from framecls.speakers.gallery import check_name
-from framecls.speakers.recognition import Enrolled, enroll, hear, identity, know_voice, load_enrolled
+from framecls.speakers.recognition import Enrolled, embed_recording, enroll, identity, load_enrolled, pool_embedding
 
 R = TypeVar("R")
-Answer = TypeVar("Answer", TagResult, StringResult, Identification)
+Progress = Callable[[float], None]
 
 # What is decoded at once of a live source.
 STREAM_BLOCK_S = 0.5
 
 
 class Model:
-    """One model on one device. Make it with `framecls.load`."""
+    """One model on one device. Make it with `framecls.load`.
+
+    Arguments that several methods share:
+        source: a path, a binary file object, an array of (sample,) or (channel, sample) floats in -1..1 or of integers
+            (NumPy's, PyTorch's, a list, …), or an iterator of arrays that follow each other.
+        progress: told the seconds of audio that are done.
+        reading: how recordings are read, the fields of `ReadOptions`: sample_rate (Hz, which arrays need), raw, track,
+            channel, timeout_s, max_duration_s, strict.
+
+    A method on one recording raises AudioError where it cannot be read or there is nothing in it; its twin for many,
+    which decodes ahead and batches short recordings together, gives that error in its place. A result is the same
+    either way.
+    """
 
     def __init__(self, engine: Engine, config: ModelConfig | None = None) -> None:
         self._engine = engine
@@ -80,66 +90,55 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """What tells this model's vectors from those of any other: its name, and a digest of its weights."""
+        """What tells this model's embeddings from those of any other: its name, and a digest of its weights."""
         return identity(self._engine)
 
-    def with_decision(
-        self,
-        *,
-        thresholds: Mapping[str, float] | None = None,
-        min_duration_s: float | None = None,
-        min_gap_s: float | None = None,
-    ) -> Model:
-        """Return the same model with other rules, as `ModelConfig.with_decision` takes them; the weights are shared.
+    def with_decision(self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]) -> Model:
+        """Return the same model with other rules from probabilities to labels; the weights are shared.
+
+        Args:
+            decision: all of the rules; None: the model's own.
+            rules: some of them, as `ModelConfig.with_decision` takes them: thresholds, min_duration_s, min_gap_s.
 
         Raises:
             ConfigError: a label that the model does not have, or a number out of range.
         """
-        config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
-        return Model(self._engine, config)
+        config = self.config if decision is None else dataclasses.replace(self.config, decision=decision)
+        return Model(self._engine, config.with_decision(**rules))
 
     def tag(
         self,
         source: Source,
         *,
-        sample_rate: int | None = None,
         keep_scores: bool = True,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> TagResult:
         """Say what is heard when in one recording.
 
         Args:
-            source: a path, a binary file object, an array of (sample,) or (channel, sample) floats in -1..1 or of
-                integers (NumPy's, PyTorch's, a list, …), or an iterator of arrays that follow each other.
-            sample_rate: Hz, of an array or of arrays.
+            source, progress, reading: see `Model`.
             keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
-            progress: told the seconds of audio that are done.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         _refuse_each(source, ReadOptions(**reading))
-        return _only(
-            self.tag_many([source], sample_rate=sample_rate, keep_scores=keep_scores, progress=progress, **reading)
-        )
+        return _only(self.tag_many([source], keep_scores=keep_scores, progress=progress, **reading))
 
     def tag_many(
         self,
         sources: Iterable[Source],
         *,
-        sample_rate: int | None = None,
         keep_scores: bool = True,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Generator[TagResult | Exception, None, None]:
-        """Say what is heard when in many recordings: decoded ahead, and short ones batched together.
+        """Say what is heard when in many recordings; the arguments are those of `tag`.
 
-        Each result is what `tag` gives for that source alone. The arguments are those of `tag`. An iterator of sources
-        is advanced some recordings ahead, in the thread that reads the results; what it raises is raised there, and
-        closing the results closes a generator.
+        An iterator of sources is advanced some recordings ahead, in the thread that reads the results; what it raises
+        is raised there, and closing the results closes a generator.
 
         Yields:
             in the order of the sources a result, or for one that failed the error that `tag` would have raised; with
@@ -149,67 +148,58 @@ class Model:
             UsageError: this model gives one label a recording, not one a frame.
         """
         self._check_frame_task()
-        _refuse_single(sources)
-        options = _Reading(sample_rate, ReadOptions(**reading), progress)
-        return self._each(sources, options, lambda windows, name: self._tag(windows, name, keep_scores))
+        return self._run(sources, reading, progress, lambda recording: self._tag(recording, keep_scores))
+
+    def _tag(self, recording: Recording, keep_scores: bool) -> TagResult:
+        return tag_recording(recording, self.config, keep_scores=keep_scores)
 
     def stream(
-        self,
-        source: Source,
-        *,
-        sample_rate: int | None = None,
-        remark: Callable[[Remarks], None] | None = None,
-        **reading: Unpack[ReadKeywords],
+        self, source: Source, *, remark: Callable[[Remarks], None] | None = None, **reading: Unpack[ReadKeywords]
     ) -> Generator[Segment, None, None]:
-        """Yield the segments of one recording, live or not, each as soon as nothing still to come can change it.
+        """Yield the segments of one recording, live or not, each as soon as no later audio can change it.
 
-        They come in the order in which they end, near enough: a long one follows the short ones that it spans. A
-        segment is given at most the model's window, its `min_gap_s` and half a second of audio after its end; where
-        labels tile the recording, that is after the end of the first one to follow that lasts `min_duration_s`.
+        They come roughly in the order in which they end: a long one follows the short ones that it spans. A segment
+        is given at most the model's window, its `min_gap_s` and half a second of audio after its end; where labels
+        tile the recording, that is after the end of the first one to follow that lasts `min_duration_s`.
 
         Args:
-            source: as for `tag`; from a microphone, say, an iterator of blocks.
-            sample_rate: Hz, of an array or of arrays.
+            source, reading: see `Model`; from a microphone, say, an iterator of blocks.
             remark: told, once the recording is over, what is to be said of it.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a recording, not one a frame.
             AudioError: the recording cannot be read, or there is nothing in it; after the segments before.
         """
         self._check_frame_task()
-        return self._stream(source, _Reading(sample_rate, _refuse_each(source, ReadOptions(**reading))), remark)
+        options = ReadOptions(**reading)
+        _refuse_each(source, options)
+        return self._stream(source, options, remark)
 
     def _stream(
-        self, source: Source, reading: _Reading, remark: Callable[[Remarks], None] | None
+        self, source: Source, options: ReadOptions, remark: Callable[[Remarks], None] | None
     ) -> Generator[Segment, None, None]:
         segmenter = make_segmenter(self.config)
-        openers = self._openers([source], reading, deque())
-        with closing(self._engine.run_many(openers, block_s=STREAM_BLOCK_S)) as recordings:
-            for windows in recordings:
-                for logits in stitch_parts(windows, self.config.overlap_frames):
-                    yield from segmenter.push(to_probabilities(logits, self.config))
-                yield from segmenter.finish(self._duration(windows.n_samples))
-                if remark is not None:
-                    remark(windows.remarks)
+        with closing(self._engine.run([source], options, block_s=STREAM_BLOCK_S)) as recordings:
+            recording = next(recordings)
+            for logits in stitch_parts(recording, self.config.overlap_frames):
+                yield from segmenter.push(to_probabilities(logits, self.config))
+            yield from segmenter.finish(recording.duration_s)
+            if remark is not None:
+                remark(recording.remarks)
 
     def tag_string(
         self,
         source: Source,
         *,
-        sample_rate: int | None = None,
         beam: int = DEFAULT_BEAM,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> StringResult:
         """Say which phones are heard in one recording, in order: as many as there are.
 
         Args:
-            source: as for `tag`.
-            sample_rate: Hz, of an array or of arrays.
+            source, progress, reading: see `Model`.
             beam: strings that the search keeps from frame to frame; 1 takes the best phone of each frame.
-            progress: told the seconds of audio that are done.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model hears no phones.
@@ -217,58 +207,46 @@ class Model:
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         _refuse_each(source, ReadOptions(**reading))
-        return _only(self.tag_string_many([source], sample_rate=sample_rate, beam=beam, progress=progress, **reading))
+        return _only(self.tag_string_many([source], beam=beam, progress=progress, **reading))
 
     def tag_string_many(
         self,
         sources: Iterable[Source],
         *,
-        sample_rate: int | None = None,
         beam: int = DEFAULT_BEAM,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Generator[StringResult | Exception, None, None]:
-        """Say which phones are heard in many recordings: decoded ahead, and short ones batched together.
-
-        Each result is what `tag_string` gives for that source alone. The arguments are those of `tag_string`.
+        """Say which phones are heard in many recordings; arguments and errors are those of `tag_string`.
 
         Yields:
             in the order of the sources a result, or for one that failed the error that `tag_string` would have raised.
-
-        Raises:
-            UsageError: this model hears no phones.
-            ConfigError: `beam` is not positive.
         """
         engine = phone_engine(self._engine)
-        _refuse_single(sources)
         if beam < 1:
             raise ConfigError(f"beam {beam}: at least 1")
-        overlap = engine.config.overlap_frames
-        options = _Reading(sample_rate, ReadOptions(**reading), progress)
-        return self._each(sources, options, lambda windows, name: self._spell(windows, name, overlap, beam), engine)
+        return self._run(
+            sources, reading, progress, lambda recording: spell_recording(recording, self.config, beam), engine
+        )
 
     def identify(
         self,
         source: Source,
         *,
-        sample_rate: int | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
         enrolled: Enrolled | str | Path | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Identification:
         """Give one recording one label.
 
         Args:
-            source: as for `tag`.
-            sample_rate: Hz, of an array or of arrays.
+            source, progress, reading: see `Model`.
             top_k: how many labels to rank.
             among: only these labels can be the answer, or none of them; None: those that the model trusts itself with.
             enrolled: whom a model of voices can name: what `enrolled` returned, or the file of a gallery; None: the
                 user's own gallery.
-            progress: told the seconds of audio that are done.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
 
         Raises:
             UsageError: this model gives one label a frame.
@@ -277,144 +255,62 @@ class Model:
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         _refuse_each(source, ReadOptions(**reading))
-        return _only(
-            self.identify_many(
-                [source],
-                sample_rate=sample_rate,
-                top_k=top_k,
-                among=among,
-                enrolled=enrolled,
-                progress=progress,
-                **reading,
-            )
+        results = self.identify_many(
+            [source], top_k=top_k, among=among, enrolled=enrolled, progress=progress, **reading
         )
+        return _only(results)
 
     def identify_many(
         self,
         sources: Iterable[Source],
         *,
-        sample_rate: int | None = None,
         top_k: int = DEFAULT_TOP_K,
         among: Sequence[str] | None = None,
         enrolled: Enrolled | str | Path | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Generator[Identification | Exception, None, None]:
-        """Give each of many recordings one label: decoded ahead, and short ones batched together.
-
-        Each result is what `identify` gives for that source alone. The arguments are those of `identify`.
+        """Give each of many recordings one label; arguments and errors are those of `identify`.
 
         Yields:
             in the order of the sources a result, or for one that failed the error that `identify` would have raised.
-
-        Raises:
-            UsageError: this model gives one label a frame.
-            ConfigError: `among` names a label that the model does not have, or top_k is not positive.
-            GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
         """
         if self.config.task != "pooled":
             raise UsageError(f"the model {self.name} gives one label a frame: use tag")
         _refuse_single(sources)
         if top_k < 1:
             raise ConfigError(f"top_k {top_k}: at least 1")
-        options = _Reading(sample_rate, ReadOptions(**reading), progress)
         if self.config.embedding:
             known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled)
             known = known if among is None else known.among(check_among(among))
-            return self._each(sources, options, lambda windows, name: self._name_voice(windows, name, known, top_k))
+            return self._run(sources, reading, progress, lambda recording: self._recognise(recording, known, top_k))
         choice = choose_candidates(self.config, among)
-        return self._each(sources, options, lambda windows, name: self._identify(windows, name, choice, top_k))
 
-    def _check_frame_task(self) -> None:
-        if self.config.task != "frame":
-            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
+        def identify(recording: Recording) -> Identification:
+            logits, heard_s = pool_windows(recording)
+            return decide(recording, rank(logits, self.config, choice, top_k), heard_s, self.config)
 
-    def _each(
-        self,
-        sources: Iterable[Source],
-        reading: _Reading,
-        answer: Callable[[RunningWindows, str], Answer],
-        engine: Engine | None = None,
-    ) -> Generator[Answer | Exception, None, None]:
-        begun: deque[tuple[str, int | None]] = deque()
-        openers = self._openers(sources, reading, begun)
-        running = (engine or self._engine).run_many(
-            openers, progress=reading.progress, wait_apart=isinstance(sources, Feed)
-        )
-        with closing(running) as recordings:
-            for windows in recordings:
-                name, channel = begun.popleft()
-                try:
-                    result: Answer | Exception = _complete(answer(windows, name), windows.remarks, channel)
-                except Exception as error:
-                    result = error
-                yield result
+        return self._run(sources, reading, progress, identify)
 
-    def _openers(
-        self, sources: Iterable[Source], reading: _Reading, begun: deque[tuple[str, int | None]]
-    ) -> Generator[Opener, None, None]:
-        """Yield what opens each source, and add its name and the channel to `begun`."""
-        iterator = iter(sources)
-        try:
-            for source in iterator:
-                try:
-                    parts = _split(source, reading)
-                except Exception as error:  # whoever reads its result is told, as of one that cannot be opened
-                    begun.append((_name(source), None))
-                    yield partial(_fail, error)
-                    continue
-                for part in parts:
-                    number = part.number if isinstance(part, Channel) else reading.options.channel_number
-                    begun.append((_name(part), number))
-                    yield partial(self._engine.open, part, reading.sample_rate, reading.options)
-        finally:
-            if isinstance(iterator, Generator):
-                iterator.close()
-
-    def _tag(self, windows: RunningWindows, name: str, keep_scores: bool) -> TagResult:
-        tagger = Tagger(self.config, keep_scores=keep_scores)
-        for logits in stitch_parts(windows, self.config.overlap_frames):
-            tagger.push(logits)
-        return tagger.finish(name, self._duration(windows.n_samples), windows.info)
-
-    def _spell(self, windows: RunningWindows, name: str, overlap: int, beam: int) -> StringResult:
-        log_probs = stitch_phones(windows, overlap)
-        return make_string(log_probs, self.config, beam, name, self._duration(windows.n_samples), windows.info)
-
-    def _identify(self, windows: RunningWindows, name: str, choice: Choice, top_k: int) -> Identification:
-        logits, heard_s = pool_windows(windows)
-        ranking = rank(logits, self.config, choice, top_k)
-        return self._answer(name, self._duration(windows.n_samples), ranking, heard_s, windows.info)
-
-    def _answer(
-        self, name: str, duration_s: float, ranking: Ranking, heard_s: float, info: AudioInfo | None
-    ) -> Identification:
-        best, doubt = ranking.top[0], find_doubt(ranking, heard_s, self.config)
-        label, score = (best.label, best.score) if doubt is None else (UNKNOWN, None)
-        return Identification(name, self.name, duration_s, label, score, ranking.top, info, doubt)
+    def _recognise(self, recording: Recording, enrolled: Enrolled, top_k: int) -> Identification:
+        voice = pool_embedding(recording, self.config)
+        return decide(recording, enrolled.rank(voice.vector, self.config, top_k), voice.heard_s, self.config)
 
     def embed(
-        self,
-        source: Source,
-        *,
-        sample_rate: int | None = None,
-        progress: Callable[[float], None] | None = None,
-        **reading: Unpack[ReadKeywords],
+        self, source: Source, *, progress: Progress | None = None, **reading: Unpack[ReadKeywords]
     ) -> NDArray[np.float32]:
         """Return (number,) the unit vector of the voice in one recording; two of one voice have a large product.
 
         Args:
-            source: as for `tag`.
-            sample_rate: Hz, of an array or of arrays.
-            progress: told the seconds of audio that are done.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
+            source, progress, reading: see `Model`.
 
         Raises:
             UsageError: this model does not answer with an embedding.
             AudioError: the recording cannot be read, or there is too little speech in it.
         """
-        options = _refuse_each(source, ReadOptions(**reading))
-        return hear(self._engine, source, sample_rate, options, progress).vector
+        options = ReadOptions(**reading)
+        _refuse_each(source, options)
+        return embed_recording(self._engine, source, options, progress).vector
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
@@ -429,7 +325,6 @@ class Model:
         name: str,
         sources: Sequence[Source],
         *,
-        sample_rate: int | None = None,
         gallery: str | Path | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> list[str]:
@@ -437,13 +332,12 @@ class Model:
 
         Args:
             name: who speaks.
-            sources: recordings in which nobody else does, each as for `tag`.
-            sample_rate: Hz, of arrays.
+            sources: recordings in which nobody else does.
             gallery: the file, made if it is not there.
-            reading: how a recording is read, the fields of `ReadOptions`: raw, track, channel, timeout_s, ….
+            reading: see `Model`.
 
         Returns:
-            what should make one look again, such as a clip that does not sound like the others; empty is good.
+            warnings, such as that a clip does not sound like the others of this person; empty is good.
 
         Raises:
             UsageError: that is no name, or this model does not answer with an embedding.
@@ -455,70 +349,47 @@ class Model:
         options = ReadOptions(**reading)
         for source in sources:
             _refuse_each(source, options)
-        voices = [(_name(source), hear(self._engine, source, sample_rate, options)) for source in sources]
-        doubts = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
-        return doubts + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).doubts
+        voices = [(name_source(source), embed_recording(self._engine, source, options)) for source in sources]
+        warnings = [f"{clip}: {text}" for clip, voice in voices for text in voice.remarks.warnings]
+        return warnings + enroll(self._engine, person, voices, Path(gallery) if gallery is not None else None).warnings
 
-    def _name_voice(self, windows: RunningWindows, name: str, enrolled: Enrolled, top_k: int) -> Identification:
-        voice = know_voice(windows, self.config)
-        ranking = enrolled.rank(voice.vector, self.config, top_k)
-        return self._answer(name, voice.duration_s, ranking, voice.heard_s, voice.info)
+    def _check_frame_task(self) -> None:
+        if self.config.task != "frame":
+            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
 
-    def _duration(self, n_samples: int) -> float:
-        if not n_samples:
-            raise AudioError("there is no audio in it")
-        return round(n_samples / self.config.features.sample_rate, 6)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How the sources of a run are read."""
-
-    sample_rate: int | None = None  # Hz, of arrays
-    options: ReadOptions = DEFAULT_READING
-    progress: Callable[[float], None] | None = None
+    def _run(
+        self,
+        sources: Iterable[Source],
+        reading: ReadKeywords,
+        progress: Progress | None,
+        answer: Callable[[Recording], R],
+        engine: Engine | None = None,
+    ) -> Generator[R | Exception, None, None]:
+        """Return the results of recordings; wrong arguments raise at once, not where the first result is asked for."""
+        _refuse_single(sources)
+        return _answer_each((engine or self._engine).run(sources, ReadOptions(**reading), progress=progress), answer)
 
 
-class Feed(Iterable[Source]):
-    """Sources that come when they like, from a queue say: they are waited for in a thread of their own."""
-
-    def __init__(self, sources: Iterator[Source]) -> None:
-        self._sources = sources
-
-    def __iter__(self) -> Iterator[Source]:
-        return self._sources
-
-
-def _split(source: Source, reading: _Reading) -> Sequence[Source]:
-    """Return the channels of a source, where each is wanted as a recording of its own."""
-    if reading.options.channel != EACH or isinstance(source, Channel):
-        return [source]
-    return split_channels(source, reading.sample_rate, reading.options)
+def _answer_each(
+    running: Generator[Recording, None, None], answer: Callable[[Recording], R]
+) -> Generator[R | Exception, None, None]:
+    with closing(running) as recordings:
+        for recording in recordings:
+            try:
+                result: R | Exception = answer(recording)
+            except Exception as error:
+                result = error
+            yield result
 
 
-def _fail(error: Exception) -> NoReturn:
-    raise error
-
-
-def _refuse_each(source: Source, options: ReadOptions) -> ReadOptions:
-    """Return the options, if they give one result.
+def _refuse_each(source: Source, options: ReadOptions) -> None:
+    """Refuse options that give a result for each channel where one is wanted.
 
     Raises:
-        UsageError: they give one for each channel.
+        UsageError: they do.
     """
     if options.channel == EACH and not isinstance(source, Channel):
         raise UsageError("each channel has a result of its own: use tag_many or identify_many, or choose one channel")
-    return options
-
-
-def _complete(result: Answer, remarks: Remarks, channel: int | None) -> Answer:
-    return dataclasses.replace(
-        result,
-        truncated=remarks.truncated,
-        warnings=tuple(remarks.warnings),
-        notes=tuple(remarks.notes),
-        channel=channel,
-    )
 
 
 def _refuse_single(sources: object) -> None:
@@ -545,11 +416,3 @@ def load(
 ) -> Model:
     """Load a model by name or path; the arguments are those of `engine.load_engine`."""
     return Model(load_engine(model, device=device, threads=threads, batch_size=batch_size))
-
-
-def _name(source: object) -> str:
-    if isinstance(source, Channel):
-        return _name(source.source)
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return str(getattr(source, "name", "-")) if hasattr(source, "read") else "array"

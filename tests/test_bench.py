@@ -63,7 +63,7 @@ def test_a_folder(models: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
         write_wav(tmp_path / "in" / f"{number % 2}" / f"{number}.wav", 1.0 + 0.5 * number, 200 + 90 * number)
     (tmp_path / "in" / "text.wav").write_text("no audio\n" * 100)
     command = ["bench", str(tmp_path / "in"), "-m", str(models["frame"]), "--device", "cpu", "--repeats", "2"]
-    assert run([*command, "--no-processes", "-f", "json"]) == 0
+    assert run([*command, "-f", "json"]) == 0
     captured = capsys.readouterr()
     said = json.loads(captured.out)
     assert (said["duration"], said["files"], said["files_left_out"]) == (10.0, 5, 1)
@@ -73,7 +73,7 @@ def test_a_folder(models: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
     assert said["whole_to_decode"] == medians["whole"] / medians["decode"]
     [line] = captured.err.splitlines()
     assert line.startswith(f"framecls: {tmp_path / 'in' / 'text.wav'} is left out: not audio")
-    assert run([*command, "--no-processes", "-q"]) == 0
+    assert run([*command, "-q"]) == 0
     table = capsys.readouterr().out
     assert ", 5 recordings, 0:00:10 (torch, cpu" in table.replace("\n", "")
     assert f"decode, {said['decoders']} at once" in table
@@ -199,12 +199,12 @@ def test_wrong_settings(settings: dict[str, Any], said: str) -> None:
 
 def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     common = ["bench", "-m", str(models["frame"]), "--device", "cpu", "--length", "2", "--repeats", "1"]
-    assert run([*common, "--no-processes", "-f", "json", "-q"]) == 0
+    assert run([*common, "-f", "json", "-q"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["duration"] == 2.0
     assert set(said["stages"]) == {"decode", "features", "model", "whole"}
     assert said["stages"]["whole"]["times_real_time"] > 0
-    assert run([*common, "--no-processes", "-q"]) == 0
+    assert run([*common, "-q"]) == 0
     table = capsys.readouterr().out
     for word in ("decode", "features", "model", "whole", "× real time"):
         assert word in table
@@ -215,7 +215,6 @@ def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pyt
     [
         (["-f", "csv"], "choose table or json"),
         (["--against", "marblenet"], "--against 'marblenet': there is no such peer, choose silero, webrtc"),
-        (["--runtime", "tensorrt"], "--runtime 'tensorrt': choose torch or onnx"),
         (["--repeats", "0"], "--repeats 0: at least 1"),
         (["--length", "0"], "--length 0.0 s: 1 to 36000 s"),
         (["--threads", "0"], "--threads"),

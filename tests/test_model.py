@@ -29,12 +29,14 @@ from framecls.config import (
     DecisionConfig,
     EncoderConfig,
     ModelConfig,
+    ReadOptions,
     WindowConfig,
 )
 from framecls.errors import AudioError, ConfigError, UsageError
-from framecls.inference.engine import Engine, Gate, WindowOutput, cut_windows
-from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidates, find_doubt, pool_windows, rank
-from framecls.inference.segments import Window, plan_windows
+from framecls.inference.engine import Engine
+from framecls.inference.gate import Gate
+from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidates, find_rejection, pool_windows, rank
+from framecls.inference.windows import Window, WindowOutput, cut_windows, plan_windows
 from framecls.model import Model
 from framecls.nn.network import Network
 
@@ -205,7 +207,7 @@ def logits_of(**probabilities: float) -> np.ndarray:
 def test_labels_that_are_not_named_keep_their_share(heard: dict[str, float], among: list[str], answer: str) -> None:
     config = language_config(thresholds={"unknown": 0.4})
     ranking = rank(logits_of(**heard), config, choose_candidates(config, among), 5)
-    assert (find_doubt(ranking, 5.0, config) or ranking.top[0].label) == answer
+    assert (find_rejection(ranking, 5.0, config) or ranking.top[0].label) == answer
     assert sum(c.score for c in ranking.top) + ranking.rest == pytest.approx(1)
 
 
@@ -217,10 +219,10 @@ def test_a_label_that_is_not_trusted_can_win_against_those_that_are() -> None:
     assert choice == Choice((1, 2), 1.0, NOT_TRUSTED)
     ranking = rank(logits, plain, choice, 5)
     assert ranking.rest == pytest.approx(0.6)
-    assert find_doubt(ranking, 5.0, plain) == NOT_TRUSTED
-    assert find_doubt(rank(logits_of(de=0.4, en=0.3, fr=0.3), plain, choice, 5), 5.0, plain) == UNSURE
+    assert find_rejection(ranking, 5.0, plain) == NOT_TRUSTED
+    assert find_rejection(rank(logits_of(de=0.4, en=0.3, fr=0.3), plain, choice, 5), 5.0, plain) == UNSURE
     assert rank(logits, careful, choice, 5).rest == pytest.approx(2.4 / 2.8)
-    assert find_doubt(rank(logits_of(de=0.1, en=0.8, fr=0.1), careful, choice, 5), 5.0, careful) is None
+    assert find_rejection(rank(logits_of(de=0.1, en=0.8, fr=0.1), careful, choice, 5), 5.0, careful) is None
 
 
 def test_a_threshold_is_that_of_its_label_or_else_of_unknown() -> None:
@@ -228,7 +230,7 @@ def test_a_threshold_is_that_of_its_label_or_else_of_unknown() -> None:
     everything = choose_candidates(config, None)
 
     def doubt(config: ModelConfig, **heard: float) -> str | None:
-        return find_doubt(rank(logits_of(**heard), config, everything, 5), 5.0, config)
+        return find_rejection(rank(logits_of(**heard), config, everything, 5), 5.0, config)
 
     assert doubt(config, de=0.8, en=0.1, fr=0.1) == UNSURE
     assert doubt(config, de=0.1, en=0.8, fr=0.1) is None
@@ -325,7 +327,9 @@ def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, over
     )
     for network_gate in (gate, None):
         engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
-        outputs = list(engine.run(engine.open(noise(5.03), RATE)))
+        outputs = [
+            output for recording in engine.run([noise(5.03)], ReadOptions(sample_rate=RATE)) for output in recording
+        ]
         assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
         assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
 
@@ -351,7 +355,7 @@ def test_windows_count_for_what_is_heard_in_them() -> None:
     logits, heard_s = pool_windows(outputs)
     np.testing.assert_allclose(logits, [3.75, 1.25])
     assert heard_s == 4.0
-    whole = [*outputs, WindowOutput(Window(15, 5), far, 1.5, again_s=0.5)]
+    whole = [*outputs, WindowOutput(Window(15, 5), far, 1.5, shared_s=0.5)]
     np.testing.assert_allclose(pool_windows(whole, 1.5)[0], [10 / 3, 5 / 3], rtol=1e-6)
     assert pool_windows(whole, 1.5)[1] == pool_windows(whole)[1] == 5.0
     silent = [WindowOutput(Window(0, 10), near, 0.0), WindowOutput(Window(10, 10), far, 0.0)]

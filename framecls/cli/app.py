@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from framecls._version import __version__
-from framecls.cli.help import Command, Group
+from framecls.cli.help import Command, Group, examples
 from framecls.cli.options import (
     BenchOptions,
     CheckOptions,
@@ -15,6 +15,7 @@ from framecls.cli.options import (
     EnrollOptions,
     EvaluateOptions,
     ExportOptions,
+    GuideOptions,
     IdentifyOptions,
     ModelsOptions,
     SpeakersExportOptions,
@@ -27,12 +28,29 @@ from framecls.cli.options import (
     takes,
 )
 
+_EXIT_STATUS = """
+
+Exit status:
+    0  every input is done
+    1  some inputs failed, or the whole run did; the others are done
+    2  wrong usage, nothing was read
+    3  every input is done, but a result lacks something, as a warning says
+  130  interrupted by Ctrl-C
+  141  the reader of stdout has gone
+  143  ended by SIGTERM"""
+
 app = typer.Typer(
     cls=Group,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Say what is heard when in audio recordings, which language is spoken, and who speaks. Works offline.",
+    epilog=examples(
+        "framecls tag interview.mp3",
+        "framecls identify calls/ -o languages.csv",
+        "framecls guide training",
+    )
+    + _EXIT_STATUS,
 )
 
 
@@ -51,7 +69,14 @@ def root(
     """Read the options that come before the command; the text of --help is the app's."""
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "framecls tag recordings/ -f textgrid -o tiers/",
+        "framecls tag call.wav --threshold speech=0.7 --min-gap 0.5 -f csv",
+        "framecls tag -m phones --string call.wav -f text",
+    ),
+)
 @takes(TagOptions)
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
@@ -60,7 +85,13 @@ def tag(options: TagOptions) -> int:
     return classify(options, StringJob(options) if options.string else TagJob(options))
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "framecls identify calls/ --among de,fr,en -o languages.csv",
+        "framecls identify -m speaker meeting/ --threshold unknown=0.9",
+    ),
+)
 @takes(IdentifyOptions)
 def identify(options: IdentifyOptions) -> int:
     """Say what each recording as a whole is: the language that is spoken in it, or who speaks."""
@@ -69,7 +100,10 @@ def identify(options: IdentifyOptions) -> int:
     return classify(options, IdentifyJob(options))
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples('framecls enroll "Ada" ada1.wav ada2.wav', 'framecls enroll "Bob" bob/ --gallery team.sqlite'),
+)
 @takes(EnrollOptions)
 def enroll(options: EnrollOptions) -> int:
     """Remember somebody's voice by name, for `identify -m speaker`."""
@@ -82,7 +116,11 @@ speakers = typer.Typer(cls=Group, help="See and change who is enrolled.")
 app.add_typer(speakers, name="speakers")
 
 
-@speakers.command("list", cls=Command)
+@speakers.command(
+    "list",
+    cls=Command,
+    epilog=examples("framecls speakers list", "framecls speakers list --gallery team.sqlite -f json"),
+)
 @takes(SpeakersListOptions)
 def list_speakers(options: SpeakersListOptions) -> int:
     """Show who is enrolled, with how much speech."""
@@ -91,7 +129,11 @@ def list_speakers(options: SpeakersListOptions) -> int:
     return list_people(options)
 
 
-@speakers.command("remove", cls=Command)
+@speakers.command(
+    "remove",
+    cls=Command,
+    epilog=examples('framecls speakers remove "Ada"', 'framecls speakers remove "Ada" "Bob" --gallery team.sqlite'),
+)
 @takes(SpeakersRemoveOptions)
 def remove_speakers(options: SpeakersRemoveOptions) -> int:
     """Forget people and all their clips."""
@@ -100,7 +142,13 @@ def remove_speakers(options: SpeakersRemoveOptions) -> int:
     return remove_people(options)
 
 
-@speakers.command("rename", cls=Command)
+@speakers.command(
+    "rename",
+    cls=Command,
+    epilog=examples(
+        'framecls speakers rename "Bob" "Robert"', 'framecls speakers rename "Bob" "Robert" --gallery team.sqlite'
+    ),
+)
 @takes(SpeakersRenameOptions)
 def rename_speaker(options: SpeakersRenameOptions) -> int:
     """Give somebody another name."""
@@ -109,7 +157,11 @@ def rename_speaker(options: SpeakersRenameOptions) -> int:
     return rename_person(options)
 
 
-@speakers.command("export", cls=Command)
+@speakers.command(
+    "export",
+    cls=Command,
+    epilog=examples("framecls speakers export -o voices.jsonl", 'framecls speakers export "Ada" > ada.jsonl'),
+)
 @takes(SpeakersExportOptions)
 def export_speakers(options: SpeakersExportOptions) -> int:
     """Write people as JSON lines, a clip a line, for `speakers import` elsewhere."""
@@ -118,7 +170,13 @@ def export_speakers(options: SpeakersExportOptions) -> int:
     return export_people(options)
 
 
-@speakers.command("import", cls=Command)
+@speakers.command(
+    "import",
+    cls=Command,
+    epilog=examples(
+        "framecls speakers import voices.jsonl", "framecls speakers import voices.jsonl --gallery team.sqlite"
+    ),
+)
 @takes(SpeakersImportOptions)
 def import_speakers(options: SpeakersImportOptions) -> int:
     """Enroll what `speakers export` wrote, all of it or nothing."""
@@ -127,7 +185,13 @@ def import_speakers(options: SpeakersImportOptions) -> int:
     return import_people(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "framecls train identify birds/ --check",
+        "framecls train identify birds/ -o birds.safetensors --set optim.steps=3000",
+    ),
+)
 @takes(TrainOptions)
 def train(options: TrainOptions) -> int:
     """Train a model on one's own labelled recordings."""
@@ -136,7 +200,13 @@ def train(options: TrainOptions) -> int:
     return train_model(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "framecls evaluate birds.safetensors clips.csv",
+        "framecls evaluate sound sound.jsonl --recipe sound -o figures.json",
+    ),
+)
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> int:
     """Measure a model on labelled recordings."""
@@ -145,7 +215,10 @@ def evaluate(options: EvaluateOptions) -> int:
     return evaluate_model(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples("framecls compare --saw", "framecls compare clips.csv --task identify --set optim.steps=500"),
+)
 @takes(CompareOptions)
 def compare(options: CompareOptions) -> int:
     """Train networks that see one frame, its neighbours, or everything, and show what each is worth."""
@@ -154,7 +227,7 @@ def compare(options: CompareOptions) -> int:
     return compare_rungs(options)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=examples("framecls models", "framecls models sound"))
 @takes(ModelsOptions)
 def models(options: ModelsOptions) -> int:
     """List the installed models, or show the card of one."""
@@ -163,7 +236,10 @@ def models(options: ModelsOptions) -> int:
     return list_models(options) if options.model is None else show_model(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=examples("framecls export sound -o sound.onnx", "framecls export language -o language.onnx --no-features"),
+)
 @takes(ExportOptions)
 def export(options: ExportOptions) -> int:
     """Write a model as an ONNX file, for programs that have no torch."""
@@ -172,7 +248,9 @@ def export(options: ExportOptions) -> int:
     return export_model(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command, epilog=examples("framecls bench", "framecls bench hour.mp3 --against silero,webrtc --threads 2")
+)
 @takes(BenchOptions)
 def bench(options: BenchOptions) -> int:
     """Measure how fast a model is on this machine, alone or beside other programs."""
@@ -181,10 +259,21 @@ def bench(options: BenchOptions) -> int:
     return run_bench(options)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command, epilog=examples("framecls check tiers/.framecls-journal", "framecls check *.safetensors -f json")
+)
 @takes(CheckOptions)
 def check(options: CheckOptions) -> int:
     """Say whether files that framecls wrote are whole: journals, galleries, models, states of training runs."""
     from framecls.cli.check import check_files
 
     return check_files(options)
+
+
+@app.command(cls=Command, epilog=examples("framecls guide", "framecls guide training | less"))
+@takes(GuideOptions)
+def guide(options: GuideOptions) -> int:
+    """Show what goes beyond --help: folders, formats, live audio, voices, languages, training and more."""
+    from framecls.cli.guide import show_guide
+
+    return show_guide(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.cli.train import check_machine
-from framecls.errors import AudioError, ConfigError, UsageError
+from framecls.errors import AudioError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +36,7 @@ def export_model(options: ExportOptions) -> int:
 
     from framecls.checkpoints.onnx import export_onnx
 
-    export_onnx(options.model, options.output, features=options.features)
+    export_onnx(options.model, options.output, features=not options.no_features)
     Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
     return DONE
 
@@ -51,78 +52,72 @@ def run_bench(options: BenchOptions) -> int:
     if options.format not in ("table", "json"):
         raise UsageError(f"-f {options.format}: choose table or json")
     check_machine(options)
+    checks.check_count("--repeats", options.repeats)
+    if not 1 <= options.length <= 36000:
+        raise UsageError(f"--length {options.length} s: 1 to 36000 s")
     read_config(registry.locate(options.model))
 
     from framecls import bench
 
-    try:
-        job = bench.Job(
-            model=options.model,
-            file=options.file,
-            length_s=options.length,
-            runtime=options.runtime,
-            repeats=options.repeats,
-            against=tuple(dict.fromkeys(name.strip() for name in (options.against or "").split(",") if name.strip())),
-            processes=options.processes,
-            device=options.device,
-            threads=options.threads,
-            batch_size=options.batch_size,
-        )
-    except ConfigError as error:
-        raise UsageError(f"--{error}") from error  # it begins with the setting, which the option is called like
+    against = tuple(dict.fromkeys(name.strip() for name in (options.against or "").split(",") if name.strip()))
+    for name in against:
+        if name not in bench.PEERS:
+            raise UsageError(f"--against {name!r}: there is no such peer, choose {', '.join(bench.PEERS)}")
+    job = bench.Job(
+        model=options.model,
+        file=options.file,
+        length_s=options.length,
+        repeats=options.repeats,
+        against=against,
+        device=options.device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+    )
     console = Console(quiet=options.quiet, debug=options.debug)
     bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    left_out: list[str] = []
     try:
-        report = bench.run(job, bar.show)
+        report = bench.run(job, bar.show, left_out.append)
     except AudioError as error:
         bar.hide()
         console.failure(str(options.file), error)
         return FAILED
     finally:
         bar.hide()
-    for name, fault in report.left_out.items():
-        console.note(f"{escape(name)} is left out: {fault}")
-    for name, how in report.missing.items():
+    for line in left_out:
+        console.note(escape(line))
+    for name, how in report.not_installed.items():
         console.note(f"{name} is not installed: {how}")
-    _show(report, options.format)
+    if options.format == "json":
+        sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
+    else:
+        _print_tables(report)
     return DONE
 
 
-def _show(report: Report, format: str) -> None:
-    if format == "json":
-        sys.stdout.write(json.dumps(report.as_dict()) + "\n")
-        return
+def _print_tables(report: Report) -> None:
     from framecls.cli.tables import make_console
 
     console = make_console(sys.stdout)
     threads = f"{report.threads} thread{'s' if report.threads != 1 else ''}"
+    several = f", {report.files:,} recordings, {clock(report.duration)}" if report.files > 1 else ""
     where = f"{report.runtime}, {report.device}, {threads}"
-    several = f", {report.n_files:,} recordings, {clock(report.audio_s)}" if report.n_files > 1 else ""
     console.print(f"{escape(report.model)} on {escape(report.file)}{several} ({where})", markup=False)
-    console.print(_speed_table(report))
+    peers = report.against
+    table = _table("", "Time", "Spread", "× real time", *(f"× {name}" for name in peers))
+    titles = {"decode": f"decode, {report.decoders} at once"} if report.decoders > 1 else {}
+    for name, speed in {**report.stages, **peers}.items():
+        ratios = [f"{peer.ratio:.1f}" if name == "whole" else "" for peer in peers.values()]
+        table.add_row(titles.get(name, name), *_times(speed), f"{speed.times_real_time:,.0f}", *ratios)
+    console.print(table)
     console.print(f"the whole takes {report.whole_to_decode:.2f} times as long as decoding alone")
-    if report.peak_bytes is not None:
-        console.print(f"peak memory of the whole command: {report.peak_bytes / 1e6:.0f} MB")
+    if report.peak_memory_bytes is not None:
+        console.print(f"peak memory of the whole command: {report.peak_memory_bytes / 1e6:.0f} MB")
     if report.start_up:
-        console.print(_start_up_table(report))
-
-
-def _speed_table(report: Report) -> Table:
-    table = _table("", "Time", "Spread", "× real time", *(f"× {name}" for name in report.peers))
-    titles = {"decode": f"decode, {report.n_decoders} at once"} if report.n_decoders > 1 else {}
-    for name, timing in report.stages.items():
-        ratios = [f"{report.ratio(peer):.1f}" if name == "whole" else "" for peer in report.peers]
-        table.add_row(titles.get(name, name), *_times(timing), f"{report.speed(timing):,.0f}", *ratios)
-    for name, timing in report.peers.items():
-        table.add_row(name, *_times(timing), f"{report.speed(timing):,.0f}", *[""] * len(report.peers))
-    return table
-
-
-def _start_up_table(report: Report) -> Table:
-    table = _table("Start-up", "Time", "Spread")
-    for name, timing in report.start_up.items():
-        table.add_row(name, *_times(timing))
-    return table
+        table = _table("Start-up", "Time", "Spread")
+        for name, timing in report.start_up.items():
+            table.add_row(name, *_times(timing))
+        console.print(table)
 
 
 def _table(first: str, *columns: str) -> Table:

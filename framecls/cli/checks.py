@@ -232,7 +232,7 @@ def _is_same(first: Path, second: Path) -> bool:
         return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
 
 
-def check_measured(name: str, length_s: float | None, *, only_candidates: bool) -> None:
+def check_measured(name: str, length_s: float | None) -> None:
     """Refuse what makes no difference to how a model is measured.
 
     Raises:
@@ -242,8 +242,6 @@ def check_measured(name: str, length_s: float | None, *, only_candidates: bool) 
     config = read_config(registry.locate(name))
     if length_s is not None and config.task == "frame":
         raise UsageError(f"--length is for models of framecls identify, and {config.name} gives labels to frames")
-    if only_candidates and not config.decision.candidates:
-        raise UsageError(f"--only-candidates: there are no labels that {config.name} knows and does not answer with")
 
 
 def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:

@@ -101,9 +101,8 @@ class TagJob(Job):
 
     def __init__(self, options: TagOptions) -> None:
         super().__init__(options)
-        for option, given in (("--beam", options.beam is not None), ("--times", options.times)):
-            if given:
-                raise UsageError(f"{option} goes with --string: add that, or leave it out")
+        if options.beam is not None:
+            raise UsageError("--beam goes with --string: add that, or leave it out")
         checks.check_seconds("--min-duration", options.min_duration)
         checks.check_seconds("--min-gap", options.min_gap)
         self.frames = options.frames
@@ -138,7 +137,6 @@ class StringJob(Job):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
         self.frames = options.frames
-        self.times = options.times
         self._beam = options.beam
 
     @property

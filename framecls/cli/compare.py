@@ -14,13 +14,13 @@ from framecls.cli.progress import StepBar
 from framecls.cli.train import (
     TASKS,
     cache_folder,
+    change_settings,
     check_machine,
     choose_device,
     choose_split_by,
     load_recipe,
     set_threads,
     tell_data,
-    with_budget,
 )
 from framecls.errors import UsageError
 from framecls.training.recipe import RUNGS, Recipe
@@ -88,7 +88,7 @@ def _choose_recipe(options: CompareOptions) -> Recipe:
     if options.task is not None and options.task not in TASKS:
         raise UsageError(f"--task {options.task}: choose tag or identify")
     name = options.recipe or ("saw" if options.saw else options.task or "tag")
-    recipe = with_budget(load_recipe(name), options.steps, options.seed)
+    recipe = change_settings(load_recipe(name), options.set)
     if options.task is not None and recipe.task != TASKS[options.task]:
         raise UsageError(f"--recipe {name}: this recipe is not for framecls {options.task}")
     if options.saw and (recipe.task != "frame" or recipe.mix.enabled):

@@ -70,7 +70,7 @@ def _enroll(
     bar: InputBar,
 ) -> None:
     from framecls.inference.engine import load_engine
-    from framecls.speakers.recognition import Voice, enroll, hear, identity
+    from framecls.speakers.recognition import Embedding, embed_recording, enroll, identity
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     path = options.gallery or default_path()
@@ -79,11 +79,11 @@ def _enroll(
         with open_gallery(path) as gallery:
             for other in set(gallery.models()) - {model}:
                 raise gallery.other_model(other, model)
-    voices: list[tuple[str, Voice]] = []
+    voices: list[tuple[str, Embedding]] = []
     began = time.monotonic()
     for item in inputs:
         try:
-            voice = hear(engine, item.source, options=reading, progress=bar.advance)
+            voice = embed_recording(engine, item.source, options=reading, progress=bar.advance)
         except Exception as error:
             bar.hide()
             console.failure(item.name, error)
@@ -104,8 +104,8 @@ def _enroll(
         f"{escape(name)}: {_count(len(voices))}, {clock(heard_s)} of speech{again}; {_count(done.n_clips)} in all, "
         f"in {escape(str(path))} ({time.monotonic() - began:.1f} s)"
     )
-    for doubt in done.doubts:
-        console.note(f"look again: {escape(doubt)}")
+    for warning in done.warnings:
+        console.note(f"look again: {escape(warning)}")
 
 
 def _count(number: int) -> str:

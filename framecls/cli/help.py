@@ -9,6 +9,12 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from framecls.cli.console import USAGE
+from framecls.cli.options import OUTPUT
+
+
+def examples(*lines: str) -> str:
+    """Return what --help shows under the options: command lines, one below the other."""
+    return "\n".join(("Examples:", *lines))
 
 
 class Command(TyperCommand):
@@ -16,7 +22,10 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters; what takes no value shows none (Typer writes `--quiet <bool>`)."""
-        return [_without_type(parameter) for parameter in super().get_params(ctx)]
+        parameters = [_without_type(parameter) for parameter in super().get_params(ctx)]
+        if any(parameter.rich_help_panel == OUTPUT for parameter in parameters):
+            parameters[-1].rich_help_panel = OUTPUT  # --help, which has a panel of its own otherwise
+        return parameters
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line: `[OPTIONS] INPUT...` (Typer writes `{INPUT...}...`)."""

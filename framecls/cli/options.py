@@ -15,20 +15,20 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls.checkpoints import registry
-from framecls.cli.formats import STREAMED, SUFFIXES
+from framecls.cli.formats import SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.training.recipe import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 
-# Panels of --help, from top to bottom; what has none comes first.
-_READING = "Reading"
-_OUTPUT = "Output"
-_DECISION = "Decision"
-_MACHINE = "Machine"
-_MESSAGES = "Messages"
-_PANELS = (None, _READING, _OUTPUT, _DECISION, _MACHINE, _MESSAGES)
+# Panels of --help, from top to bottom; None: what Typer titles "Arguments" or "Options".
+OUTPUT = "Output"
+_PANELS = ("Input", None, "Labels", "Training", OUTPUT, "Reading", "Machine")
+_labels, _training, _output, _reading, _machine = (
+    partial(typer.Option, rich_help_panel=panel) for panel in _PANELS[2:]
+)
+_argument = partial(typer.Argument, show_default=False)
 
 LOCAL, RAY = ENGINES = ("local", "ray")
 
@@ -47,20 +47,25 @@ def _recipes() -> list[str]:
     return shipped_recipes()
 
 
-_TABLE_OR_JSON = _one_of("table", "json")
+def _guides() -> list[str]:
+    from framecls.cli.guide import names
+
+    return names()
+
+
 _TASKS = _one_of("tag", "identify")
 
 InputsArgument = Annotated[
     list[str],
-    typer.Argument(
+    _argument(
         metavar="INPUT...",
-        help="Audio files, folders (every audio file in them), - (stdin) or @LIST (a text file of paths).",
-        show_default=False,
+        help="Audio files, folders, - (stdin) or @LIST (a text file of paths).",
+        rich_help_panel="Input",
     ),
 ]
 ModelOption = Annotated[
     str,
-    typer.Option(
+    _labels(
         "-m",
         "--model",
         metavar="NAME|PATH",
@@ -69,20 +74,36 @@ ModelOption = Annotated[
     ),
 ]
 ModelArgument = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="A model by name or path.", show_default=False, autocompletion=registry.names),
+    str, _argument(metavar="MODEL", help="A model by name or path.", autocompletion=registry.names)
 ]
-VoiceModelOption = Annotated[
-    str,
-    typer.Option("-m", "--model", metavar="NAME|PATH", help="A model of voices.", autocompletion=registry.names),
+ManifestArgument = Annotated[
+    Path,
+    _argument(metavar="MANIFEST", help="Labelled recordings: a list, a folder or arrays (framecls guide training)."),
 ]
 GalleryOption = Annotated[
     Path | None,
-    typer.Option("--gallery", metavar="FILE", help="The file of enrolled voices; by default one in your data folder."),
+    _labels("--gallery", metavar="FILE", help="The enrolled voices; by default in your data folder."),
 ]
+RecipeOption = Annotated[
+    str | None,
+    _training("--recipe", metavar="NAME|FILE", help="All settings, in a TOML file.", autocompletion=_recipes),
+]
+SetOption = Annotated[
+    list[str],
+    _training(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting in place of the recipe's: optim.steps=500; repeatable.",
+        show_default=False,
+    ),
+]
+NoiseOption = Annotated[
+    Path | None, _reading("--noise", metavar="MANIFEST", help="Recordings to mix into the others as noise.")
+]
+CacheOption = Annotated[Path | None, _reading("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")]
 JsonOption = Annotated[
     str,
-    typer.Option("-f", "--format", metavar="FORMAT", help="table or json.", autocompletion=_TABLE_OR_JSON),
+    _output("-f", "--format", metavar="FORMAT", help="table or json.", autocompletion=_one_of("table", "json")),
 ]
 
 
@@ -90,20 +111,10 @@ JsonOption = Annotated[
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.", rich_help_panel=_MESSAGES)] = (
-        False
-    )
-    quiet: Annotated[
-        bool,
-        typer.Option("-q", "--quiet", help="No progress and no summary, only errors.", rich_help_panel=_MESSAGES),
-    ] = False
-    verbose: Annotated[
-        int,
-        typer.Option("-v", "--verbose", count=True, show_default=False, help="Say more.", rich_help_panel=_MESSAGES),
-    ] = 0
-    debug: Annotated[bool, typer.Option("--debug", help="Show where errors come from.", rich_help_panel=_MESSAGES)] = (
-        False
-    )
+    no_progress: Annotated[bool, _output("--no-progress", help="Show no progress.")] = False
+    quiet: Annotated[bool, _output("-q", "--quiet", help="Only errors and warnings.")] = False
+    verbose: Annotated[int, _output("-v", "--verbose", count=True, show_default=False, help="Say more.")] = 0
+    debug: Annotated[bool, _output("--debug", help="Show the traceback of an error.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,23 +123,18 @@ class MachineOptions:
 
     device: Annotated[
         str,
-        typer.Option(
+        _machine(
             "--device",
             metavar="NAME",
             help="auto, cpu, cuda, cuda:N or mps.",
             autocompletion=_one_of("auto", "cpu", "cuda", "mps"),
-            rich_help_panel=_MACHINE,
         ),
     ] = "auto"
     threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", help="CPU threads; by default torch decides.", rich_help_panel=_MACHINE),
+        int | None, _machine("--threads", metavar="N", help="CPU threads; by default torch decides.")
     ] = None
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", help="Windows that the network reads at once.", rich_help_panel=_MACHINE
-        ),
+        int | None, _machine("--batch-size", metavar="N", help="Windows that the network reads at once.")
     ] = None
 
 
@@ -138,56 +144,27 @@ class ReadingOptions:
 
     raw: Annotated[
         str | None,
-        typer.Option(
-            "--raw",
-            metavar="RATE[,CHANNELS[,ENCODING]]",
-            help="The inputs have no header: 16000 is 16-bit mono at 16 kHz, 48000,2,f32le stereo floats.",
-            rich_help_panel=_READING,
-        ),
+        _reading("--raw", metavar="RATE[,N[,ENC]]", help="Samples without a header: 16000, or 48000,2,f32le."),
     ] = None
     track: Annotated[
-        int | None,
-        typer.Option(
-            "--track",
-            metavar="N",
-            help="Which audio track, from 1; else the default one, or the first that is not silent.",
-            rich_help_panel=_READING,
-        ),
+        int | None, _reading("--track", metavar="N", help="Audio track, from 1; by default the first with sound.")
     ] = None
     channel: Annotated[
         str | None,
-        typer.Option(
+        _reading(
             "--channel",
             metavar="NAME|N",
-            help="left, right, a number from 1, or each, with results of its own; by default all are mixed by their "
-            "mean, and where they cancel each other the loudest is heard.",
+            help="left, right, a number, or each; by default all, mixed.",
             autocompletion=_one_of(*CHANNELS),
-            rich_help_panel=_READING,
         ),
     ] = None
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="A recording that is cut off, or damaged in a place, is a failure, not a warning.",
-            rich_help_panel=_READING,
-        ),
-    ] = False
+    strict: Annotated[bool, _reading("--strict", help="A recording that is cut off or damaged is a failure.")] = False
     max_duration: Annotated[
-        float | None,
-        typer.Option(
-            "--max-duration", metavar="S", help="Refuse a recording longer than this.", rich_help_panel=_READING
-        ),
+        float | None, _reading("--max-duration", metavar="S", help="Refuse a recording longer than this.")
     ] = None
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            metavar="S",
-            help="Give a file up whose decoder gives nothing for so many seconds.",
-            rich_help_panel=_READING,
-        ),
-    ] = DEFAULT_TIMEOUT_S
+    timeout: Annotated[float, _reading("--timeout", metavar="S", help="Give a file up that stalls for this long.")] = (
+        DEFAULT_TIMEOUT_S
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,31 +173,18 @@ class ClusterOptions:
 
     engine: Annotated[
         str,
-        typer.Option(
+        _machine(
             "--engine",
             metavar="NAME",
-            help="local, or ray: processes that share the recordings out, on this machine or a cluster.",
+            help="local, or ray: several processes or machines.",
             autocompletion=_one_of(*ENGINES),
-            rich_help_panel=_MACHINE,
         ),
     ] = LOCAL
     address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="HOST:PORT",
-            help="--engine ray: the cluster, auto for one on this machine; by default Ray is started here.",
-            rich_help_panel=_MACHINE,
-        ),
+        str | None, _machine("--address", metavar="HOST:PORT", help="ray: the cluster; auto: the one here.")
     ] = None
     workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            help="--engine ray: processes, each with a model; by default as many as there is room for.",
-            rich_help_panel=_MACHINE,
-        ),
+        int | None, _machine("--workers", metavar="N", help="ray: processes; by default as many as fit.")
     ] = None
 
 
@@ -232,47 +196,28 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions)
     model: ModelOption
     format: Annotated[
         str | None,
-        typer.Option(
+        _output(
             "-f",
             "--format",
             metavar="FORMAT",
-            help=f"{', '.join(SUFFIXES)}; by default what the suffix of -o says, or table.",
+            help=f"{', '.join(SUFFIXES)}; else by the suffix of -o, or table.",
             autocompletion=_one_of(*SUFFIXES),
-            rich_help_panel=_OUTPUT,
         ),
     ] = None
     output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="A file for all results, or a folder that gets one file an input.",
-            rich_help_panel=_OUTPUT,
-        ),
+        str | None, _output("-o", "--output", metavar="PATH", help="A file for all, or a folder: a file an input.")
     ] = None
     errors: Annotated[
-        Path | None,
-        typer.Option(
-            "--errors", metavar="FILE", help="Write each failure there as a JSON line.", rich_help_panel=_OUTPUT
-        ),
+        Path | None, _output("--errors", metavar="FILE", help="Write each failure there as a JSON line.")
     ] = None
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Skip what an earlier run to the same -o has done: same options, recording unchanged.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False
+    resume: Annotated[bool, _output("--resume", help="Skip what an earlier run to the same -o has done.")] = False
     threshold: Annotated[
         list[str],
-        typer.Option(
+        _labels(
             "--threshold",
             metavar="LABEL=P",
-            help="Probability (0..1) from which a label counts; repeatable.",
+            help="Probability from which a label counts; repeatable.",
             show_default=False,
-            rich_help_panel=_DECISION,
         ),
     ] = field(default_factory=list)
 
@@ -282,51 +227,19 @@ class TagOptions(RunOptions):
     """`framecls tag`."""
 
     model: ModelOption = "sound"
-    frames: Annotated[
-        bool, typer.Option("--frames", help="Give the probabilities of every frame.", rich_help_panel=_OUTPUT)
-    ] = False
-    string: Annotated[
-        bool,
-        typer.Option(
-            "--string", help="Give the phones that are said, in order; wants a model that hears phones: -m phones."
-        ),
-    ] = False
-    times: Annotated[
-        bool,
-        typer.Option("--times", help="--string: list each phone with its start and end.", rich_help_panel=_OUTPUT),
-    ] = False
+    frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
+    string: Annotated[bool, _labels("--string", help="The phones that are said, in order (-m phones).")] = False
     beam: Annotated[
         int | None,
-        typer.Option(
-            "--beam",
-            metavar="N",
-            help=f"--string: strings the search keeps, by default {DEFAULT_BEAM}; 1 takes each frame's best phone.",
-            rich_help_panel=_DECISION,
-        ),
+        _labels("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
     ] = None
     min_duration: Annotated[
-        float | None,
-        typer.Option(
-            "--min-duration",
-            metavar="S",
-            help="Drop segments shorter than this many seconds.",
-            rich_help_panel=_DECISION,
-        ),
+        float | None, _labels("--min-duration", metavar="S", help="Drop segments shorter than this.")
     ] = None
-    min_gap: Annotated[
-        float | None,
-        typer.Option(
-            "--min-gap", metavar="S", help="Join segments less than this many seconds apart.", rich_help_panel=_DECISION
-        ),
-    ] = None
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help=f"Print each segment as soon as it is final, also of a pipe that never ends: {', '.join(STREAMED)}.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False
+    min_gap: Annotated[float | None, _labels("--min-gap", metavar="S", help="Join segments less than this apart.")] = (
+        None
+    )
+    stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,45 +249,33 @@ class IdentifyOptions(RunOptions):
     model: ModelOption = "language"
     threshold: Annotated[
         list[str],
-        typer.Option(
+        _labels(
             "--threshold",
             metavar="unknown=P",
-            help="Probability (0..1) below which the answer is unknown; LABEL=P: that of one label; repeatable.",
+            help="Probability below which the answer is unknown; LABEL=P: of one.",
             show_default=False,
-            rich_help_panel=_DECISION,
         ),
     ] = field(default_factory=list)
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="N", help="How many candidates to list.", rich_help_panel=_DECISION)
-    ] = DEFAULT_TOP_K
+    top_k: Annotated[int, _labels("--top-k", metavar="N", help="How many candidates to list.")] = DEFAULT_TOP_K
     among: Annotated[
         list[str],
-        typer.Option(
+        _labels(
             "--among",
             metavar="L1,L2",
-            help="Only these can be the answer, or none of them: de,fr,en; repeatable.",
+            help="Only these can be the answer, or none of them; repeatable.",
             show_default=False,
-            rich_help_panel=_DECISION,
         ),
     ] = field(default_factory=list)
-    gallery: Annotated[
-        Path | None,
-        typer.Option(
-            "--gallery",
-            metavar="FILE",
-            help="-m speaker: the file of enrolled voices; by default one in your data folder.",
-            rich_help_panel=_DECISION,
-        ),
-    ] = None
+    gallery: GalleryOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnrollOptions(MessageOptions, MachineOptions, ReadingOptions):
     """`framecls enroll`."""
 
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose voice it is.", show_default=False)]
+    name: Annotated[str, _argument(metavar="NAME", help="Whose voice it is.", rich_help_panel="Input")]
     inputs: InputsArgument
-    model: VoiceModelOption = "speaker"
+    model: ModelOption = "speaker"
     gallery: GalleryOption = None
 
 
@@ -390,7 +291,7 @@ class SpeakersListOptions(MessageOptions):
 class SpeakersRemoveOptions(MessageOptions):
     """`framecls speakers remove`."""
 
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom to forget.", show_default=False)]
+    names: Annotated[list[str], _argument(metavar="NAME...", help="Whom to forget.")]
     gallery: GalleryOption = None
 
 
@@ -398,8 +299,8 @@ class SpeakersRemoveOptions(MessageOptions):
 class SpeakersRenameOptions(MessageOptions):
     """`framecls speakers rename`."""
 
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The name until now.", show_default=False)]
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.", show_default=False)]
+    old: Annotated[str, _argument(metavar="OLD", help="The name until now.")]
+    new: Annotated[str, _argument(metavar="NEW", help="The name from now on.")]
     gallery: GalleryOption = None
 
 
@@ -407,11 +308,9 @@ class SpeakersRenameOptions(MessageOptions):
 class SpeakersExportOptions(MessageOptions):
     """`framecls speakers export`."""
 
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these people.", show_default=False)
-    ] = None
+    names: Annotated[list[str] | None, _argument(metavar="[NAME...]", help="Only these people.")] = None
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; by default to stdout.")
+        Path | None, _output("-o", "--output", metavar="FILE", help="Where to; by default to stdout.")
     ] = None
     gallery: GalleryOption = None
 
@@ -420,32 +319,23 @@ class SpeakersExportOptions(MessageOptions):
 class SpeakersImportOptions(MessageOptions):
     """`framecls speakers import`."""
 
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE...", help="What `speakers export` wrote, or - (stdin).", show_default=False),
-    ]
+    files: Annotated[list[str], _argument(metavar="FILE...", help="What `speakers export` wrote, or - (stdin).")]
     gallery: GalleryOption = None
-
-
-_MANIFEST_HELP = (
-    "JSON lines or CSV (file, start, end, label, speaker, …), a folder for each label, recordings with label files "
-    "beside them (TextGrid, RTTM, Audacity, .phn), a Kaldi data directory, or feature arrays (.npy, .pt)."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """How labels are read and told apart into what is learnt from and what is measured on."""
+    """How labels are read and split into what is learnt from and what is measured on."""
 
     tier: Annotated[
-        str | None, typer.Option("--tier", metavar="NAME", help="Of TextGrids that have several; '*': all of them.")
+        str | None, _reading("--tier", metavar="NAME", help="Of TextGrids that have several; '*': all of them.")
     ] = None
     split_by: Annotated[
         str | None,
-        typer.Option(
+        _reading(
             "--split-by",
             metavar="WHAT",
-            help="What stays on one side where no split is given: source, speaker or file; by default as can be.",
+            help="What stays on one side of a split: source, speaker or file.",
             autocompletion=_one_of(*SPLIT_BY),
         ),
     ] = None
@@ -455,55 +345,32 @@ class LabelOptions:
 class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls train`."""
 
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="tag|identify", help="What the model will be for.", show_default=False, autocompletion=_TASKS
-        ),
-    ]
-    manifest: Annotated[
-        Path,
-        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
-    ]
+    task: Annotated[str, _argument(metavar="tag|identify", help="What the model will be for.", autocompletion=_TASKS)]
+    manifest: ManifestArgument
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False),
+        Path | None, _output("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False)
     ] = None
-    check: Annotated[bool, typer.Option("--check", help="Read everything, say what is there, and train nothing.")] = (
-        False
-    )
+    check: Annotated[bool, _output("--check", help="Read everything, say what is there, train nothing.")] = False
     format: Annotated[
         str,
-        typer.Option(
+        _output(
             "-f",
             "--format",
             metavar="FORMAT",
-            help="Of what --check says: table or json.",
-            autocompletion=_TABLE_OR_JSON,
+            help="Of --check: table or json.",
+            autocompletion=_one_of("table", "json"),
         ),
     ] = "table"
     preview: Annotated[
         Path | None,
-        typer.Option(
-            "--preview", metavar="FOLDER", help="Write examples as they would be learnt from, and train nothing."
-        ),
+        _output("--preview", metavar="FOLDER", help="Write 20 examples as they would be learnt from, train nothing."),
     ] = None
-    count: Annotated[int, typer.Option("--count", metavar="N", help="How many examples --preview writes.")] = 20
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="NAME|FILE",
-            help="Network, mixing, augmentation, steps: a TOML file.",
-            autocompletion=_recipes,
-        ),
-    ] = None
-    noise: Annotated[
-        Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
-    ] = None
+    recipe: RecipeOption = None
+    set: SetOption = field(default_factory=list)
+    noise: NoiseOption = None
     init: Annotated[
         str | None,
-        typer.Option(
+        _training(
             "--init",
             metavar="NAME|PATH",
             help="Begin with the weights of this model that fit.",
@@ -512,40 +379,16 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     ] = None
     encoder: Annotated[
         str | None,
-        typer.Option(
-            "--encoder",
-            metavar="SOURCE",
-            help="Hear through a pre-trained encoder: framecls:language, torchaudio:WAVLM_BASE_PLUS, or a path.",
-        ),
+        _training("--encoder", metavar="SOURCE", help="A pre-trained encoder: framecls:language, or a path."),
     ] = None
-    encoder_layer: Annotated[
-        int, typer.Option("--encoder-layer", metavar="N", help="Which of its layers; 0 learns a mix of all.")
-    ] = 0
-    tune_encoder: Annotated[bool, typer.Option("--tune-encoder", help="Let its self-attention learn too.")] = False
     teacher: Annotated[
         Path | None,
-        typer.Option(
-            "--teacher",
-            metavar="FILE",
-            help="What other models hear, to learn from: npz of vectors, or of frames.",
-        ),
+        _training("--teacher", metavar="FILE", help="Vectors, or posteriors of frames, of another model: npz."),
     ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run left off.")] = False
+    resume: Annotated[bool, _output("--resume", help="Go on where an earlier run left off.")] = False
     save_every: Annotated[
-        float,
-        typer.Option("--save-every", metavar="S", help="Seconds after which a run that is killed can be resumed."),
+        float, _output("--save-every", metavar="S", help="Seconds between states that --resume can use.")
     ] = 60.0
-    set: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A setting in place of the recipe's, such as optim.patience=3; repeatable.",
-            show_default=False,
-        ),
-    ] = field(default_factory=list)
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -553,51 +396,31 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls evaluate`."""
 
     model: ModelArgument
-    manifest: Annotated[
-        Path,
-        typer.Argument(metavar="MANIFEST", help=_MANIFEST_HELP, show_default=False),
-    ]
+    manifest: ManifestArgument
     split: Annotated[
         str,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="train, dev or all of the manifest.",
-            autocompletion=_one_of(*SPLITS),
-        ),
+        _reading("--split", metavar="NAME", help="train, dev or all of the manifest.", autocompletion=_one_of(*SPLITS)),
     ] = "dev"
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe",
-            metavar="NAME|FILE",
-            help="Mix recordings as this recipe does; else as they are.",
-            autocompletion=_recipes,
-        ),
+        _reading("--recipe", metavar="NAME|FILE", help="Mix recordings as this recipe does.", autocompletion=_recipes),
     ] = None
     length: Annotated[
-        float | None,
-        typer.Option("--length", metavar="S", help="identify: join and cut what each voice says to this length."),
+        float | None, _reading("--length", metavar="S", help="identify: join and cut each voice to this length.")
     ] = None
     codec: Annotated[
         str | None,
-        typer.Option(
+        _reading(
             "--codec",
             metavar="NAME",
-            help=f"Measure what is left of the recordings after one: {', '.join(CODECS)}.",
+            help=f"Send recordings through one first: {', '.join(CODECS)}.",
             autocompletion=_one_of(*CODECS),
         ),
     ] = None
-    only_candidates: Annotated[
-        bool,
-        typer.Option("--only-candidates", help="identify: only recordings whose label the model answers by itself."),
-    ] = False
-    cache: Annotated[
-        Path | None, typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")
-    ] = None
+    cache: CacheOption = None
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
+        _output("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
     ] = None
     format: JsonOption = "table"
 
@@ -607,38 +430,22 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls compare`."""
 
     manifest: Annotated[
-        Path | None,
-        typer.Argument(metavar="[MANIFEST]", help=_MANIFEST_HELP, show_default=False),
+        Path | None, _argument(metavar="[MANIFEST]", help="Labelled recordings, as for framecls train.")
     ] = None
-    saw: Annotated[
-        bool,
-        typer.Option("--saw", help="In place of a manifest: made-up clips in which what is far away decides."),
-    ] = False
+    saw: Annotated[bool, _reading("--saw", help="In place of a manifest: clips in which distant context decides.")] = (
+        False
+    )
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="tag|identify", help="What the networks are for.", autocompletion=_TASKS),
+        _training("--task", metavar="tag|identify", help="What the networks are for.", autocompletion=_TASKS),
     ] = None
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="NAME|FILE",
-            help="A TOML file; its network sets the size of all.",
-            autocompletion=_recipes,
-        ),
-    ] = None
+    recipe: RecipeOption = None
+    set: SetOption = field(default_factory=list)
     rungs: Annotated[
-        str, typer.Option("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
+        str, _training("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
     ] = ",".join(LADDER)
-    noise: Annotated[
-        Path | None, typer.Option("--noise", metavar="MANIFEST", help="Recordings to hide the others in.")
-    ] = None
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="In place of the recipe's.")] = None
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's.")] = None
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="FOLDER", help="Keep the decoded recordings, and the clips of --saw, there."),
-    ] = None
+    noise: NoiseOption = None
+    cache: CacheOption = None
     format: JsonOption = "table"
 
 
@@ -648,10 +455,8 @@ class BenchOptions(MessageOptions, MachineOptions):
 
     file: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[INPUT]",
-            help="A recording, or a folder of them; without one, made-up sound is measured.",
-            show_default=False,
+        _argument(
+            metavar="[INPUT]", help="A recording or a folder; by default made-up sound.", rich_help_panel="Input"
         ),
     ] = None
     model: ModelOption = "sound"
@@ -659,16 +464,8 @@ class BenchOptions(MessageOptions, MachineOptions):
         str | None,
         typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
     ] = None
-    runtime: Annotated[
-        str,
-        typer.Option("--runtime", metavar="NAME", help="torch or onnx.", autocompletion=_one_of("torch", "onnx")),
-    ] = "torch"
     repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
     length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
-    processes: Annotated[
-        bool,
-        typer.Option("--processes/--no-processes", help="Also measure the command from its start, and its memory."),
-    ] = True
     format: JsonOption = "table"
 
 
@@ -678,11 +475,9 @@ class ExportOptions(MessageOptions):
 
     model: ModelArgument
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
+        Path, _output("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
     ]
-    features: Annotated[
-        bool, typer.Option("--features/--no-features", help="Take samples, or feature vectors that are made elsewhere.")
-    ] = True
+    no_features: Annotated[bool, _output("--no-features", help="Take feature vectors, not samples.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -690,10 +485,7 @@ class ModelsOptions(MessageOptions):
     """`framecls models`."""
 
     model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[NAME|PATH]", help="Show this model's card.", show_default=False, autocompletion=registry.names
-        ),
+        str | None, _argument(metavar="[NAME|PATH]", help="Show this model's card.", autocompletion=registry.names)
     ] = None
 
 
@@ -703,13 +495,19 @@ class CheckOptions(MessageOptions):
 
     files: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="Journals of results, galleries of voices, models, states of training runs.",
-            show_default=False,
-        ),
+        _argument(metavar="FILE...", help="Journals of results, galleries of voices, models, states of training runs."),
     ]
     format: JsonOption = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideOptions:
+    """`framecls guide`."""
+
+    name: Annotated[
+        str | None,
+        _argument(metavar="[NAME]", help="Which guide; without a name, list them.", autocompletion=_guides),
+    ] = None
 
 
 def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Callable[[], int]]]:
@@ -725,7 +523,7 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
         inspect.Parameter(
             f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=_parsed(hints[f.name])
         )
-        for f in sorted(fields, key=lambda f: _PANELS.index(hints[f.name].__metadata__[0].rich_help_panel))
+        for f in sorted(fields, key=lambda f: _place(f.name, hints[f.name]))
     ]
 
     def decorate(function: Callable[[T], int]) -> Callable[..., Callable[[], int]]:
@@ -738,6 +536,11 @@ def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Call
         return command
 
     return decorate
+
+
+def _place(name: str, annotation: Any) -> tuple[int, bool]:
+    """Return where --help shows an option: by its panel, and what goes to stderr after the rest of it."""
+    return _PANELS.index(annotation.__metadata__[0].rich_help_panel), name in MessageOptions.__annotations__
 
 
 def _parsed(annotation: Any) -> Any:

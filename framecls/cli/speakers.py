@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import BinaryIO
 
 from framecls.cli import checks
 from framecls.cli.console import DONE, INCOMPLETE, Console, escape, set_up_logging
@@ -27,11 +23,8 @@ from framecls.cli.options import (
 from framecls.cli.progress import clock
 from framecls.errors import GalleryError, UsageError
 from framecls.output.files import atomic_write, is_device
-from framecls.output.text import encodable
-from framecls.speakers.gallery import Clip, check_name, default_path, is_unit, open_gallery
-
-_FIELDS = ("name", "model", "file", "heard", "added", "vector")
-_MOST_LINE_BYTES = 2**20
+from framecls.speakers.exchange import read_clips, write_clip
+from framecls.speakers.gallery import Clip, check_name, default_path, open_gallery
 
 
 def list_people(options: SpeakersListOptions) -> int:
@@ -112,7 +105,7 @@ def export_people(options: SpeakersExportOptions) -> int:
     with open_gallery(path) as gallery:
         clips = gallery.clips([check_name(name) for name in options.names] if options.names else None)
         status = INCOMPLETE if gallery.n_damaged else DONE
-    lines = (json.dumps(_as_row(clip), ensure_ascii=False) + "\n" for clip in clips)
+    lines = map(write_clip, clips)
     if options.output is None or str(options.output) == "-":
         sys.stdout.writelines(lines)
         return status
@@ -151,40 +144,15 @@ def import_people(options: SpeakersImportOptions) -> int:
     console = _begin(options)
     clips: list[Clip] = []
     for name in options.files:
-        _read_export(name, clips)
+        try:
+            with _open_export(name) as file:
+                clips += read_clips(file, name, clips[0] if clips else None)
+        except OSError as error:
+            raise GalleryError(f"{name}: cannot be read: {error.strerror}") from error
     with open_gallery(options.gallery or default_path(), create=True) as gallery:
         n_new = gallery.add(clips)
     console.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
     return DONE
-
-
-def _begin(options: MessageOptions) -> Console:
-    set_up_logging(options.verbose, options.debug)
-    return Console(quiet=options.quiet, debug=options.debug)
-
-
-def _as_row(clip: Clip) -> dict[str, Any]:
-    vector = base64.b64encode(clip.vector.astype("<f4").tobytes()).decode("ascii")
-    values = (clip.name, clip.model, clip.file, clip.heard_s, clip.added, vector)
-    return dict(zip(_FIELDS, values, strict=True))
-
-
-def _read_export(name: str, clips: list[Clip]) -> None:
-    """Add the clips of an export to others, whose vectors theirs must go with.
-
-    Raises:
-        GalleryError: it cannot be read, or a line of it is none of an export.
-    """
-    try:
-        with _open_export(name) as file:
-            for number in itertools.count(1):
-                line = file.readline(_MOST_LINE_BYTES)
-                if not line:
-                    return
-                if line.strip():
-                    clips.append(_parse_line(name, number, line, clips[0] if clips else None))
-    except OSError as error:
-        raise GalleryError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -198,35 +166,6 @@ def _open_export(name: str) -> Iterator[BinaryIO]:
     yield sys.stdin.buffer
 
 
-def _parse_line(name: str, number: int, line: bytes, first: Clip | None) -> Clip:
-    where = f"{name}: line {number}"
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise GalleryError(f"{where}: not an export of voices: it is no text") from None
-    try:
-        clip = _parse_row(json.loads(text))
-    except (ValueError, RecursionError, UsageError) as error:
-        raise GalleryError(f"{where} is not one that speakers export writes: {error}") from None
-    if first is not None and clip.model != first.model:
-        raise GalleryError(f"{where}: its voice was heard by the model {clip.model}, those before by {first.model}")
-    if first is not None and clip.vector.size != first.vector.size:
-        sizes = f"its vector has {clip.vector.size} numbers, those before it {first.vector.size}"
-        raise GalleryError(f"{where}: {sizes}: they cannot be compared")
-    return clip
-
-
-def _parse_row(row: Any) -> Clip:
-    if not isinstance(row, dict) or not row.keys() >= set(_FIELDS):
-        raise ValueError(f"it has no {', '.join(_FIELDS)}")
-    texts = [row[key] for key in _FIELDS if key != "heard"]
-    if not all(isinstance(text, str) for text in texts) or not row["model"]:
-        raise ValueError("name, model, file, added and vector are no texts")
-    if type(row["heard"]) not in (int, float) or not 0 <= row["heard"] < 1e9:
-        raise ValueError("heard is not a time in seconds")
-    data = base64.b64decode(row["vector"], validate=True)
-    vector = np.frombuffer(data, "<f4").astype(np.float32)
-    if not is_unit(vector):
-        raise ValueError("its vector is not of unit length")
-    name, model, file, added = (encodable(row[key]) for key in ("name", "model", "file", "added"))
-    return Clip(check_name(name), model, file, float(row["heard"]), vector, added)
+def _begin(options: MessageOptions) -> Console:
+    set_up_logging(options.verbose, options.debug)
+    return Console(quiet=options.quiet, debug=options.debug)

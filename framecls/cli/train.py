@@ -9,10 +9,10 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
@@ -20,6 +20,7 @@ from framecls.cli import checks
 from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
 from framecls.cli.options import EvaluateOptions, MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
+from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
 from framecls.training.recipe import (
     CODECS,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)
+_N_PREVIEWED = 20  # examples that --preview writes
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
 
 
@@ -128,7 +130,6 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError(f"-f {options.format}: choose table or json")
     if options.output is not None:
         _check_output(options.output)
-    checks.check_count("--count", options.count)
     checks.check_seconds("--save-every", options.save_every)
 
 
@@ -203,10 +204,11 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
             data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         finally:
             bar.hide()
-        write_preview(data, recipe, folder, options.count)
+        write_preview(data, recipe, folder, _N_PREVIEWED)
     console = Console(quiet=options.quiet, debug=options.debug)
-    examples = "1 example" if options.count == 1 else f"{options.count} examples"
-    console.note(f"{escape(str(folder))}: {examples}; what was done to each: {escape(str(folder / LIST_NAME))}")
+    console.note(
+        f"{escape(str(folder))}: {_N_PREVIEWED} examples; what was done to each: {escape(str(folder / LIST_NAME))}"
+    )
     return DONE
 
 
@@ -271,35 +273,24 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
     recipe = load_recipe(options.recipe or options.task)
     if recipe.task != TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
-    recipe = _with_encoder(recipe, options)
-    try:
-        recipe = change_recipe(recipe, options.set)
-    except ConfigError as error:
-        raise UsageError(f"--set: {error}") from error
-    return with_budget(recipe, options.steps, options.seed)
+    if options.encoder:
+        recipe = with_encoder(recipe, options.encoder)
+    recipe = change_settings(recipe, options.set)
+    if recipe.features.kind != "pretrained" and recipe.features.pretrained != PretrainedConfig():
+        raise UsageError("--set features.pretrained goes with --encoder: which pre-trained encoder?")
+    return recipe
 
 
-def _with_encoder(recipe: Recipe, options: TrainOptions) -> Recipe:
-    if options.encoder is None:
-        if options.encoder_layer or options.tune_encoder:
-            raise UsageError("--encoder-layer and --tune-encoder go with --encoder: which speech encoder?")
-        return recipe
-    if not options.encoder or options.encoder_layer < 0:
-        raise UsageError("--encoder wants torchaudio:NAME or a path, and --encoder-layer a number from 0 on")
-    return with_encoder(recipe, options.encoder, options.encoder_layer, options.tune_encoder)
-
-
-def with_budget(recipe: Recipe, steps: int | None, seed: int | None) -> Recipe:
-    """Return a recipe with the number of steps and the seed that were asked for, its own where none was.
+def change_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Return a recipe with the settings of --set.
 
     Raises:
-        UsageError: one of them makes no sense.
+        UsageError: one does not exist, or is out of range.
     """
-    checks.check_count("--steps", steps)
-    if seed is not None and seed < 0:
-        raise UsageError(f"--seed {seed}: 0 or more")
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
-    return dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, **cast(Any, changes)))
+    try:
+        return change_recipe(recipe, changes)
+    except ConfigError as error:
+        raise UsageError(f"--set: {error}") from error
 
 
 def load_recipe(name: str) -> Recipe:
@@ -367,7 +358,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
         },
     )
-    checks.check_measured(options.model, options.length, only_candidates=options.only_candidates)
+    checks.check_measured(options.model, options.length)
 
     from framecls.inference.engine import load_engine
     from framecls.output.files import atomic_write
@@ -383,7 +374,6 @@ def evaluate_model(options: EvaluateOptions) -> int:
             recipe=recipe,
             length_s=options.length,
             codec=options.codec,
-            only_candidates=options.only_candidates,
             tier=options.tier,
             split_by=choose_split_by(options.split_by),
         )

@@ -24,7 +24,8 @@ from framecls.errors import ClusterError, FrameclsError
 from framecls.results import Identification, TagResult
 
 if TYPE_CHECKING:
-    from framecls.model import Feed, Model
+    from framecls.inference.engine import QueuedSources
+    from framecls.model import Model
 
 Answer: TypeAlias = TagResult | Identification
 
@@ -195,10 +196,10 @@ class Worker:
             loop.call_soon_threadsafe(give_up, Failure.of(error))
 
 
-def _make_feed(paths: queue.SimpleQueue[Path | None]) -> Feed:
-    from framecls.model import Feed
+def _make_feed(paths: queue.SimpleQueue[Path | None]) -> QueuedSources:
+    from framecls.inference.engine import QueuedSources
 
-    return Feed(iter(paths.get, None))
+    return QueuedSources(iter(paths.get, None))
 
 
 def _load(setup: Setup) -> Model:

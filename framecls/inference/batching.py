@@ -1,8 +1,6 @@
-"""Many recordings through one network: decoded ahead, batched together, answered in their order.
+"""Dynamic batching: the windows of many recordings through one network, and what it says of each recording in order.
 
-Threads decode the next recordings while others run the network; libsndfile, soxr and torch compute without holding
-Python's lock. Whoever consumes the answers drives the rest: nothing runs further ahead than a few batches. The same
-thread asks which recordings there are, as an iterator may be bound to one thread: a cursor of SQLite is.
+Threads decode recordings ahead, worker threads run the network, and the consumer's thread fills the batches in between.
 """
 
 from __future__ import annotations
@@ -14,25 +12,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from framecls.audio import AudioStream
-from framecls.inference.segments import Window, padded_length
+from framecls.config import ModelConfig
+from framecls.errors import AudioError
+from framecls.inference.windows import Block, Item, WindowOutput, cut_windows, padded_length
 from framecls.results import AudioInfo, Remarks
 
-T = TypeVar("T")
-
-Block = NDArray[np.float32]  # (sample,)
-Item = tuple[Window, Block]  # a window, and its samples with the margins
-Opener = Callable[[], AbstractContextManager[AudioStream]]
-
-# How long a worker with nothing to do waits for its batch to fill: a clip is decoded in less.
+# How long an idle worker waits for its batch to fill: a clip is decoded in less.
 _LINGER_S = 0.02
-# Windows that are shorter than whole ones go into one batch in greater number, up to so many times.
-_MAX_CROWD = 4
+# A batch takes this many times as many windows if they are so much shorter than whole ones.
+_MAX_SHORT_WINDOWS = 4
 # Recordings under way at once, however short they are.
 _MAX_RECORDINGS = 1024
 # How long the end of a run waits for a thread that is stuck in a read, such as one from a pipe that is silent.
@@ -40,53 +31,106 @@ _JOIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class Load:
+class BatchLimits:
     """How much is under way at once."""
 
-    window_frames: int  # of a whole window
     batch_size: int  # whole windows of one forward pass
     n_workers: int = 1  # threads that run the network
     n_decoders: int = 2  # threads that decode, each a recording of its own
     block_s: float = 30.0  # seconds decoded at once; a live source is waited for that long
 
-    def capacity(self, padded_frames: int) -> int:
-        """Return how many windows of a padded length one batch takes."""
-        return self.batch_size * max(1, min(_MAX_CROWD, self.window_frames // padded_frames))
-
 
 @dataclass(eq=False)
-class Recording(Generic[T]):
-    """One recording on its way; what is in it changes under the pump's lock."""
+class Recording:
+    """One recording of a run: iterate over it, once, for what the network says of its windows, in order."""
 
-    open: Opener
-    info: AudioInfo | None = None
-    remarks: Remarks = field(default_factory=Remarks)
-    n_samples: int = 0  # decoded so far
+    open: Callable[[], AbstractContextManager[AudioStream]]  # called in a decoder's thread
+    config: ModelConfig  # of the network
+    name: str = ""
+    channel: int | None = None  # the only one that is read, counted from 1
+    progress: Callable[[float], None] | None = None  # told the seconds done
+    info: AudioInfo | None = None  # known once it is open
+    remarks: Remarks = field(default_factory=Remarks)  # complete once its windows have been read, as is n_samples
+    n_samples: int = 0  # decoded so far, at the network's rate
+    # What follows belongs to the batcher, and changes under its lock.
+    batcher: Batcher | None = None
     items: deque[Item] = field(default_factory=deque)  # decoded, not batched
     n_items: int = 0  # decoded so far
     n_batched: int = 0
-    ended: bool = False  # there is nothing more to decode
-    error: BaseException | None = None  # why decoding ended
-    answers: dict[int, T] = field(default_factory=dict)  # by number of the window, not taken yet
-    n_taken: int = 0
+    is_decoded: bool = False  # to its end, or up to an error
+    outputs: dict[int, WindowOutput] = field(default_factory=dict)  # by number of the window, not read yet
+    n_read: int = 0
+    error: BaseException | None = None  # of the decoder
     failure: BaseException | None = None  # of the network
 
     @property
-    def has_news(self) -> bool:
-        """Whether the next answer is there, or none will come."""
-        return self.n_taken in self.answers or self.failure is not None or (self.ended and self.n_taken == self.n_items)
+    def duration_s(self) -> float:
+        """Seconds of audio in it, once its windows have been read.
+
+        Raises:
+            AudioError: there are none.
+        """
+        if not self.n_samples:
+            raise AudioError("there is no audio in it")
+        return round(self.n_samples / self.config.features.sample_rate, 6)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every result says of its recording, once its windows have been read.
+
+        Raises:
+            AudioError: there is no audio in it.
+        """
+        return {
+            "file": self.name,
+            "duration": self.duration_s,
+            "audio": self.info,
+            "truncated": self.remarks.truncated,
+            "warnings": tuple(self.remarks.warnings),
+            "notes": tuple(self.remarks.notes),
+            "channel": self.channel,
+        }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next output is there, or none will come."""
+        is_at_end = self.is_decoded and self.n_read == self.n_items
+        return self.n_read in self.outputs or self.failure is not None or is_at_end
+
+    def __iter__(self) -> Iterator[WindowOutput]:
+        """Yield the outputs of its windows.
+
+        Raises:
+            whatever opening or decoding it raised, after the outputs before; or the network.
+        """
+        assert self.batcher is not None
+        while (output := self.batcher.read(self)) is not None:
+            if self.progress is not None:
+                self.progress((output.window.first + output.window.n_frames) * self.config.hop_s)
+            yield output
+
+    def raise_error(self) -> None:
+        """Raise what went wrong, if anything did."""
+        error = self.failure or self.error
+        # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it would
+        # stay, with all that the recording needed, until the garbage collector looks.
+        self.failure = self.error = None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
 
 @dataclass(eq=False)
-class _Bucket(Generic[T]):
-    """Windows of one padded length that wait for company."""
+class _Bucket:
+    """Windows of one padded length that wait for their batch to fill."""
 
     since: int  # batches that were sent off before the first of them came
-    entries: list[tuple[Recording[T], int, Item]] = field(default_factory=list)
+    entries: list[tuple[Recording, int, Item]] = field(default_factory=list)
 
 
-class Pump(Generic[T]):
-    """Run recordings through a function of batches, and hand their answers out in order.
+class Batcher:
+    """Run the windows of recordings through a network in batches, and hand the outputs out in order.
 
     Which windows share a batch depends on what is decoded first. What comes out does not: windows are padded to a
     length that their own length decides, and the network looks at no other row.
@@ -94,210 +138,192 @@ class Pump(Generic[T]):
 
     def __init__(
         self,
-        openers: Iterable[Opener],
-        cut: Callable[[Iterable[Block]], Iterator[Item]],
-        forward: Callable[[list[Item]], list[T]],
-        load: Load,
+        recordings: Iterable[Recording],
+        config: ModelConfig,
+        forward: Callable[[list[Item]], list[WindowOutput]],
+        limits: BatchLimits,
         *,
-        wait_apart: bool = False,
+        own_thread: bool = False,
     ) -> None:
         """Prepare a run.
 
         Args:
-            openers: each opens one recording; they are called some ahead of time, in other threads. The iterator itself
-                is advanced, some recordings ahead, by whoever consumes the answers, and closed at the end of the run if
-                it can be.
-            cut: makes windows of (sample,) blocks.
-            forward: answers a batch of windows, one answer each, in any of several threads.
-            load: how much is under way at once.
-            wait_apart: a thread of its own advances the iterator, which may block for long.
+            recordings: the iterator is advanced, some recordings ahead, by whoever consumes the outputs, and closed at
+                the end of the run if it can be.
+            config: how recordings are cut into windows.
+            forward: runs a batch of windows, in any of several threads.
+            limits: how much is under way at once.
+            own_thread: a thread of its own advances the iterator, which may block for long.
         """
-        self._openers = iter(openers)
-        self._waits_apart = wait_apart
-        self._cut = cut
+        self._source = iter(recordings)
+        self._own_thread = own_thread
+        self._config = config
         self._forward = forward
-        self._load = load
-        self._wake = threading.Condition()  # guards everything below
-        self._line: deque[Recording[T]] = deque()  # begun and not wholly batched, in order
-        self._begun: deque[Recording[T]] = deque()  # not yet handed out, in order
-        self._fresh: deque[Recording[T]] = deque()  # that no decoder has taken yet, in order
+        self._limits = limits
+        self._changed = threading.Condition()  # guards everything below
+        self._undecoded: deque[Recording] = deque()  # not taken by a decoder, in order
+        self._unbatched: deque[Recording] = deque()  # not wholly batched, in order
+        self._unread: deque[Recording] = deque()  # not handed out, in order
         self._exhausted = False
-        self._broken: BaseException | None = None  # what the iterator of openers raised
+        self._source_error: BaseException | None = None
         self._stopped = False
-        self._n_held = 0  # windows decoded and not batched
-        self._buckets: dict[tuple[int, bool], _Bucket[T]] = {}
+        self._n_queued = 0  # windows decoded and not batched
+        self._buckets: dict[tuple[int, bool], _Bucket] = {}
         self._n_running = 0  # batches with the workers
         self._n_sent = 0
         self._linger_until: float | None = None
-        self._workers = ThreadPoolExecutor(load.n_workers, thread_name_prefix="framecls-forward")
+        self._workers = ThreadPoolExecutor(limits.n_workers, thread_name_prefix="framecls-forward")
 
-    def run(self) -> Generator[Recording[T], None, None]:
-        """Yield the recordings in order, each as soon as it is begun; `answers` gives what belongs to one.
-
-        Closing the generator stops all threads.
-        """
-        decoders = [
-            threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
-            for _ in range(self._load.n_decoders)
-        ]
-        if self._waits_apart:
-            decoders.append(threading.Thread(target=self._draw_all, name="framecls-draw", daemon=True))
-        for thread in decoders:
+    def run(self) -> Generator[Recording, None, None]:
+        """Yield the recordings in order, each as soon as it is begun; closing the generator stops all threads."""
+        targets = [self._decode_all] * self._limits.n_decoders + [self._advance_all] * self._own_thread
+        threads = [threading.Thread(target=target, name="framecls-decode", daemon=True) for target in targets]
+        for thread in threads:
             thread.start()
         try:
             while True:
-                self._until(lambda: bool(self._begun) or self._exhausted)
-                if not self._begun:
+                self._work_until(lambda: bool(self._unread) or self._exhausted)
+                if not self._unread:
                     break
-                yield self._begun.popleft()
-            if self._broken is not None:
-                raise self._broken
+                yield self._unread.popleft()
+            if self._source_error is not None:
+                raise self._source_error
         finally:
-            with self._wake:
+            with self._changed:
                 self._stopped = True
-                self._wake.notify_all()
+                self._changed.notify_all()
             self._workers.shutdown(wait=True, cancel_futures=True)
             deadline = time.monotonic() + _JOIN_S
-            for thread in decoders:
+            for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            if isinstance(self._openers, Generator) and not self._waits_apart:
-                self._openers.close()
+            if isinstance(self._source, Generator) and not self._own_thread:
+                self._source.close()
 
-    def answers(self, recording: Recording[T]) -> Iterator[T]:
-        """Yield the answers to the windows of a recording in order.
+    def read(self, recording: Recording) -> WindowOutput | None:
+        """Return the next output of a recording, or None at its end.
 
         Raises:
-            whatever opening or decoding it raised, after the answers before; or the network.
+            what went wrong with it.
         """
-        while True:
-            self._until(lambda: recording.has_news)
-            with self._wake:
-                answer = recording.answers.pop(recording.n_taken, None)
-                recording.n_taken += answer is not None
-            error = recording.failure or recording.error
-            if answer is not None:
-                yield answer
-            elif error is not None:
-                # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it
-                # would stay, with all that the recording needed, until the garbage collector looks.
-                recording.failure = recording.error = None
-                try:
-                    raise error
-                finally:
-                    del error
-            else:
-                return
+        self._work_until(lambda: recording.is_ready)
+        with self._changed:
+            output = recording.outputs.pop(recording.n_read, None)
+            recording.n_read += output is not None
+        if output is None:
+            recording.raise_error()
+        return output
 
-    # --- drawing recordings, in the thread of the consumer or in one of its own
+    # Advancing the caller's iterator, in the thread of the consumer or in one of its own.
 
-    def _may_draw(self) -> bool:
-        has_room = len(self._line) < _MAX_RECORDINGS and self._n_held < self._max_held
-        is_wanted = len(self._fresh) < self._load.n_decoders and (not self._line or has_room)
+    def _may_advance(self) -> bool:
+        has_room = len(self._unbatched) < _MAX_RECORDINGS and self._n_queued < self._max_queued
+        is_wanted = len(self._undecoded) < self._limits.n_decoders and (not self._unbatched or has_room)
         return is_wanted and not self._exhausted
 
     @property
-    def _max_held(self) -> int:
+    def _max_queued(self) -> int:
         """Windows that may wait, decoded: enough to fill the next batches of all workers."""
-        return 2 * self._load.batch_size * self._load.n_workers
+        return 2 * self._limits.batch_size * self._limits.n_workers
 
-    def _draw(self) -> None:
-        """Take the next recording from the caller's iterator; the pump's lock must be free, as that may take long."""
-        recording: Recording[T] | None = None
+    def _advance(self) -> None:
+        """Take the next recording from the caller's iterator; the lock must be free, as that may take long."""
+        recording: Recording | None = None
         try:
-            recording = Recording(next(self._openers))
+            recording = next(self._source)
         except StopIteration:
             pass
-        except Exception as error:  # the consumer gets it after what was drawn before
-            self._broken = error
-        with self._wake:
+        except Exception as error:  # the consumer gets it after the recordings before
+            self._source_error = error
+        with self._changed:
             if recording is None:
                 self._exhausted = True
             else:
-                self._line.append(recording)
-                self._begun.append(recording)
-                self._fresh.append(recording)
-            self._wake.notify_all()
+                recording.batcher = self
+                for queue in (self._undecoded, self._unbatched, self._unread):
+                    queue.append(recording)
+            self._changed.notify_all()
 
-    def _draw_all(self) -> None:
-        while self._wait(lambda: self._exhausted or self._may_draw()) and not self._exhausted:
-            self._draw()
+    def _advance_all(self) -> None:
+        while self._wait(lambda: self._exhausted or self._may_advance()) and not self._exhausted:
+            self._advance()
 
-    # --- decoding, in threads of its own
+    # Decoding, in threads of its own.
 
     def _decode_all(self) -> None:
-        while self._wait(lambda: bool(self._fresh) or self._exhausted):
-            with self._wake:
-                if not self._fresh:
+        while self._wait(lambda: bool(self._undecoded) or self._exhausted):
+            with self._changed:
+                if not self._undecoded:
                     if self._exhausted:
                         return
                     continue  # another decoder was faster
-                recording = self._fresh.popleft()
-                self._wake.notify_all()
+                recording = self._undecoded.popleft()
+                self._changed.notify_all()
             self._decode(recording)
 
-    def _decode(self, recording: Recording[T]) -> None:
+    def _decode(self, recording: Recording) -> None:
         try:
             with recording.open() as stream:
                 recording.info, recording.remarks = stream.info, stream.remarks
-                for item in self._cut(_count(recording, stream.blocks(self._load.block_s))):
-                    if not self._hold(recording, item):
+                for item in cut_windows(_count(recording, stream.blocks(self._limits.block_s)), self._config):
+                    if not self._queue(recording, item):
                         break
         except BaseException as error:  # the consumer raises it
             recording.error = error
-        with self._wake:
-            recording.ended = True
-            self._wake.notify_all()
+        with self._changed:
+            recording.is_decoded = True
+            self._changed.notify_all()
 
-    def _hold(self, recording: Recording[T], item: Item) -> bool:
+    def _queue(self, recording: Recording, item: Item) -> bool:
         """Queue a decoded window once there is room; False: the run is over."""
-        with self._wake:
+        with self._changed:
             # One window of each recording always has room, or those behind could block the first in line.
-            if not self._wait(lambda: not recording.items or self._n_held < self._max_held):
+            if not self._wait(lambda: not recording.items or self._n_queued < self._max_queued):
                 return False
             recording.items.append(item)
             recording.n_items += 1
-            self._n_held += 1
-            self._wake.notify_all()
+            self._n_queued += 1
+            self._changed.notify_all()
             return True
 
-    def _wait(self, ready: Callable[[], bool]) -> bool:
-        with self._wake:
-            self._wake.wait_for(lambda: self._stopped or ready())
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds; False: the run is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or condition())
             return not self._stopped
 
-    # --- batching, in the thread of the consumer
+    # Batching, in the thread of the consumer.
 
-    def _until(self, ready: Callable[[], bool]) -> None:
-        """Keep decoders and workers busy until something holds."""
-        while not self._work(ready):
-            self._draw()
+    def _work_until(self, condition: Callable[[], bool]) -> None:
+        """Keep decoders and workers busy until a condition holds."""
+        while not self._batch_until(condition):
+            self._advance()
 
-    def _work(self, ready: Callable[[], bool]) -> bool:
-        """Keep the workers busy until something holds; False: the decoders want another recording first."""
-        with self._wake:
-            while not ready():
-                if not self._waits_apart and self._may_draw():
+    def _batch_until(self, condition: Callable[[], bool]) -> bool:
+        """Keep the workers busy until a condition holds; False: the decoders want another recording first."""
+        with self._changed:
+            while not condition():
+                if not self._own_thread and self._may_advance():
                     return False
                 if not self._step():
-                    patience_s = None if self._linger_until is None else self._linger_until - time.monotonic()
-                    self._wake.wait(patience_s)
+                    timeout_s = None if self._linger_until is None else self._linger_until - time.monotonic()
+                    self._changed.wait(timeout_s)
         return True
 
     def _step(self) -> bool:
-        """Do one thing that can be done at once, if there is any."""
-        if self._n_running >= 2 * self._load.n_workers:
+        """Batch a window or send a batch off, if either can be done at once."""
+        if self._n_running >= 2 * self._limits.n_workers:
             return False
         for key, bucket in self._buckets.items():
-            # Others went first for long enough: answers are handed out in order, and these hold all others up.
-            if self._n_sent - bucket.since > 2 * self._load.n_workers:
+            # Others went first for long enough: outputs are handed out in order, and these hold all others up.
+            if self._n_sent - bucket.since > 2 * self._limits.n_workers:
                 self._send(key, len(bucket.entries))
                 return True
-        if self._take():
+        if self._batch_next():
             return True
-        n_idle = self._load.n_workers - self._n_running
+        n_idle = self._limits.n_workers - self._n_running
         if n_idle <= 0 or not self._buckets:
             return False
-        if not (self._exhausted and not self._line):
+        if not (self._exhausted and not self._unbatched):
             if self._linger_until is None:
                 self._linger_until = time.monotonic() + _LINGER_S
             if time.monotonic() < self._linger_until:
@@ -306,29 +332,31 @@ class Pump(Generic[T]):
         self._send(key, -(-len(bucket.entries) // n_idle))
         return True
 
-    def _take(self) -> bool:
+    def _batch_next(self) -> bool:
         """Move the next decoded window, in order, into its bucket; False: there is none yet."""
-        while self._line and self._line[0].ended and not self._line[0].items:
-            self._line.popleft()
-            self._wake.notify_all()
-        if not self._line or not self._line[0].items:
+        while self._unbatched and self._unbatched[0].is_decoded and not self._unbatched[0].items:
+            self._unbatched.popleft()
+            self._changed.notify_all()
+        if not self._unbatched or not self._unbatched[0].items:
             return False
-        recording = self._line[0]
+        recording = self._unbatched[0]
         window, samples = recording.items.popleft()
-        self._n_held -= 1
-        self._wake.notify_all()
-        padded = padded_length(window.n_frames, self._load.window_frames)
-        # A mask is another computation: whether there is one must not depend on the company.
+        self._n_queued -= 1
+        self._changed.notify_all()
+        padded = padded_length(window.n_frames, self._config.window_frames)
+        # A mask is another computation: whether there is one must not depend on the rest of the batch.
         key = (padded, padded == window.n_frames)
         bucket = self._buckets.setdefault(key, _Bucket(self._n_sent))
         bucket.entries.append((recording, recording.n_batched, (window, samples)))
         recording.n_batched += 1
         self._linger_until = None
-        if len(bucket.entries) >= self._load.capacity(padded):
+        n_fitting = max(1, min(_MAX_SHORT_WINDOWS, self._config.window_frames // padded))
+        if len(bucket.entries) >= self._limits.batch_size * n_fitting:
             self._send(key, len(bucket.entries))
         return True
 
     def _send(self, key: tuple[int, bool], n_rows: int) -> None:
+        """Hand the first windows of a bucket to a worker."""
         bucket = self._buckets[key]
         batch, bucket.entries = bucket.entries[:n_rows], bucket.entries[n_rows:]
         if not bucket.entries:
@@ -336,27 +364,27 @@ class Pump(Generic[T]):
         self._linger_until = None
         self._n_sent += 1
         self._n_running += 1
-        self._workers.submit(self._answer, batch)
+        self._workers.submit(self._run_batch, batch)
 
-    def _answer(self, batch: list[tuple[Recording[T], int, Item]]) -> None:
+    def _run_batch(self, batch: list[tuple[Recording, int, Item]]) -> None:
         """Run the network, in a worker's thread."""
-        answers: list[T] = []
+        outputs: list[WindowOutput] = []
         failure: BaseException | None = None
         try:
-            answers = self._forward([item for _, _, item in batch])
+            outputs = self._forward([item for _, _, item in batch])
         except BaseException as error:  # the consumer raises it
             failure = error
-        with self._wake:
+        with self._changed:
             for index, (recording, number, _) in enumerate(batch):
                 if failure is None:
-                    recording.answers[number] = answers[index]
+                    recording.outputs[number] = outputs[index]
                 else:
                     recording.failure = failure
             self._n_running -= 1
-            self._wake.notify_all()
+            self._changed.notify_all()
 
 
-def _count(recording: Recording[T], blocks: Iterable[Block]) -> Iterator[Block]:
+def _count(recording: Recording, blocks: Iterable[Block]) -> Iterator[Block]:
     for block in blocks:
         recording.n_samples += len(block)
         yield block

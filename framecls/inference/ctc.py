@@ -8,6 +8,7 @@ answers, an *alignment*, stands for the string that is left when repeated symbol
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,7 +25,7 @@ _MAX_BEHIND = 10.0
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TokenSpan:
     """One symbol of a string, and the frames `[first, last)` in which the likeliest alignment says it."""
 
     symbol: int
@@ -32,7 +33,7 @@ class Spoken:
     last: int
 
 
-def decode_greedy(log_probs: NDArray[np.floating]) -> list[Spoken]:
+def decode_greedy(log_probs: NDArray[np.floating]) -> list[TokenSpan]:
     """Return the string of the likeliest alignment: the best symbol of every frame.
 
     Args:
@@ -40,7 +41,7 @@ def decode_greedy(log_probs: NDArray[np.floating]) -> list[Spoken]:
     """
     best = log_probs.argmax(axis=1)
     cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)] if len(best) else [0]
-    return [Spoken(int(best[first]), first, last) for first, last in pairwise(cuts) if best[first] != BLANK]
+    return [TokenSpan(int(best[first]), first, last) for first, last in pairwise(cuts) if best[first] != BLANK]
 
 
 class _Chain(NamedTuple):
@@ -82,7 +83,7 @@ _Beam = dict[_Prefix, tuple[_Ending, _Ending]]
 
 def decode_beam(
     log_probs: NDArray[np.floating], width: int, min_log_prob: float = _MIN_LOG_PROB, max_behind: float = _MAX_BEHIND
-) -> list[Spoken]:
+) -> list[TokenSpan]:
     """Return the likeliest string, all its alignments counted together: prefix beam search (Hannun et al. 2014).
 
     Args:
@@ -98,7 +99,7 @@ def decode_beam(
     _, said = max(((_either(*endings), endings) for endings in beam.values()), key=lambda pair: pair[0].log_prob)
     spoken, chain = [], _either(*said).said
     while chain is not None:
-        spoken.append(Spoken(chain.symbol, chain.first, chain.last))
+        spoken.append(TokenSpan(chain.symbol, chain.first, chain.last))
         chain = chain.before
     return spoken[::-1]
 
@@ -184,15 +185,8 @@ class Edits:
 
 
 def count_edits(truth: Sequence[str], heard: Sequence[str]) -> Edits:
-    """Return the fewest edits that make of the true string what was heard (Levenshtein)."""
-    row = [Edits(insertions=n) for n in range(len(heard) + 1)]
-    for symbol in truth:
-        above, row = row, [row[0] + Edits(deletions=1)]
-        for column, other in enumerate(heard):
-            ways = (
-                above[column] if symbol == other else above[column] + Edits(substitutions=1),
-                above[column + 1] + Edits(deletions=1),
-                row[column] + Edits(insertions=1),
-            )
-            row.append(min(ways, key=lambda edits: edits.total))
-    return row[-1]
+    """Count the fewest edits that turn the true string into the recognised one (Levenshtein)."""
+    from rapidfuzz.distance import Levenshtein
+
+    counts = Counter(edit.tag for edit in Levenshtein.editops(truth, heard))
+    return Edits(counts["replace"], counts["delete"], counts["insert"])

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, not_heard
 from framecls.errors import AudioError, ConfigError
-from framecls.inference.engine import WindowOutput
-from framecls.results import Candidate
+from framecls.inference.batching import Recording
+from framecls.inference.windows import WindowOutput
+from framecls.results import Candidate, Identification
 
-# With less of what its gate lets through, a gated model does not answer.
+# A gated model does not answer for less than this of what its gate passes.
 MIN_HEARD_S = 0.3
-# How likely each label that is not named with `among` is taken to be beforehand, beside one that is: so much speaks for
-# those that are named that a likely relative loses against them, and not so much that nothing else can win.
+# Prior odds of a label that is not named with `among` to one that is: low enough for a similar language to lose against
+# those that are named, and high enough for a quite different one to win.
 NOT_NAMED_ODDS = 0.1
 
 
@@ -25,13 +26,13 @@ class Choice:
     """Which labels can be the answer."""
 
     indices: tuple[int, ...]
-    others: float  # how much each other label counts, beside its probability
-    reason: str  # for "unknown", where it is likely to be another label
+    other_odds: float  # prior odds of each other label to one of these
+    reason: str  # for "unknown", where another label is likely
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What may be the answer, and how likely it is that nothing of it is."""
+    """The likeliest answers, and how likely it is that none of them is right."""
 
     top: tuple[Candidate, ...]  # the best first
     rest: float  # probability of all that cannot be the answer
@@ -39,11 +40,11 @@ class Ranking:
 
 
 def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) -> tuple[NDArray[np.float32], float]:
-    """Return (label,) the mean logits of a recording's windows, and the seconds that counted.
+    """Return (label,) the weighted mean of the logits of a recording's windows, and the seconds that counted.
 
-    A window counts for its `weight_s`; if none counts for anything, all count alike. With `least_s` those with as many
-    seconds count for their length, whatever else is in them, and the others not at all. Of the seconds, those that two
-    windows share are counted once.
+    A window is weighted by its `weight_s`; if all of these are zero, all windows count alike. With `least_s`, windows
+    of at least that weight count for their length, and the others not at all. Seconds that two windows share are
+    counted once.
 
     Raises:
         AudioError: there is no window.
@@ -52,7 +53,7 @@ def pool_windows(outputs: Iterable[WindowOutput], least_s: float | None = None) 
     if not kept:
         raise AudioError("there is no audio in it")
     weights_s = np.array([output.weight_s for output in kept])
-    heard_s = float(sum(output.weight_s - output.again_s for output in kept))
+    heard_s = float(sum(output.weight_s - output.shared_s for output in kept))
     if least_s is not None:
         lengths = np.array([output.window.n_frames for output in kept], float)
         weights_s = np.where(weights_s >= least_s, lengths, 0.0)
@@ -87,7 +88,7 @@ def check_among(among: Sequence[str]) -> tuple[str, ...]:
     return tuple(among)
 
 
-def find_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
+def posteriors(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
     """Return (..., label) calibrated probabilities of all labels that the model knows, from their logits."""
     decision = config.decision
     shifted = logits.astype(np.float64) / decision.temperature
@@ -99,7 +100,7 @@ def find_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDAr
 
 
 def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k: int) -> Ranking:
-    """Return the likeliest labels of those that can be the answer, all others keeping their share.
+    """Rank the labels that can be the answer; the others keep their share of the probability.
 
     Args:
         logits: (label,).
@@ -107,24 +108,33 @@ def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k
         choice: which labels can be the answer.
         top_k: how many to return.
     """
-    probabilities = find_probabilities(logits, config)
+    probabilities = posteriors(logits, config)
     chosen = probabilities[list(choice.indices)]
-    others = max(0.0, 1.0 - float(chosen.sum())) * choice.others
+    others = max(0.0, 1.0 - float(chosen.sum())) * choice.other_odds
     scores = chosen / (chosen.sum() + others)
     order = np.argsort(-scores, kind="stable")[:top_k]
     top = tuple(Candidate(config.labels[choice.indices[i]], float(scores[i])) for i in order)
     return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
 
 
-def find_doubt(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
-    """Return why the best of a ranking is not the answer, or None if it is.
+def decide(recording: Recording, ranking: Ranking, heard_s: float, config: ModelConfig) -> Identification:
+    """Return the best of a ranking as the answer for a recording, or "unknown"; arguments as of `find_rejection`."""
+    best, reason = ranking.top[0], find_rejection(ranking, heard_s, config)
+    label, score = (best.label, best.score) if reason is None else (UNKNOWN, None)
+    return Identification(
+        **recording.facts(), model=config.name, label=label, score=score, top=ranking.top, reason=reason
+    )
 
-    Its threshold is its own, or that of "unknown". Where the model has neither, it must be at least as likely as that
-    nothing in the ranking is right.
+
+def find_rejection(ranking: Ranking, heard_s: float, config: ModelConfig) -> str | None:
+    """Return why the best of a ranking is rejected, or None if it is the answer.
+
+    It must reach the threshold of its label, or else that of "unknown". Where the model has neither, it must be at
+    least as likely as that nothing in the ranking is right.
 
     Args:
         ranking: what may be the answer.
-        heard_s: seconds that counted; without what its gate listens for, a model does not answer.
+        heard_s: seconds that counted; a model with a gate does not answer where too little passed it.
         config: gate and thresholds.
     """
     if config.gate and heard_s < MIN_HEARD_S:

@@ -1,6 +1,6 @@
 """`tag --string`: which phones are said, in order. N frames in, M phones out, and the network chooses M.
 
-Whatever else a model does, it serves if it carries a CTC head: a frame model and a pooled one hear phones alike.
+Any model with a CTC head will do, a frame model or a pooled one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from torch import Tensor, nn
 
 from framecls.config import ModelConfig
 from framecls.errors import UsageError
-from framecls.inference.ctc import Spoken, decode_beam, decode_greedy
-from framecls.inference.engine import Engine, WindowOutput
-from framecls.inference.segments import frame_times
+from framecls.inference.batching import Recording
+from framecls.inference.ctc import TokenSpan, decode_beam, decode_greedy
+from framecls.inference.engine import Engine
+from framecls.inference.windows import WindowOutput, frame_times
 from framecls.nn.network import Network, Output
-from framecls.results import AudioInfo, Segment, StringResult
+from framecls.results import Segment, StringResult
 
-# Windows of a string overlap by this much even where those of the labels do not: a phone must not be cut in two.
+# For strings windows overlap by this much even where for labels they do not: a phone must not be cut in two.
 _OVERLAP_S = 2.0
 # Around a seam the windows must agree for so many frames on each side.
 _AGREE_FRAMES = 3
 
 
 class PhoneNetwork(nn.Module):
-    """The lower part of a network, up to its phones: what stands for its label logits are log-probabilities of phones.
+    """The lower part of a network, up to its CTC head, whose log-probabilities stand in place of label logits.
 
     Raises:
         UsageError: the network hears no phones.
@@ -46,7 +47,7 @@ class PhoneNetwork(nn.Module):
         self.config = replace(network.config, window=replace(window, overlap_s=overlap_s), gate="")
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Output:
-        """Hear phones; arguments as `Network.forward`, logits: (batch, frame, 1 + phone), blank first."""
+        """Return (batch, frame, 1 + phone) log-probabilities, blank first, as logits; see `Network.forward`."""
         x, _ = self._network.listen(self._network.extract(waveform, n_frames), n_frames)
         return Output(self._phones(x).float().log_softmax(dim=2))
 
@@ -65,12 +66,12 @@ def phone_engine(engine: Engine) -> Engine:
 def stitch_phones(outputs: Iterable[WindowOutput], overlap: int) -> NDArray[np.float32]:
     """Join the windows of a recording, each to the next at that frame of their overlap where they agree best.
 
-    A phone is often said in a single frame, and two windows may say it in different ones. A mean of the two could lose
-    it, and a seam between those frames could lose or double it. Where both say the same for a few frames, neither can
+    A phone is often emitted in a single frame, and two windows may emit it in different ones. A mean of the two could
+    lose it, and a seam between those frames could lose or double it. Where both agree for a few frames, neither can
     happen.
 
     Args:
-        outputs: windows in order, laid as by `timeline.plan_windows`; (frame, 1 + phone) log-probabilities.
+        outputs: windows in order, laid as by `plan_windows`; (frame, 1 + phone) log-probabilities.
         overlap: frames that neighbouring windows share.
 
     Returns:
@@ -108,37 +109,34 @@ def find_seam(before: NDArray[np.float32], after: NDArray[np.float32]) -> int:
     return int(seams[np.argmin(cost + 1e-6 * np.abs(seams - n / 2))])
 
 
-def decode(log_probs: NDArray[np.float32], beam: int) -> list[Spoken]:
+def decode(log_probs: NDArray[np.float32], beam: int) -> list[TokenSpan]:
     """Return the phones of (frame, 1 + phone) log-probabilities; a beam of 1 is greedy."""
     return decode_greedy(log_probs) if beam == 1 else decode_beam(log_probs, beam)
 
 
-def make_string(
-    log_probs: NDArray[np.float32],
-    config: ModelConfig,
-    beam: int,
-    file: str,
-    duration_s: float,
-    audio: AudioInfo | None,
-) -> StringResult:
-    """Turn the (frame, 1 + phone) log-probabilities of a recording into its phones with their times."""
-    scores = np.exp(log_probs[:, 1:])
+def spell_recording(recording: Recording, config: ModelConfig, beam: int) -> StringResult:
+    """Turn what a `phone_engine` says of a recording into its phones with their times.
+
+    Args:
+        recording: its windows are read here.
+        config: of the model.
+        beam: as `decode` takes it.
+    """
+    log_probs = stitch_phones(recording, recording.config.overlap_frames)
+    scores, duration_s = np.exp(log_probs[:, 1:]), recording.duration_s
     return StringResult(
-        file=file,
+        **recording.facts(),
         model=config.name,
-        duration=duration_s,
         hop=config.hop_s,
         labels=config.phones,
-        segments=tuple(_segment(spoken, scores, config, duration_s) for spoken in decode(log_probs, beam)),
+        segments=tuple(_segment(span, scores, config, duration_s) for span in decode(log_probs, beam)),
         times=frame_times(len(scores), config.hop_s),
         scores=scores,
-        overlapping=False,
-        audio=audio,
     )
 
 
-def _segment(spoken: Spoken, scores: NDArray[np.float32], config: ModelConfig, duration_s: float) -> Segment:
-    start, end = (round(frame * config.hop_s, 6) for frame in (spoken.first, spoken.last))
-    column = spoken.symbol - 1
-    score = float(scores[spoken.first : spoken.last, column].mean())
+def _segment(span: TokenSpan, scores: NDArray[np.float32], config: ModelConfig, duration_s: float) -> Segment:
+    start, end = (round(frame * config.hop_s, 6) for frame in (span.first, span.last))
+    column = span.symbol - 1
+    score = float(scores[span.first : span.last, column].mean())
     return Segment(start, min(end, duration_s), config.phones[column], score)

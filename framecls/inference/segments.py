@@ -1,8 +1,4 @@
-"""Arithmetic of samples, frames, windows and segments, as pure functions.
-
-Frame i of a recording stands for the samples `[i * hop, (i + 1) * hop)`; the last frame may be partly past the end.
-A window is a run of frames that the encoder reads at once; neighbouring windows overlap.
-"""
+"""From the probabilities of frames to labelled segments, while the frames come."""
 
 from __future__ import annotations
 
@@ -15,63 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.results import Outline, Segment
-
-
-def count_frames(n_samples: int, hop_samples: int) -> int:
-    """Return the number of frames that cover a clip, the last one perhaps only in part."""
-    return -(-n_samples // hop_samples)
-
-
-def frame_times(n_frames: int, hop_s: float) -> NDArray[np.float64]:
-    """Return (frame,) the seconds at the middle of each frame."""
-    return (np.arange(n_frames, dtype=np.float64) + 0.5) * np.float64(hop_s)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Frames `[first, first + n_frames)` of a clip."""
-
-    first: int
-    n_frames: int
-
-
-def padded_length(n_frames: int, whole: int) -> int:
-    """Return the length to which a window is padded so that it can share a batch: a little more than its own.
-
-    It depends on nothing else, so a window is computed alike whatever it is batched with. There are eight lengths to
-    each power of two, and never more than `whole`, the frames of a whole window.
-    """
-    grain = 1 << max(0, n_frames.bit_length() - 4)
-    return max(n_frames, min(whole, -(-n_frames // grain) * grain))
-
-
-def plan_windows(n_frames: int, length: int, overlap: int) -> list[Window]:
-    """Lay windows of `length` frames over a clip so that each frame is in one or two of them.
-
-    The grid starts at the clip's first frame and does not depend on its end: only the last window is shorter.
-    A clip no longer than `length` is one window.
-    """
-    step = length - overlap
-    windows = [Window(0, min(length, n_frames))] if n_frames else []
-    while windows and windows[-1].first + windows[-1].n_frames < n_frames:
-        first = windows[-1].first + step
-        windows.append(Window(first, min(length, n_frames - first)))
-    return windows
-
-
-def fade(n_frames: int, overlap: int, *, is_first: bool, is_last: bool) -> NDArray[np.float32]:
-    """Return (frame,) the weight of each frame of one window, so that the weights of all windows sum to one.
-
-    The weight ramps linearly over the frames shared with a neighbour: where one window's say ends, the other's is full,
-    so no seam can be seen.
-    """
-    weight = np.ones(n_frames, np.float32)
-    ramp = ((np.arange(overlap) + 0.5) / max(overlap, 1)).astype(np.float32)
-    if not is_first:
-        weight[:overlap] = ramp[:n_frames]
-    if not is_last:
-        weight[n_frames - overlap :] = ramp[::-1]
-    return weight
 
 
 def find_runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -93,7 +32,7 @@ def clean_runs(runs: Sequence[tuple[int, int]], min_length: int, min_gap: int) -
 
 @dataclass(frozen=True)
 class SegmentRules:
-    """How frames become segments, in frames and seconds."""
+    """How frames become segments."""
 
     hop_s: float
     duration_s: float = math.inf  # infinite while it is not known
@@ -103,13 +42,13 @@ class SegmentRules:
     def segment(self, run: tuple[int, int], label: str, score: float) -> Segment:
         """Return the run as a segment that ends with the file at the latest."""
         first, last = run
-        # Rounding to a microsecond takes the dust of binary fractions off the times without moving any of them.
+        # To the microsecond: without the rounding errors of binary fractions.
         end = min(round(last * self.hop_s, 6), self.duration_s)
         return Segment(round(first * self.hop_s, 6), end, label, score)
 
 
 class Segmenter(ABC):
-    """Turns the frames of a recording into segments while they come; how they are cut into pieces does not matter."""
+    """Turn the frames of a recording into segments while they come; how they are cut into pieces does not matter."""
 
     def __init__(self, labels: Sequence[str], rules: SegmentRules) -> None:
         self.labels = tuple(labels)
@@ -135,7 +74,7 @@ class _OpenRun:
 
 
 class OverlappingSegmenter(Segmenter):
-    """Gives each label its own segments where its probability reaches its threshold.
+    """Give each label its own segments where its probability reaches its threshold.
 
     Runs less than `rules.min_gap_frames` apart are joined, then those shorter than `rules.min_frames` dropped. A
     segment is final once its label has been away for the gap.
@@ -163,7 +102,7 @@ class OverlappingSegmenter(Segmenter):
         for first, last in find_runs(scores >= self._thresholds[column]):
             run = self._open[column]
             start, end = self._position + first, self._position + last
-            # Frame by frame one run may go on from the piece before.
+            # A run may go on from the previous piece.
             if run is not None and (start == run.last or start - run.last < self.rules.min_gap_frames):
                 run.total += run.gap_total + float(totals[last] - totals[done])
                 run.last, run.gap_total = end, 0.0
@@ -210,7 +149,7 @@ class _Tile:
 
 
 class TilingSegmenter(Segmenter):
-    """Gives each frame its likeliest label and tiles the recording with runs of equal labels.
+    """Give each frame its likeliest label and tiles the recording with runs of equal labels.
 
     A run shorter than `rules.min_frames` goes to whichever neighbour its own frames find likelier; there are no gaps. A
     run that is long enough stays whatever comes, so what lies between two of those is settled once the second is long
@@ -294,7 +233,7 @@ def order_segments(segments: Iterable[Segment], labels: Sequence[str]) -> list[S
 
 
 class OutlineMaker:
-    """Keeps a recording's scores at a resolution that falls as it gets longer, in memory that does not grow."""
+    """Keep a recording's scores at a resolution that falls as it gets longer, in memory that does not grow."""
 
     def __init__(self, n_labels: int, hop_s: float, n_columns: int = 2048) -> None:
         """Start an outline of at most `n_columns` columns, an even number."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from framecls.inference.segments import count_frames
+from framecls.inference.windows import count_frames
 from framecls.nn.network import Network
 from framecls.recipes.from_whisper import copy_encoder, read_ctranslate2
 from framecls.training.data.clips import ClipStore, open_clips

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from framecls.config import ReadOptions
 from framecls.inference.engine import Engine, load_engine
-from framecls.inference.tag import stitch
+from framecls.inference.windows import stitch
 from framecls.recipes.teachers import FireRed, YamNet, at_frames
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest, split_recordings
@@ -78,7 +79,7 @@ def framecls_system(name: str) -> System:
     engine = load_engine(name)
 
     def hear(samples: Samples) -> Heard:
-        windows = next(iter(engine.run_many([lambda: engine.open(samples, _RATE)])))
+        windows = next(iter(engine.run([samples], ReadOptions(sample_rate=_RATE))))
         scores = np.asarray(1 / (1 + np.exp(-stitch(windows, engine.config.overlap_frames))), np.float32)
         return {label: scores[:, column] for column, label in enumerate(engine.config.labels)}
 

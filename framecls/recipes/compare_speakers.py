@@ -19,17 +19,16 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.config import UNKNOWN
+from framecls.config import UNKNOWN, ReadOptions
 from framecls.inference.engine import Engine, load_engine
 from framecls.recipes.embed_corpus import Teacher
-from framecls.speakers.recognition import pool_voice
+from framecls.speakers.recognition import pool_vectors
 from framecls.training.data.clips import ClipStore, open_clips
 from framecls.training.data.manifest import Recording, read_manifest, split_recordings
 from framecls.training.examples.augment import Samples, augment_batch
@@ -82,8 +81,8 @@ def spoil(pieces: Sequence[Samples], how: AugmentConfig | None, rate: int, noise
 
 def embed(engine: Engine, pieces: Sequence[Samples], rate: int) -> NDArray[np.float32]:
     """Return (piece, number) what the model makes of pieces."""
-    openers = (partial(engine.open, piece, rate) for piece in pieces)
-    return np.stack([pool_voice(windows)[0] for windows in engine.run_many(openers)])
+    running = engine.run(pieces, ReadOptions(sample_rate=rate))
+    return np.stack([pool_vectors(windows)[0] for windows in running])
 
 
 def main() -> None:

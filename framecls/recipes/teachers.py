@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.inference.segments import frame_times
+from framecls.inference.windows import frame_times
 
 RATE = 16000
 HOP_S = 0.02

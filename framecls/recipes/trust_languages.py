@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from numpy.typing import NDArray
 
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import save_settings
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, ReadOptions
 from framecls.inference.engine import load_engine
-from framecls.inference.identify import Choice, choose_candidates, find_doubt, find_probabilities, pool_windows, rank
+from framecls.inference.identify import Choice, choose_candidates, find_rejection, pool_windows, posteriors, rank
 from framecls.recipes.prepare_language import DEV_SOURCES, dev_voices, iso_code, read_rows
 from framecls.training.recipe import find_recipe, read_recipe
 
@@ -89,8 +88,8 @@ def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
     """Return what the network makes of recordings, from `cache` where an earlier run left it there."""
     if not cache.exists():
         engine = load_engine(model, device="cpu")
-        openers = (partial(engine.open, _read(piece), engine.config.features.sample_rate) for piece in pieces)
-        pooled = [pool_windows(windows) for windows in engine.run_many(openers)]
+        reading = ReadOptions(sample_rate=engine.config.features.sample_rate)
+        pooled = [pool_windows(windows) for windows in engine.run(map(_read, pieces), reading)]
         about = json.dumps([asdict(piece) for piece in pieces])
         logits, heard_s = (np.array(column, np.float32) for column in zip(*pooled, strict=True))
         np.savez(cache, logits=logits, heard_s=heard_s, pieces=about)
@@ -117,7 +116,7 @@ def choose(heard: Sequence[Heard], config: ModelConfig) -> DecisionConfig:
 
     def surprise(odds: float) -> float:
         decision = replace(config.decision, other_odds=odds)
-        share = find_probabilities(logits, replace(config, decision=decision))[:, trusted].sum(axis=1)
+        share = posteriors(logits, replace(config, decision=decision))[:, trusted].sum(axis=1)
         right = np.clip(np.where(truth, share, 1 - share), 1e-9, None)
         return float(-np.log(right[truth]).mean() - np.log(right[~truth]).mean())
 
@@ -133,7 +132,7 @@ def choose(heard: Sequence[Heard], config: ModelConfig) -> DecisionConfig:
 def answer(row: Heard, config: ModelConfig, choice: Choice) -> str:
     """Return what `identify` answers."""
     ranking = rank(row.logits, config, choice, 1)
-    return ranking.top[0].label if find_doubt(ranking, row.heard_s, config) is None else UNKNOWN
+    return ranking.top[0].label if find_rejection(ranking, row.heard_s, config) is None else UNKNOWN
 
 
 def share_named(heard: Sequence[Heard], config: ModelConfig, *, right: bool) -> float:

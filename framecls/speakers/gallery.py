@@ -55,9 +55,9 @@ GALLERY = FileKind(
 # How long one process waits for another that writes.
 _PATIENCE_S = 30.0
 _MAX_NAME = 200
-_MOST_S = 1e9  # of speech in a clip
-_MOST_NAMED = 3  # damaged clips in one message
-_VECTOR_TYPE = np.dtype("<f4")
+_MAX_S = 1e9  # of speech in a clip
+_MAX_NAMED = 3  # damaged clips in one message
+VECTOR_TYPE = np.dtype("<f4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class Gallery:
         found, damaged = self.read()
         self.n_damaged = len(damaged)
         if damaged:
-            shown = ", ".join(damaged[:_MOST_NAMED]) + (", …" if len(damaged) > _MOST_NAMED else "")
+            shown = ", ".join(damaged[:_MAX_NAMED]) + (", …" if len(damaged) > _MAX_NAMED else "")
             _log.warning(
                 "%s: %d of its clips are damaged and left out (%s): to be rid of them, import what "
                 "framecls speakers export gives into a new file",
@@ -217,7 +217,7 @@ class Gallery:
             }
             rows = []
             for clip in clips:
-                vector = clip.vector.astype(_VECTOR_TYPE).tobytes()
+                vector = clip.vector.astype(VECTOR_TYPE).tobytes()
                 mark = (people[clip.name], _digest(vector))
                 if mark not in known:
                     known.add(mark)
@@ -233,9 +233,9 @@ class Gallery:
             raise self.other_model(str(other[0]), clip.model)
         query = "SELECT length(vector) FROM clip GROUP BY length(vector) ORDER BY COUNT(*) DESC LIMIT 1"
         usual = connection.execute(query).fetchone()
-        n_bytes = clip.vector.size * _VECTOR_TYPE.itemsize
+        n_bytes = clip.vector.size * VECTOR_TYPE.itemsize
         if usual is not None and usual[0] != n_bytes:
-            raise self._other_length(usual[0] // _VECTOR_TYPE.itemsize, clip.vector.size)
+            raise self._other_length(usual[0] // VECTOR_TYPE.itemsize, clip.vector.size)
 
     def remove(self, names: Sequence[str]) -> None:
         """Forget people and all their clips, all or none of them.
@@ -306,9 +306,9 @@ def _parse_clip(name: Any, model: Any, file: Any, heard_s: Any, added: Any, blob
             return None
     except UsageError:
         return None
-    if not isinstance(blob, bytes) or len(blob) % _VECTOR_TYPE.itemsize or not 0 <= heard_s < _MOST_S:
+    if not isinstance(blob, bytes) or len(blob) % VECTOR_TYPE.itemsize or not 0 <= heard_s < _MAX_S:
         return None
-    vector = np.frombuffer(blob, _VECTOR_TYPE).astype(np.float32)
+    vector = np.frombuffer(blob, VECTOR_TYPE).astype(np.float32)
     return Clip(name, model, file, heard_s, vector, added) if is_unit(vector) else None
 
 

@@ -1,13 +1,13 @@
-"""Voices by name: hear one, enroll it, and say whose it is."""
+"""Speaker recognition: embed a voice, enroll it by name, and compare voices with those who are enrolled."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,38 @@ from numpy.typing import NDArray
 from framecls.audio import Source
 from framecls.config import DEFAULT_READING, NOT_ENROLLED, NOT_NAMED, DecisionConfig, ModelConfig, ReadOptions, to_dict
 from framecls.errors import WHO_IS, AudioError, GalleryError, UsageError, suggest
-from framecls.inference.engine import Engine, RunningWindows, WindowOutput
-from framecls.inference.identify import Ranking, find_doubt, pool_windows
-from framecls.results import AudioInfo, Candidate, Remarks
+from framecls.inference.batching import Recording
+from framecls.inference.engine import Engine
+from framecls.inference.identify import Ranking, find_rejection, pool_windows
+from framecls.inference.windows import WindowOutput
+from framecls.results import Candidate, Remarks
 from framecls.speakers.gallery import Clip, Gallery, default_path, open_gallery
 
-# With less than a second of talking a voice cannot be told from others. Of somebody who talks, the gate hears speech in
-# about half of the frames: the rest is pauses.
+# Less than a second of speech does not tell a voice from others. Where somebody talks, the gate hears speech in about
+# half of the frames: the rest is pauses.
 MIN_VOICE_S = 1.0
 MIN_HEARD_S = 0.5
-# A window with less of it says more of what else is heard than of the voice.
-LEAST_OF_WINDOW_S = 0.2
-# Settings of a model that decide, with its weights, what it makes of a voice.
-_HEARD_WITH = ("embedding", "embedding_hidden", "pooling", "features", "encoder", "window")
+# A window with less speech than this says more of the background than of the voice.
+MIN_WINDOW_SPEECH_S = 0.2
+# Settings of a model that decide, with its weights, what its embeddings are.
+_EMBEDDING_SETTINGS = ("embedding", "embedding_hidden", "pooling", "features", "encoder", "window")
 
 
 @dataclass(frozen=True, eq=False)
-class Voice:
-    """What a model makes of the voice in one recording."""
+class Embedding:
+    """The embedding of the voice in one recording."""
 
     vector: NDArray[np.float32]  # (number,) of unit length
     heard_s: float  # seconds of speech
     duration_s: float
-    info: AudioInfo | None
     remarks: Remarks = field(default_factory=Remarks)
 
 
 def identity(engine: Engine) -> str:
-    """Return what tells a model's vectors from those of any other: its name, and a digest of its weights."""
+    """Return what tells a model's embeddings from those of any other: its name, and a digest of its weights."""
     config = engine.config
     settings = _differences(to_dict(config), to_dict(ModelConfig("usual", "pooled", (), embedding=1)))
-    settings = {key: settings[key] for key in _HEARD_WITH if key in settings}
+    settings = {key: settings[key] for key in _EMBEDDING_SETTINGS if key in settings}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(engine.network.named_parameters()):
         digest.update(key.encode())
@@ -64,14 +65,13 @@ def _differences(settings: dict[str, Any], usual: dict[str, Any]) -> dict[str, A
     }
 
 
-def hear(
+def embed_recording(
     engine: Engine,
     source: Source,
-    sample_rate: int | None = None,
     options: ReadOptions = DEFAULT_READING,
     progress: Callable[[float], None] | None = None,
-) -> Voice:
-    """Return the voice of one recording.
+) -> Embedding:
+    """Return the embedding of the voice in one recording.
 
     Raises:
         UsageError: this model does not answer with an embedding.
@@ -79,33 +79,33 @@ def hear(
     """
     if not engine.config.embedding:
         raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
-    openers = [partial(engine.open, source, sample_rate, options)]
-    with closing(engine.run_many(openers, progress=progress)) as recordings:
-        return know_voice(next(recordings), engine.config)
+    with closing(engine.run([source], options, progress=progress)) as recordings:
+        return pool_embedding(next(recordings), engine.config)
 
 
-def pool_voice(windows: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
-    """Return (number,) the mean of the vectors of windows in which somebody talks, and the seconds that counted.
+def pool_vectors(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:
+    """Return (number,) the mean of the embeddings of windows with speech in them, and the seconds of speech.
 
     Such windows count alike: pauses between words do not make a voice less sure.
 
     Raises:
         AudioError: there is no window.
     """
-    return pool_windows(windows, LEAST_OF_WINDOW_S)
+    return pool_windows(outputs, MIN_WINDOW_SPEECH_S)
 
 
-def know_voice(windows: RunningWindows, config: ModelConfig) -> Voice:
-    """Return the voice in the windows of one recording.
+def pool_embedding(recording: Recording, config: ModelConfig) -> Embedding:
+    """Return the embedding of a recording from those of its windows.
 
     Raises:
         AudioError: the recording cannot be read, or there is too little speech in it.
     """
-    mean, heard_s = pool_voice(windows)
-    duration_s = round(windows.n_samples / config.features.sample_rate, 6)
+    mean, heard_s = pool_vectors(recording)
+    duration_s = recording.duration_s
     heard_s = min(heard_s, duration_s)  # the last frame may be partly past the end
     _require_enough(duration_s, heard_s, config.gate)
-    return Voice(mean / max(float(np.linalg.norm(mean)), 1e-12), heard_s, duration_s, windows.info, windows.remarks)
+    vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return Embedding(vector, heard_s, duration_s, recording.remarks)
 
 
 def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
@@ -118,7 +118,7 @@ def _require_enough(duration_s: float, heard_s: float, gate: str) -> None:
 
 
 class Enrolled:
-    """Those who are enrolled, as one matrix: thousands are compared in one product."""
+    """The people of a gallery, as one matrix of embeddings: thousands are compared in one product."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.names = tuple(dict.fromkeys(clip.name for clip in clips))
@@ -131,7 +131,7 @@ class Enrolled:
         self.named: tuple[int, ...] | None = None  # rows of those who can be the answer; None: all
 
     def among(self, names: Iterable[str]) -> Enrolled:
-        """Return the same people, of whom only some can be the answer.
+        """Restrict the answer to some of the people.
 
         Raises:
             UsageError: nobody is enrolled by one of the names, or there is none.
@@ -143,16 +143,16 @@ class Enrolled:
         for name in wanted:
             if name not in index:
                 raise UsageError(f"nobody is enrolled as {name!r}{suggest(name, self.names, WHO_IS)}")
-        fewer = Enrolled(())
-        fewer.names, fewer.vectors, fewer.named = self.names, self.vectors, tuple(index[name] for name in wanted)
+        fewer = copy.copy(self)
+        fewer.named = tuple(index[name] for name in wanted)
         return fewer
 
     def rank(self, vector: NDArray[np.float32], config: ModelConfig, top_k: int) -> Ranking:
-        """Return those who may be speaking, the likeliest first.
+        """Rank those who may be speaking.
 
         Args:
-            vector: (number,) of unit length.
-            config: what makes chances of cosines.
+            vector: (number,) an embedding of unit length.
+            config: calibration of cosines.
             top_k: how many to return.
         """
         cosines = self.vectors @ vector
@@ -161,27 +161,27 @@ class Enrolled:
         else:
             rows, reason = np.array(self.named), NOT_NAMED
         others = np.delete(cosines, rows) if len(rows) < len(cosines) else cosines[:0]
-        scores = find_chances(cosines[rows], config.decision, others)
+        scores = speaker_posteriors(cosines[rows], config.decision, others)
         top = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
         order = top[np.argsort(-scores[top], kind="stable")]
         candidates = tuple(Candidate(self.names[rows[i]], float(scores[i])) for i in order)
         return Ranking(candidates, max(0.0, 1.0 - float(scores.sum())), reason)
 
 
-def find_chances(
+def speaker_posteriors(
     cosines: NDArray[np.floating], decision: DecisionConfig, others: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
-    """Return the chance that each of those who are enrolled is the one who speaks.
+    """Return the posterior probability of each enrolled person that it is they who speak.
 
-    Beforehand, somebody unknown is taken to be as likely as all who are enrolled together, and these as likely as each
-    other. So the more there are, the more must speak for one of them; their chances and that of somebody unknown sum to
-    one. Where only some of them can be the answer, these are as likely as somebody unknown, and each of the others as
-    likely as if nobody had been named.
+    The prior of somebody unknown is that of all who are enrolled together, who share theirs alike: the more there are,
+    the more evidence one of them needs. Their posteriors and that of somebody unknown sum to one. Where only some of
+    them can be the answer, these together have the prior of somebody unknown, and each of the others the one that it
+    would have if nobody had been named.
 
     Args:
-        cosines: (..., person) of a voice to each of theirs.
-        decision: slope and offset from a cosine to how much likelier the voice is if it is theirs than if it is not.
-        others: (..., person) of it to those who are enrolled too and cannot be the answer.
+        cosines: (..., person) of an embedding to those of each.
+        decision: slope and offset from a cosine to the log-likelihood ratio of one voice against two.
+        others: (..., person) of it to those who are enrolled and cannot be the answer.
 
     Returns:
         (..., person).
@@ -196,8 +196,8 @@ def find_chances(
     evidence = slope * cosines.astype(np.float64) + offset + weights
     highest = np.maximum(evidence.max(axis=-1, keepdims=True), 0.0)
     powers = np.exp(evidence - highest)
-    chances: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
-    return chances[..., :n_people]
+    found: NDArray[np.float64] = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(-highest))
+    return found[..., :n_people]
 
 
 def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
@@ -228,27 +228,33 @@ def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None) 
 
 
 def check_model(gallery: Gallery, clips: Sequence[Clip], model: str) -> None:
-    """Raise a GalleryError if some of the clips were heard by another model."""
+    """Refuse clips that another model embedded.
+
+    Raises:
+        GalleryError: there are some.
+    """
     for other in {clip.model for clip in clips} - {model}:
         raise gallery.other_model(other, model)
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What became of clips that were to be enrolled."""
+    """The outcome of enrolling clips."""
 
     n_new: int  # not enrolled before
     n_clips: int  # that this person now has
-    doubts: list[str]
+    warnings: list[str]
 
 
-def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], gallery: Path | None = None) -> Enrolment:
-    """Store the voices of recordings under a name, all or none of them.
+def enroll(
+    engine: Engine, name: str, voices: Sequence[tuple[str, Embedding]], gallery: Path | None = None
+) -> Enrolment:
+    """Store embeddings under a person's name, all or none of them.
 
     Args:
-        engine: the model that heard them.
+        engine: the model that embedded them.
         name: who it is, as `gallery.check_name` returns it.
-        voices: the name of each recording, and the voice in it.
+        voices: the name of each recording, and its embedding.
         gallery: the file, made if it is not there; None: the user's own.
 
     Raises:
@@ -261,34 +267,34 @@ def enroll(engine: Engine, name: str, voices: Sequence[tuple[str, Voice]], galle
         check_model(opened, before, model)
         n_new = opened.add(new)
         n_clips = sum(clip.name == name for clip in before) + n_new
-    return Enrolment(n_new, n_clips, find_doubts(name, new, before, engine.config) if n_new else [])
+    return Enrolment(n_new, n_clips, check_enrolment(name, new, before, engine.config) if n_new else [])
 
 
-def find_doubts(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
-    """Return what should make one look again at newly enrolled clips, a line each.
+def check_enrolment(name: str, new: Sequence[Clip], before: Sequence[Clip], config: ModelConfig) -> list[str]:
+    """Check newly enrolled clips against those of the same person and of others; return warnings, a line each.
 
     Args:
         name: who is said to speak in them.
         new: the clips.
         before: all that were enrolled until then.
-        config: what makes probabilities of cosines.
+        config: calibration of cosines.
     """
-    doubts = []
+    warnings = []
     slope, offset = config.decision.same_voice
     for clip in new:
         own = [other.vector for other in (*before, *new) if other.name == name and other is not clip]
         if own:
             mean = np.mean(own, axis=0)
             cosine = float(clip.vector @ mean) / max(float(np.linalg.norm(mean)), 1e-12)
-            chance = 1 / (1 + np.exp(-np.clip(slope * cosine + offset, -60, 60)))
-            if chance < 0.5:
-                doubts.append(f"{clip.file} does not sound like the other clips of {name} ({chance:.2f})")
+            same = 1 / (1 + np.exp(-np.clip(slope * cosine + offset, -60, 60)))
+            if same < 0.5:
+                warnings.append(f"{clip.file} does not sound like the other clips of {name} ({same:.2f})")
     others = [clip for clip in before if clip.name != name]
     if others:
         enrolled = Enrolled(others)
         for clip in new:
             ranking = enrolled.rank(clip.vector, config, 1)
-            if find_doubt(ranking, clip.heard_s, config) is None:
+            if find_rejection(ranking, clip.heard_s, config) is None:
                 best = ranking.top[0]
-                doubts.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
-    return doubts
+                warnings.append(f"{clip.file} sounds like {best.label}, who is enrolled already ({best.score:.2f})")
+    return warnings

@@ -16,7 +16,7 @@ import torch
 
 from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
-from framecls.inference.segments import Window
+from framecls.inference.windows import Window
 from framecls.nn.network import Network
 from framecls.training.examples.loader import training_batches
 from framecls.training.job import Data, Job

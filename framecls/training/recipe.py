@@ -204,6 +204,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1 and self.dev_every >= 1, "steps and dev_every must be at least 1")
+        _require(self.seed >= 0, "seed must be 0 or more")
         _require(self.batch_s > 0 and self.learning_rate > 0, "batch_s and learning_rate must be positive")
         _require(0 < self.tuned_rate <= 1, "tuned_rate must be in (0, 1]")
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")

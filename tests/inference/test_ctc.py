@@ -13,7 +13,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framecls.inference.ctc import Edits, Spoken, _either, count_edits, decode_beam, decode_greedy, search
+from framecls.inference.ctc import Edits, TokenSpan, _either, count_edits, decode_beam, decode_greedy, search
 
 EXACT = {"min_log_prob": -math.inf, "max_behind": math.inf}
 ENOUGH = 10**6
@@ -96,7 +96,7 @@ def test_times_are_those_of_the_best_alignment(seed: int) -> None:
 def test_repeats_and_blanks() -> None:
     says = [0, 1, 1, 0, 1, 2, 2, 0, 0, 3]
     log_probs = np.log(np.where(np.arange(4)[None] == np.array(says)[:, None], 0.97, 0.01))
-    wanted = [Spoken(1, 1, 3), Spoken(1, 4, 5), Spoken(2, 5, 7), Spoken(3, 9, 10)]
+    wanted = [TokenSpan(1, 1, 3), TokenSpan(1, 4, 5), TokenSpan(2, 5, 7), TokenSpan(3, 9, 10)]
     assert decode_greedy(log_probs) == wanted
     assert decode_beam(log_probs, 8) == wanted
 

@@ -18,9 +18,9 @@ from framecls.checkpoints.network import save_model
 from framecls.cli.boundary import run
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.inference.ctc import decode_beam, decode_greedy
-from framecls.inference.engine import WindowOutput, load_engine
+from framecls.inference.engine import load_engine
 from framecls.inference.phones import find_seam, phone_engine, stitch_phones
-from framecls.inference.segments import plan_windows
+from framecls.inference.windows import WindowOutput, plan_windows
 from framecls.model import Model, load
 from framecls.nn.network import Network
 from framecls.results import Segment, StringResult
@@ -241,7 +241,6 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
     assert 'text = "' + segments[0].label in tag("-f", "textgrid")
     assert string[:20] in tag()
     assert "Start" not in tag()
-    assert "Start" in tag("--times")
     assert len(json.loads(tag("-f", "jsonl", "--frames"))["scores"]) == 100
     assert tag("--beam", "1", "-f", "text").startswith(f"{recording}\t")
 
@@ -255,7 +254,6 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
         (["-m", "language", "--string", "--min-gap", "1"], "--min-gap is about labels"),
         (["-m", "language", "--string", "--stream"], "--stream is about labels"),
         (["-m", "sound", "-f", "text"], "add --string"),
-        (["-m", "sound", "--times"], "--times goes with --string"),
         (["-m", "sound", "--beam", "8"], "--beam goes with --string"),
         (["-m", "language"], "is for framecls identify"),
     ],

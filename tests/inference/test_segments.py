@@ -17,14 +17,10 @@ from framecls.inference.segments import (
     SegmentRules,
     TilingSegmenter,
     clean_runs,
-    count_frames,
-    fade,
     find_runs,
-    frame_times,
     order_segments,
-    padded_length,
-    plan_windows,
 )
+from framecls.inference.windows import count_frames, fade, frame_times, padded_length, plan_windows
 
 
 @pytest.mark.parametrize(("n_samples", "n_frames"), [(0, 0), (1, 1), (319, 1), (320, 1), (321, 2), (640, 2)])

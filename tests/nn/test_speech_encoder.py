@@ -309,8 +309,10 @@ def test_without_weights_there_is_one_clear_line(
     assert len(said.splitlines()) == 1
     assert run([*arguments, "torchaudio:HUGE"]) == 1
     assert "torchaudio has no such speech encoder: choose HUBERT_" in capsys.readouterr().err
-    assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), "--tune-encoder"]) == 2
-    assert "go with --encoder" in capsys.readouterr().err
+    assert (
+        run(["train", "identify", manifest, "-o", str(tmp_path / "x"), "--set", "features.pretrained.tuned=true"]) == 2
+    )
+    assert "goes with --encoder" in capsys.readouterr().err
 
 
 @only_wav2vec2

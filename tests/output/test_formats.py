@@ -24,7 +24,7 @@ from pyannote.core import Annotation
 from pyannote.core import Segment as Span
 
 from framecls.errors import FrameclsError, PackageError, UsageError
-from framecls.inference.segments import frame_times
+from framecls.inference.windows import frame_times
 from framecls.output.formats import WRITERS, atomic_write, make_writer, mirrored_path, tile
 from framecls.output.stored import from_stored, to_stored
 from framecls.output.text import cell, clock, decimal, length, printable

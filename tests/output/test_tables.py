@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from framecls.cli.tables import FigureTable
-from framecls.inference.segments import OverlappingSegmenter, SegmentRules, TilingSegmenter, frame_times
+from framecls.inference.segments import OverlappingSegmenter, SegmentRules, TilingSegmenter
+from framecls.inference.windows import frame_times
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import BLOCKS, block_levels, tick_line, tier_lines
 from framecls.output.tables import (

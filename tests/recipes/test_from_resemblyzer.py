@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import framecls
 from framecls.checkpoints.network import load_network
 from framecls.checkpoints.registry import locate
+from framecls.config import ReadOptions
 from framecls.errors import ModelError
 from framecls.inference.engine import Engine
 from framecls.recipes.from_resemblyzer import _SHRINKAGE, begin, discriminate, project
@@ -78,7 +79,7 @@ def test_the_network_computes_what_resemblyzers_does(tmp_path: Path, gain: float
     network = begin(tmp_path / "pretrained.pt", CONFIG)
     samples = gain * read("speech_en.ogg")
     engine = Engine(network, torch.device("cpu"))
-    outputs = list(engine.run(engine.open(samples, RATE)))
+    outputs = [output for recording in engine.run([samples], ReadOptions(sample_rate=RATE)) for output in recording]
     windows = mel_windows(samples)
     assert len(outputs) == len(windows) > 4
     with torch.no_grad():
@@ -163,7 +164,7 @@ def test_the_beginning_says_what_resemblyzer_says(name: str) -> None:
         whole = encoder.embed_utterance(resemblyzer.preprocess_wav(samples))
     network = begin(Path(resemblyzer.__file__).parent / "pretrained.pt", CONFIG)
     engine = Engine(network, torch.device("cpu"))
-    outputs = list(engine.run(engine.open(samples, RATE)))
+    outputs = [output for recording in engine.run([samples], ReadOptions(sample_rate=RATE)) for output in recording]
     for output, window in zip(outputs, mel_windows(samples), strict=True):
         with torch.no_grad():
             wanted = encoder(torch.from_numpy(window)[None])[0].numpy()

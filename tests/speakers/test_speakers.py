@@ -24,10 +24,10 @@ from framecls.cli.boundary import run
 from framecls.config import NOT_ENROLLED, NOT_NAMED, UNKNOWN, ModelConfig, from_dict, to_dict
 from framecls.errors import AudioError, ConfigError, GalleryError, UsageError
 from framecls.inference.engine import load_engine
-from framecls.inference.identify import find_doubt
+from framecls.inference.identify import find_rejection
 from framecls.nn.network import Network
 from framecls.speakers.gallery import Clip, default_path, open_gallery
-from framecls.speakers.recognition import Enrolled, find_doubts, identity
+from framecls.speakers.recognition import Enrolled, check_enrolment, identity
 
 PITCHES = {"Ada": 200.0, "Bob": 400.0, "Cleo": 900.0, "Dan": 2500.0}
 
@@ -166,7 +166,7 @@ def test_more_people_want_more_evidence() -> None:
     alone = Enrolled(clips[:1]).rank(clips[0].vector, config, 5)
     assert alone.top[0].score > few > many
     assert alone.top[0].label == "p0"
-    assert find_doubt(alone, 2.0, config) is None
+    assert find_rejection(alone, 2.0, config) is None
 
 
 def test_those_not_named_keep_their_chance() -> None:
@@ -179,8 +179,8 @@ def test_those_not_named_keep_their_chance() -> None:
     named = everyone.among(["Bob"])
     ranking = named.rank(ada, config, 5)
     assert [c.label for c in ranking.top] == ["Bob"]
-    assert find_doubt(ranking, 2.0, config) == NOT_NAMED
-    assert find_doubt(named.rank(bob, config, 5), 2.0, config) is None
+    assert find_rejection(ranking, 2.0, config) == NOT_NAMED
+    assert find_rejection(named.rank(bob, config, 5), 2.0, config) is None
     alone = Enrolled([Clip("Bob", "m", "b.wav", 2.0, bob)])
     assert alone.rank(ada, config, 5).top[0].score > ranking.top[0].score
 
@@ -215,9 +215,9 @@ def test_doubts_at_enrolment() -> None:
     config = tiny_voice_config()
     ada, bob, eve = (c.vector for c in random_clips(3))
     before = [Clip("Ada", "m", "ada.wav", 2.0, ada), Clip("Bob", "m", "bob.wav", 2.0, bob)]
-    assert find_doubts("Ada", [Clip("Ada", "m", "a2.wav", 2.0, ada)], before, config) == []
-    assert find_doubts("Eve", [Clip("Eve", "m", "e.wav", 2.0, eve)], before, config) == []
-    doubts = find_doubts("Ada", [Clip("Ada", "m", "b2.wav", 2.0, bob)], before, config)
+    assert check_enrolment("Ada", [Clip("Ada", "m", "a2.wav", 2.0, ada)], before, config) == []
+    assert check_enrolment("Eve", [Clip("Eve", "m", "e.wav", 2.0, eve)], before, config) == []
+    doubts = check_enrolment("Ada", [Clip("Ada", "m", "b2.wav", 2.0, bob)], before, config)
     assert doubts[0].startswith("b2.wav does not sound like the other clips of Ada")
     assert doubts[1].startswith("b2.wav sounds like Bob, who is enrolled already")
 
@@ -430,7 +430,7 @@ def test_an_export_is_for_its_owner_and_whole_or_not_at_all(
         (tmp_path / "voices.jsonl").chmod(0o644)  # and it is so again where it was not
     whole = (tmp_path / "voices.jsonl").read_bytes()
     names = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr("framecls.cli.speakers._as_row", lambda clip: 1 / 0)
+    monkeypatch.setattr("framecls.cli.speakers.write_clip", lambda clip: 1 / 0)
     assert cli("speakers", "export", "-o", "voices.jsonl")[0] == 1
     assert (tmp_path / "voices.jsonl").read_bytes() == whole
     assert sorted(os.listdir(tmp_path)) == names
@@ -449,7 +449,7 @@ def test_another_models_gallery_is_refused_before_anything_is_heard(
 ) -> None:
     other = save_tiny_voice_model(tmp_path, seed=8)
     assert cli("enroll", "Ada", "Ada1.wav", "-m", str(other), "--gallery", "g.sqlite")[0] == 0
-    monkeypatch.setattr("framecls.speakers.recognition.hear", lambda *_, **__: pytest.fail("it was heard"))
+    monkeypatch.setattr("framecls.speakers.recognition.embed_recording", lambda *_, **__: pytest.fail("it was heard"))
     status, _, err = cli("enroll", "Bob", "Bob1.wav", "-m", "MODEL", "--gallery", "g.sqlite")
     assert (status, len(err.splitlines())) == (1, 1)
     assert "its voices were enrolled with the model tiny-speaker-" in err

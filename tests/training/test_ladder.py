@@ -153,7 +153,7 @@ def test_other_tasks(recipe: Recipe, figure: str, sources: set[str], tmp_path: P
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["compare", "--steps", "1", "--rungs", "fc,dot", "--device", "cpu", "--cache", str(tmp_path)]
+    common = ["compare", "--set", "optim.steps=1", "--rungs", "fc,dot", "--device", "cpu", "--cache", str(tmp_path)]
     assert run([*common, "--saw", "-q", "-f", "json"]) == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)
@@ -162,7 +162,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (figures["figure"], figures["steps"], figures["labels"]) == ("accuracy", 1, ["noun", "verb"])
     assert figures["rungs"][0]["by_source"] == {NEAR: 0.5, MIDDLE: 0.5, FAR: 0.5}
     # The clips are a corpus like any other.
-    assert run([*common, str(tmp_path / "saw" / "manifest.jsonl"), "--recipe", "saw", "--seed", "3"]) == 0
+    assert run([*common, str(tmp_path / "saw" / "manifest.jsonl"), "--recipe", "saw", "--set", "optim.seed=3"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0].split() == ["Rung", "Accuracy", "Parameters", "Epoch", "Frames/s"]
@@ -185,8 +185,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["m.jsonl", "--recipe", "nope"], "nope"),
         (["--saw", "--recipe", "sound"], "--saw wants one label a frame"),
         (["--saw", "--recipe", "identify"], "--saw wants one label a frame"),
-        (["--saw", "--steps", "0"], "--steps"),
-        (["--saw", "--seed", "-1"], "--seed"),
+        (["--saw", "--set", "optim.steps=0"], "--set: steps"),
+        (["--saw", "--set", "optim.seed=-1"], "--set: seed"),
         (["--saw", "--threads", "0"], "--threads"),
         (["--saw", "-f", "csv"], "table or json"),
     ],

@@ -28,7 +28,7 @@ from framecls.training.data.labels import Reading, read_rows
 from framecls.training.data.labels.arrays import frame_label_rows, load_array
 from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, parse_rttm
 from framecls.training.data.labels.rows import Row
-from framecls.training.data.labels.textgrid import parse_textgrid
+from framecls.training.data.labels.textgrid import read_textgrid
 from framecls.training.data.labels.walk import list_files
 from framecls.training.data.manifest import Recording, read_manifest, split_recordings
 from framecls.training.data.survey import survey
@@ -79,10 +79,31 @@ def test_textgrids(tmp_path: Path, form: str, encoding: str) -> None:
     assert recording.file == tmp_path / "a.wav"
 
 
-def test_quotes_in_a_textgrid_are_text() -> None:
-    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n'
-    [tier] = parse_textgrid(head + '"IntervalTier"\n"say ""so"""\n0\n1\n2\n0\n0.5\n"12 ""x"" = 3"\n0.5\n1\n"  "\n')
-    assert (tier.name, tier.intervals) == ('say "so"', ((0.0, 0.5, '12 "x" = 3'),))
+HEAD = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n"IntervalTier"\n"words"\n0\n1\n'
+
+
+def test_quotes_in_a_textgrid_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(HEAD + '2\n0\n0.5\n"12 ""x"" = 3"\n0.5\n1\n"  "\n')
+    assert read_textgrid(path) == {"words": [(0.0, 0.5, '12 "x" = 3')]}
+
+
+def test_a_textgrid_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    whole = HEAD + '2\n0\n0.5\n"one"\n0.5\n1\n"two"\n'
+    for end in range(40, len(whole) - 1):
+        path.write_text(whole[:end])
+        with pytest.raises(ManifestError, match="not a TextGrid"):
+            read_textgrid(path)
+    path.write_text(HEAD + "0\n")
+    assert read_textgrid(path) == {"words": []}
+
+
+def test_a_binary_textgrid_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_bytes(b"ooBinaryFile\x08TextGrid" + bytes(40))
+    with pytest.raises(ManifestError, match="save it as UTF-8"):
+        read_textgrid(path)
 
 
 def test_a_tier_is_chosen(tmp_path: Path) -> None:
@@ -99,10 +120,12 @@ def test_a_tier_is_chosen(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=80))
-def test_a_textgrid_is_read_or_refused(text: str) -> None:
-    for whole in (text, 'File type = "ooTextFile"\nObject class = "TextGrid"\n0 1 <exists> 1 ' + text):
+def test_a_textgrid_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.TextGrid"
+    for whole in (text, HEAD + text, HEAD + f'1\n0\n1\n"{text}"\n'):
+        path.write_text(whole, encoding="utf-8", errors="replace")
         with contextlib.suppress(ManifestError):
-            assert isinstance(parse_textgrid(whole), list)
+            assert isinstance(read_textgrid(path), dict)
 
 
 @pytest.mark.parametrize("writer", [TextGridWriter, RttmWriter, AudacityWriter])
@@ -584,9 +607,12 @@ def test_a_survey_counts_everything_and_lists_every_problem(tmp_path: Path) -> N
     assert not job.folder.exists()
 
 
-def test_a_textgrid_with_an_absurd_count_is_refused() -> None:
-    with pytest.raises(ManifestError, match="no time and no count"):
-        parse_textgrid('File type = "ooTextFile"\nObject class = "TextGrid"\n0 1 <exists> 1e999')
+@pytest.mark.parametrize("damage", ['1\n0\n1e999\n"a"\n', "1e999\n", '1\nnow\n1\n"a"\n', '1\n0\n"a"\n'])
+def test_a_textgrid_with_absurd_numbers_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(HEAD + damage)
+    with pytest.raises(ManifestError, match="not a TextGrid"):
+        read_textgrid(path)
 
 
 # --- which files a folder holds

@@ -578,7 +578,7 @@ def test_a_teacher_is_heard_in_mixtures(corpus: Path, tmp_path: Path, lasting: f
         ({"scores": np.zeros((9, 2))}, "do not fit together"),
         ({"scores": np.full((13, 2), 1.5)}, "0 to 1"),
         ({"labels": np.array(["purr", "hum"])}, "knows purr, hum"),
-        ({"files": np.array(["elsewhere.wav"])}, "heard none of the recordings"),
+        ({"files": np.array(["elsewhere.wav"])}, "posteriors of none of the recordings"),
         ({"hop": None}, "arrays files, ends, scores, labels, hop"),
     ],
 )

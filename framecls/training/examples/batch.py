@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from framecls.config import ModelConfig
-from framecls.inference.segments import count_frames
+from framecls.inference.windows import count_frames
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.examples.augment import Samples, augment_batch, perturb

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framecls.config import ModelConfig
-from framecls.inference.segments import count_frames, frame_times
+from framecls.inference.windows import count_frames, frame_times
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording, Span
 from framecls.training.data.phones import index_phones, phones_within

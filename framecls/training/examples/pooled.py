@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from framecls.config import ModelConfig
-from framecls.inference.segments import count_frames, frame_times
+from framecls.inference.windows import count_frames, frame_times
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.data.phones import index_phones

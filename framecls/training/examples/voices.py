@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from framecls.config import UNKNOWN, ModelConfig
 from framecls.errors import ManifestError
-from framecls.inference.segments import count_frames
+from framecls.inference.windows import count_frames
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.examples.augment import Samples, change_speed

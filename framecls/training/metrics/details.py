@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import DEFAULT_BEAM, ModelConfig
+from framecls.config import DEFAULT_BEAM, ModelConfig, ReadOptions
 from framecls.inference.ctc import Edits, count_edits
 from framecls.inference.engine import Engine
 from framecls.inference.phones import decode, phone_engine, stitch_phones
@@ -138,11 +138,11 @@ def phone_figures(
         beam: as `tag_string` takes it.
     """
     spoken = [recording for recording in with_phones(recordings, engine.config.phones) if recording.phones]
-    listening = phone_engine(engine)
+    sounds = (store.read(recording.file) for recording in spoken)
+    running = phone_engine(engine).run(sounds, ReadOptions(sample_rate=store.sample_rate))
     edits, n_phones = Edits(), 0
-    for number, recording in enumerate(spoken, start=1):
-        with listening.open(store.read(recording.file), store.sample_rate) as stream:
-            log_probs = stitch_phones(listening.run(stream), listening.config.overlap_frames)
+    for number, (recording, windows) in enumerate(zip(spoken, running, strict=True), start=1):
+        log_probs = stitch_phones(windows, windows.config.overlap_frames)
         heard = [engine.config.phones[said.symbol - 1] for said in decode(log_probs, beam)]
         edits += count_edits(recording.phones, heard)
         n_phones += len(recording.phones)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from framecls.config import UNKNOWN
+from framecls.config import UNKNOWN, ReadOptions
 from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import Engine
 from framecls.inference.identify import pool_windows
-from framecls.speakers.recognition import pool_voice
+from framecls.speakers.recognition import pool_vectors
 from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
 from framecls.training.data.labels import Reading
 from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
@@ -157,8 +156,8 @@ def _voices(engine: Engine, recordings: list[Recording], store: ClipStore, recip
         names = sorted({recording.label for recording in known})
         pieces = [store.read(recording.file) for recording in known]
         who, sources = [names.index(recording.label) for recording in known], [r.source for r in known]
-    openers = (partial(engine.open, piece, store.sample_rate) for piece in pieces)
-    vectors = [pool_voice(windows)[0] for windows in engine.run_many(openers)]
+    reading = ReadOptions(sample_rate=store.sample_rate)
+    vectors = [pool_vectors(windows)[0] for windows in engine.run(pieces, reading)]
     return report_voices(np.stack(vectors), np.array(who), sources, engine.config.decision)
 
 
@@ -166,8 +165,9 @@ def _whole_recordings(
     engine: Engine, recordings: list[Recording], store: ClipStore, progress: Callable[[int, int], None] | None
 ) -> DevReport:
     logits, truth, sources = [], [], []
-    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
-    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+    sounds = (store.read(recording.file) for recording in recordings)
+    running = engine.run(sounds, ReadOptions(sample_rate=store.sample_rate))
+    for number, (recording, windows) in enumerate(zip(recordings, running, strict=True), start=1):
         logits.append(pool_windows(windows)[0])
         truth.append(engine.config.labels.index(recording.label))
         sources.append(recording.source)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from framecls.config import UNKNOWN, DecisionConfig, ModelConfig
+from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, ReadOptions
 from framecls.inference.engine import Engine
-from framecls.inference.tag import stitch
+from framecls.inference.windows import stitch
 from framecls.nn.network import Network
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
@@ -213,8 +212,9 @@ def collect_frames(
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Return for each recording (frame, label) logits, and (frame, label) 0 or 1 what its annotation says."""
     logits, truth = [], []
-    openers = (partial(engine.open, store.read(r.file), store.sample_rate) for r in recordings)
-    for number, (recording, windows) in enumerate(zip(recordings, engine.run_many(openers), strict=True), start=1):
+    sounds = (store.read(recording.file) for recording in recordings)
+    running = engine.run(sounds, ReadOptions(sample_rate=store.sample_rate))
+    for number, (recording, windows) in enumerate(zip(recordings, running, strict=True), start=1):
         logits.append(stitch(windows, engine.config.overlap_frames))
         truth.append(frames.annotate(recording, 0, len(logits[-1])))
         if progress is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.config import DecisionConfig
-from framecls.speakers.recognition import find_chances
+from framecls.speakers.recognition import speaker_posteriors
 
 Floats = NDArray[np.floating]
 _PULL = 1e-4  # keeps the line finite where the two kinds of pairs do not overlap
@@ -89,10 +89,10 @@ def run_trials(vectors: Floats, voices: NDArray[np.integer], decision: DecisionC
         return Trials(np.zeros((0, 2)), np.zeros(0))
     matrix = np.stack(people) / np.linalg.norm(people, axis=1, keepdims=True)
     cosines, truth = unit[tried] @ matrix.T, np.array(who)
-    chances = find_chances(cosines, decision)
+    chances = speaker_posteriors(cosines, decision)
     known = np.stack([chances.max(axis=1), chances.argmax(axis=1) == truth], axis=1)
     others = cosines[np.arange(len(names)) != truth[:, None]].reshape(len(tried), len(names) - 1)
-    return Trials(known, find_chances(others, decision).max(axis=1))
+    return Trials(known, speaker_posteriors(others, decision).max(axis=1))
 
 
 def unknown_threshold(trials: Trials, false_accepts: float = 0.01) -> float:

@@ -18,9 +18,7 @@ from framecls.training.data.labels.rows import (
     splits_of_folders,
     top_folders,
 )
-from framecls.training.data.labels.textgrid import choose_tier, parse_textgrid
-
-Labelled = tuple[float, float, str]  # start and end in seconds, label
+from framecls.training.data.labels.textgrid import ALL_TIERS, Interval, read_textgrid
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class Format:
     """One kind of label file that is about the recording of the same name."""
 
     name: str
-    parse: Callable[[str, Path, Reading], Sequence[Labelled]]  # text, recording, reading
+    read: Callable[[Path, Path, Reading], Sequence[Interval]]  # label file, recording, options
 
 
-def parse_audacity(text: str) -> list[Labelled]:
+def parse_audacity(text: str) -> list[Interval]:
     """Return the regions of an Audacity label track: start, end and label between tabs.
 
     Lines that begin with a backslash give frequencies, and what has no text or no length labels nothing.
@@ -56,7 +54,7 @@ def parse_audacity(text: str) -> list[Labelled]:
     return found
 
 
-def parse_phn(text: str, sample_rate: int) -> list[Labelled]:
+def parse_phn(text: str, sample_rate: int) -> list[Interval]:
     """Return the phones of a TIMIT .phn file: first sample, end sample, symbol.
 
     Raises:
@@ -73,13 +71,13 @@ def parse_phn(text: str, sample_rate: int) -> list[Labelled]:
     return found
 
 
-def parse_rttm(text: str) -> dict[str, list[Labelled]]:
+def parse_rttm(text: str) -> dict[str, list[Interval]]:
     """Return what an RTTM file says of each file id: the name of the speaker is the label.
 
     Raises:
         ManifestError: a line has another form.
     """
-    found: dict[str, list[Labelled]] = {}
+    found: dict[str, list[Interval]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         parts = line.split()
         if not parts or parts[0] != "SPEAKER":
@@ -89,6 +87,24 @@ def parse_rttm(text: str) -> dict[str, list[Labelled]]:
         start_s, length_s = parse_seconds(parts[3]), parse_seconds(parts[4])
         found.setdefault(parts[1], []).append((start_s, start_s + length_s, parts[7]))
     return found
+
+
+def choose_tier(tiers: dict[str, list[Interval]], wanted: str | None) -> list[Interval]:
+    """Return the intervals of one tier of a TextGrid: the one that is wanted, or the only one.
+
+    Raises:
+        ManifestError: there is no such tier, or there are several and none is named.
+    """
+    names = ", ".join(tiers)
+    if wanted == ALL_TIERS:
+        return sorted(interval for intervals in tiers.values() for interval in intervals)
+    if not tiers:
+        raise ManifestError("there is no interval tier")
+    if wanted is None and len(tiers) > 1:
+        raise ManifestError(f"it has several tiers, choose one with --tier: {names} (or all: --tier '{ALL_TIERS}')")
+    if wanted is not None and wanted not in tiers:
+        raise ManifestError(f"no interval tier {wanted!r}; it has {names}")
+    return sorted(tiers[wanted or names])
 
 
 def _sample_rate(file: Path) -> int:
@@ -101,9 +117,9 @@ def _sample_rate(file: Path) -> int:
 
 # By suffix, in lower case; of several kinds beside the same recordings the first is read.
 FORMATS: dict[str, Format] = {
-    ".textgrid": Format("TextGrids", lambda text, _, reading: choose_tier(parse_textgrid(text), reading.tier)),
-    ".phn": Format("TIMIT phone files", lambda text, file, _: parse_phn(text, _sample_rate(file))),
-    ".txt": Format("Audacity label tracks", lambda text, _file, _reading: parse_audacity(text)),
+    ".textgrid": Format("TextGrids", lambda path, _, reading: choose_tier(read_textgrid(path), reading.tier)),
+    ".phn": Format("TIMIT phone files", lambda path, file, _: parse_phn(read_text(path), _sample_rate(file))),
+    ".txt": Format("Audacity label tracks", lambda path, _file, _reading: parse_audacity(read_text(path))),
 }
 RTTM_SUFFIX = ".rttm"
 
@@ -167,7 +183,7 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Re
                 found.problems.append(f"{name}: there is no recording of this name beside it")
             continue
         try:
-            spans = form.parse(read_text(path), pairs[path], reading)
+            spans = form.read(path, pairs[path], reading)
         except ManifestError as error:
             found.problems.append(f"{name}: {error}")
             continue
@@ -215,7 +231,7 @@ class _Places:
         if left := sorted(name for name, split in self._splits.items() if split is None):
             found.notes.append(f"left out: {', '.join(left)}, since there is a dev folder too")
 
-    def rows(self, file: Path, spans: Sequence[Labelled], where: str, *, timit: bool = False) -> Iterator[Row]:
+    def rows(self, file: Path, spans: Sequence[Interval], where: str, *, timit: bool = False) -> Iterator[Row]:
         """Yield a row for each label of a recording, none if its folder is left out."""
         split = self._splits.get(self._tops[file])
         if self._splits and split is None:

@@ -12,12 +12,13 @@ ALL_TIERS = "*"
 
 Interval = tuple[float, float, str]  # start and end in seconds, text
 
-# The last thing in a whole file is a quoted text, or the size of an empty tier.
-_END = re.compile(r'("|(size = |"\s+\S+\s+\S+\s+)0)\s*$')
+_N_TIERS = re.compile(r"<exists>\D+(\d+)")
+# Class, name, two times, and how many entries a tier has. praatio reads as many as there are, also in a file cut short.
+_N_ENTRIES = re.compile(r'"(?:Interval|Text)Tier"[^"]*"(?:[^"]|"")*"\D*[\d.eE+-]+\D+[\d.eE+-]+\D+(\d+)')
 
 
 def read_textgrid(path: Path) -> dict[str, list[Interval]]:
-    """Read the interval tiers of a TextGrid, without empty intervals; tiers of points are left out.
+    """Read the intervals of each interval tier of a TextGrid, without empty ones; point tiers are left out.
 
     Raises:
         ManifestError: it is no TextGrid in text form, or is cut short.
@@ -28,14 +29,18 @@ def read_textgrid(path: Path) -> dict[str, list[Interval]]:
     text = read_text(path)
     if "TextGrid" not in text[:200]:
         raise ManifestError("not a TextGrid in text form (Praat: Save as text file)")
-    if text.count('"') % 2 or not _END.search(text):
-        raise ManifestError("not a TextGrid, or cut short")
     try:
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="silence")
+        grid = textgrid.openTextgrid(str(path), True, reportingMode="silence", duplicateNamesMode="rename")
     except (PraatioException, IndexError, ValueError) as error:
         raise ManifestError(f"not a TextGrid, or damaged ({type(error).__name__})") from None
-    tiers = {tier.name: [(*entry[:2], entry[2].strip()) for entry in tier.entries] for tier in _intervals(grid.tiers)}
-    for start_s, end_s, _ in (interval for intervals in tiers.values() for interval in intervals):
-        if not -MAX_SECONDS < start_s < end_s < MAX_SECONDS:
-            raise ManifestError(f"not a TextGrid: an interval from {start_s:g} to {end_s:g} s")
+    n_tiers, n_entries = _N_TIERS.search(text), [int(n) for n in _N_ENTRIES.findall(text)]
+    if [len(tier.entries) for tier in grid.tiers] != n_entries or not n_tiers or int(n_tiers[1]) != len(n_entries):
+        raise ManifestError("not a TextGrid, or cut short: it has not as many tiers and intervals as it says")
+    tiers = {}
+    for tier in grid.tiers:
+        if isinstance(tier, textgrid.IntervalTier):
+            tiers[tier.name] = [(entry.start, entry.end, entry.label.strip()) for entry in tier.entries]
+            if any(not abs(time) < MAX_SECONDS for interval in tiers[tier.name] for time in interval[:2]):
+                raise ManifestError("not a TextGrid: an interval has no time in seconds")
+            tiers[tier.name] = [interval for interval in tiers[tier.name] if interval[2]]
     return tiers
