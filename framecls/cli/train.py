@@ -37,7 +37,7 @@ from framecls.training.recipe import (
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
-    from framecls.training.metrics.measure import DevReport
+    from framecls.training.metrics.report import DevReport
     from framecls.training.team import Team
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,9 @@ from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data, Job
 from framecls.training.losses import Shard, VoiceLoss, batch_loss, take_shard
-from framecls.training.metrics.measure import DevReport, collect_frames, measure, report_frames
+from framecls.training.metrics.frames import collect_frames, report_frames
+from framecls.training.metrics.measure import measure
+from framecls.training.metrics.report import DevReport
 from framecls.training.optimizer import freeze, initialise, learning_rate, make_optimizer
 from framecls.training.recipe import Recipe
 from framecls.training.state import Identity, State, StateFile

@@ -30,7 +30,7 @@ import framecls
 from framecls.cli.boundary import run
 from framecls.errors import AudioError, is_out_of_memory
 from framecls.training import loop
-from framecls.training.metrics.measure import DevReport
+from framecls.training.metrics.report import DevReport
 
 LONG = "x" * 300
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="descriptors and /proc as Linux has them")

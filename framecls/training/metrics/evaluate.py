@@ -1,4 +1,4 @@
-"""Measure a model file on labelled recordings: the same figures as in training, through the same code as `tag`."""
+"""Measure a model file on labelled recordings: the figures of training, by the code of `tag` and `identify`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ from framecls.training.examples.mixtures import MixtureExamples
 from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.metrics.details import describe, phone_figures
-from framecls.training.metrics.measure import (
-    DevReport,
-    collect_frames,
-    measure,
-    report_frames,
-    report_pooled,
-    report_voices,
-)
+from framecls.training.metrics.frames import collect_frames, report_frames
+from framecls.training.metrics.measure import measure
+from framecls.training.metrics.pooled import report_pooled
+from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.verification import report_voices
 from framecls.training.recipe import MeasuredSplit, OptimConfig, Recipe, SplitBy
 
 
@@ -41,11 +38,11 @@ class Test:
     manifest: Path
     cache: Path  # folder for decoded recordings
     split: MeasuredSplit = "dev"
-    recipe: Recipe | None = None  # mix and augment as this recipe does, where it mixes; else recordings as they are
-    length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
+    recipe: Recipe | None = None  # measure on mixtures if this recipe has them; None: on recordings as they are
+    length_s: float | None = None  # pooled: join and cut the recordings of each voice; None: each file whole
     tier: str | None = None  # of TextGrids that have several
-    split_by: SplitBy | None = None  # as in training; None: what the manifest allows
-    codec: str | None = None  # measure what one of `names.CODECS` leaves of the recordings; None: as they are
+    split_by: SplitBy | None = None  # as in training
+    codec: str | None = None  # one of `CODECS`, to encode and decode the recordings with
     only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
 
 
@@ -55,13 +52,13 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     Args:
         engine: the model.
         test: the recordings, and how they are cut.
-        progress: told the number of recordings (or batches) done, and of all.
+        progress: called with the number of recordings (or batches) done, and of all.
 
     Raises:
         ManifestError: the manifest cannot be used, or has a label that the model does not have.
         ConfigError: a codec is asked for where there are no recordings.
     """
-    recordings = _choose(engine, test)
+    recordings = _read_split(engine, test)
     store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
     figures = describe(report, engine.config) if report.answers is not None else report.figures
@@ -71,12 +68,12 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
 
 
 def fit_decision(engine: Engine, test: Test) -> DevReport:
-    """Return the figures of a model, and the decision that fits these recordings best, in the place of its own.
+    """Return the figures of a model, with thresholds and temperature fitted on these recordings.
 
     Raises:
         ManifestError: as `evaluate`.
     """
-    recordings = _choose(engine, test)
+    recordings = _read_split(engine, test)
     return _measure(engine, test, recordings, _open_store(engine, test, recordings), None)
 
 
@@ -112,7 +109,7 @@ def _measure(
     return report_frames(engine.config, *collect_frames(engine, recordings, store, frames, progress))
 
 
-def _choose(engine: Engine, test: Test) -> list[Recording]:
+def _read_split(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
     reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
@@ -130,7 +127,7 @@ def _choose(engine: Engine, test: Test) -> list[Recording]:
 
 
 def _seed(engine: Engine, test: Test) -> int:
-    """Return the seed that split the recordings in training: what was learnt from must not be measured on."""
+    """Return the seed that split the recordings in training, so that dev is what was dev then."""
     if test.recipe is not None:
         return test.recipe.optim.seed
     split = engine.config.card.get("split")
