@@ -10,14 +10,14 @@ from framecls.checkpoints.frontends import look_up
 from framecls.config import FeatureConfig, ModelConfig
 from framecls.errors import ConfigError, ManifestError
 from framecls.training.data.clips import ClipStore, array_size, open_clips
-from framecls.training.data.labels import Reading
+from framecls.training.data.labels import LabelSettings
 from framecls.training.data.manifest import (
     Parts,
     Recording,
     check_labels,
+    choose_split_by,
     find_labels,
     find_phones,
-    keep_together,
     read_manifest,
     split_recordings,
 )
@@ -122,14 +122,14 @@ def find_label_fault(recipe: Recipe, labels: Sequence[str]) -> str | None:
     return f"all rows have the label {labels[0]!r}: at least two are needed{way_out}"
 
 
-def reading(job: Job) -> Reading:
+def reading(job: Job) -> LabelSettings:
     """Return how to read the labels of a job."""
-    return Reading(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
+    return LabelSettings(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
 
 
 def split(job: Job, recordings: list[Recording]) -> Parts:
     """Split the recordings of a job into train and dev."""
-    by = keep_together(job.split_by, voices=bool(job.recipe.embedding))
+    by = choose_split_by(job.split_by, voices=bool(job.recipe.embedding))
     return split_recordings(recordings, job.recipe.optim.seed, by)
 
 

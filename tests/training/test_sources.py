@@ -24,7 +24,7 @@ from framecls.inference.engine import load_engine
 from framecls.output.formats import AudacityWriter, RttmWriter, TextGridWriter
 from framecls.results import Segment, TagResult
 from framecls.training.data.clips import open_clips
-from framecls.training.data.labels import Reading, read_rows
+from framecls.training.data.labels import LabelSettings, read_rows
 from framecls.training.data.labels.arrays import frame_label_rows, load_array
 from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, parse_rttm
 from framecls.training.data.labels.rows import Row
@@ -112,10 +112,10 @@ def test_a_tier_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"choose one with --tier: words, phones"):
         read_manifest(tmp_path)
     with pytest.raises(ManifestError, match="no interval tier 'tones'; it has words, phones"):
-        read_manifest(tmp_path, Reading(tier="tones"))
-    [recording] = read_manifest(tmp_path, Reading(tier="phones"))
+        read_manifest(tmp_path, LabelSettings(tier="tones"))
+    [recording] = read_manifest(tmp_path, LabelSettings(tier="phones"))
     assert [span.label for span in recording.spans] == ["aaphones", "b cphones"]
-    [recording] = read_manifest(tmp_path, Reading(tier="*"))
+    [recording] = read_manifest(tmp_path, LabelSettings(tier="*"))
     assert len(recording.spans) == 4
 
 
@@ -183,7 +183,7 @@ def test_rttm(tmp_path: Path) -> None:
     (tmp_path / "all.rttm").write_text(text)
     recordings = read_manifest(tmp_path)
     assert [spans_of(r) for r in recordings] == [[("ann", 0.25, 0.75), ("bob", 0.5, 1.5)], [("bob", 0.0, 1.0)]]
-    assert read_rows(tmp_path, Reading()).notes == ["1 of 3 recordings are left out: no label file is about them"]
+    assert read_rows(tmp_path, LabelSettings()).notes == ["1 of 3 recordings are left out: no label file is about them"]
     (tmp_path / "all.rttm").write_text(text + "SPEAKER d 1 0 1 <NA> <NA> dan <NA> <NA>\n")
     with pytest.raises(ManifestError, match=r"all.rttm: file d: there is no recording of this name"):
         read_manifest(tmp_path)
@@ -224,11 +224,11 @@ def test_a_folder_for_each_label(tmp_path: Path) -> None:
 def test_folders_that_are_splits(tmp_path: Path) -> None:
     for place in ("train/dog/1.wav", "valid/dog/2.wav", "test/dog/3.wav"):
         write_wav(tmp_path / place)
-    found = read_rows(tmp_path, Reading())
+    found = read_rows(tmp_path, LabelSettings())
     assert [(row.label, row.split) for row in found.rows] == [("dog", "train"), ("dog", "dev")]
     assert found.notes == ["left out: test, since there is a dev folder too"]
     shutil.rmtree(tmp_path / "valid")
-    assert sorted(row.split or "" for row in read_rows(tmp_path, Reading()).rows) == ["dev", "train"]
+    assert sorted(row.split or "" for row in read_rows(tmp_path, LabelSettings()).rows) == ["dev", "train"]
 
 
 def write_kaldi(folder: Path) -> None:
@@ -246,26 +246,26 @@ def test_kaldi(tmp_path: Path) -> None:
     recordings = read_manifest(tmp_path)
     assert [spans_of(r) for r in recordings] == [[("de", 0.0, 0.8), ("en", 0.8, 2.0)], [("de", 0.5, None)]]
     assert [(r.speaker, r.others) for r in recordings] == [("ann", ("bob",)), ("ann", ())]
-    by_row = read_manifest(tmp_path, Reading(by_row=True))
+    by_row = read_manifest(tmp_path, LabelSettings(by_row=True))
     assert [(r.label, r.speaker, r.file.name) for r in by_row] == [
         ("de", "ann", "r1.wav#t=0,0.8"),
         ("en", "bob", "r1.wav#t=0.8,2"),
         ("de", "ann", "r2.wav#t=0.5"),
     ]
     (tmp_path / "utt2lang").unlink()
-    assert [r.label for r in read_manifest(tmp_path / "wav.scp", Reading(by_row=True))] == ["ann", "bob", "ann"]
+    assert [r.label for r in read_manifest(tmp_path / "wav.scp", LabelSettings(by_row=True))] == ["ann", "bob", "ann"]
 
 
 def test_sections_are_cut_from_their_files(tmp_path: Path) -> None:
     write_kaldi(tmp_path)
-    recordings = read_manifest(tmp_path, Reading(by_row=True))
+    recordings = read_manifest(tmp_path, LabelSettings(by_row=True))
     store = open_clips(recordings, RATE, tmp_path / "cache")
     whole, _ = soundfile.read(tmp_path / "wav" / "r1.wav", dtype="float32")
     np.testing.assert_allclose(store.read(recordings[1].file), whole[round(0.8 * RATE) :], atol=1e-4)
     assert store.n_samples(recordings[2].file) == 1.5 * RATE
     (tmp_path / "segments").write_text("u1 r1 0.0 0.8\nu2 r1 0.8 3.0\n")
     with pytest.raises(ManifestError, match=r"u2: r1.wav: en ends at 3.00 s, the file at 2.00 s"):
-        open_clips(read_manifest(tmp_path, Reading(by_row=True)), RATE, tmp_path / "cache")
+        open_clips(read_manifest(tmp_path, LabelSettings(by_row=True)), RATE, tmp_path / "cache")
 
 
 def test_kaldi_pipes_are_refused(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_fields_that_are_not_read_are_named(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav")
     row = {"file": "a.wav", "begin": 0.5, "stop": 1, "label": 0, "speaker": 0}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    found = read_rows(tmp_path / "rows.jsonl", Reading())
+    found = read_rows(tmp_path / "rows.jsonl", LabelSettings())
     assert [(row.label, row.speaker) for row in found.rows] == [("0", "0")]
     [note] = found.notes
     assert note.startswith("not read: begin, stop (fields that are read: file, start, end,")
@@ -625,7 +625,7 @@ def test_the_whole_disk_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_folder_of_other_things_is_left_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framecls.training.data.labels.walk._MOST_OTHERS", 20)
+    monkeypatch.setattr("framecls.training.data.labels.walk._MAX_OTHERS", 20)
     for folder in range(10):
         (tmp_path / f"{folder}").mkdir()
         for number in range(10):

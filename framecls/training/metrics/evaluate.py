@@ -13,9 +13,9 @@ from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import Engine
 from framecls.inference.identify import pool_windows
 from framecls.speakers.recognition import pool_vectors
-from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
-from framecls.training.data.labels import Reading
-from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
+from framecls.training.data.clips import ClipStore, CodecStore, check_features, open_clips
+from framecls.training.data.labels import LabelSettings
+from framecls.training.data.manifest import Recording, check_labels, choose_split_by, read_manifest, split_recordings
 from framecls.training.examples.batch import Batch
 from framecls.training.examples.frames import FrameExamples
 from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
@@ -43,7 +43,6 @@ class Test:
     tier: str | None = None  # of TextGrids that have several
     split_by: SplitBy | None = None  # as in training
     codec: str | None = None  # one of `CODECS`, to encode and decode the recordings with
-    only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
 
 
 def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | None = None) -> DevReport:
@@ -83,7 +82,7 @@ def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> Clip
         return store
     if engine.config.features.kind == "given" or (test.recipe and test.recipe.mix.enabled):
         raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
-    return CodedStore(store, test.codec)
+    return CodecStore(store, test.codec)
 
 
 def _measure(
@@ -111,14 +110,12 @@ def _measure(
 
 def _read_split(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
-    reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
+    reading = LabelSettings(test.tier, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
-    if test.only_candidates and engine.config.decision.candidates:
-        recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
     if not engine.config.embedding:
         check_labels(recordings, engine.config.labels)
     check_features(recordings, engine.config)
-    by = keep_together(test.split_by, voices=bool(engine.config.embedding))
+    by = choose_split_by(test.split_by, voices=bool(engine.config.embedding))
     parts = split_recordings(recordings, _seed(engine, test), by)
     chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
     if not chosen:
