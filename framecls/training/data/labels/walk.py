@@ -8,8 +8,8 @@ from pathlib import Path
 
 from framecls.errors import ManifestError
 
-# Other files that a folder may hold, and more for each recording: labels, texts, pictures. A whole disk has more, so its
-# walk ends early.
+# Other files that a folder may hold, and more for each recording: labels, texts, pictures. A whole disk has more;
+# listing it ends early.
 _MAX_OTHERS = 50_000
 _OTHERS_EACH = 100
 
