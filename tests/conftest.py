@@ -13,6 +13,11 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from framecls.cli.boundary import run
+from support.commands import Answer, Cli
+from support.models import save_tiny_model
+from support.signals import make_tone
+
 WriteAudio = Callable[..., Path]
 
 
@@ -51,30 +56,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def make_tone(duration_s: float = 1.0, sample_rate: int = 16000, frequency_hz: float = 440.0) -> NDArray[np.float32]:
-    """Return (sample,) a sine of amplitude 0.5."""
-    times = np.arange(round(duration_s * sample_rate)) / sample_rate
-    return (0.5 * np.sin(2 * np.pi * frequency_hz * times)).astype(np.float32)
-
-
-def make_noise(duration_s: float = 1.0, sample_rate: int = 16000, channels: int = 1) -> NDArray[np.float32]:
-    """Return (sample,), or (sample, channel) where there are several, white noise of standard deviation 0.1."""
-    noise = 0.1 * np.random.default_rng(0).standard_normal((round(duration_s * sample_rate), channels))
-    return (noise[:, 0] if channels == 1 else noise).astype(np.float32)
-
-
-@pytest.fixture
-def tone() -> Callable[..., NDArray[np.float32]]:
-    """Return `make_tone`."""
-    return make_tone
-
-
-@pytest.fixture
-def noise() -> Callable[..., NDArray[np.float32]]:
-    """Return `make_noise`."""
-    return make_noise
-
-
 @pytest.fixture
 def write_audio(tmp_path: Path) -> WriteAudio:
     """Return a function that writes (sample,) or (sample, channel) to a file under tmp_path and returns its path."""
@@ -94,3 +75,46 @@ def write_audio(tmp_path: Path) -> WriteAudio:
 def _ctrl_c_is_heard() -> None:
     """Shells make their background jobs deaf to Ctrl-C, and so would be the programs that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs a command line in this process; what its own processes write counts as well."""
+
+    def call(*arguments: str | Path) -> Answer:
+        capfd.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return Answer(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tag_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of a tiny tagger."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
+
+
+@pytest.fixture(scope="session")
+def identify_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of a tiny language identifier."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "pooled"))
+
+
+@pytest.fixture
+def tag(cli: Cli, tag_model: str) -> Cli:
+    """Return a function that runs `framecls tag` with the tiny model."""
+    return lambda *arguments: cli("tag", "-m", tag_model, "--device", "cpu", *arguments)
+
+
+@pytest.fixture
+def identify(cli: Cli, identify_model: str) -> Cli:
+    """Return a function that runs `framecls identify` with the tiny model."""
+    return lambda *arguments: cli("identify", "-m", identify_model, "--device", "cpu", *arguments)

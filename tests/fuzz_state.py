@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -23,10 +22,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from hostile_state import (
+import framecls
+from framecls.cli.boundary import run
+from support.hostile_state import (
     BESIDE,
     CONTENTS,
     FOLDER_RECORDS,
@@ -37,12 +37,11 @@ from hostile_state import (
     Spoil,
     edit_records,
 )
-from models import save_tiny_model, save_tiny_voice_model, tone, write_wav
+from support.limits import ends_in_time
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import make_tone, write_wav
 
-import framecls
-from framecls.cli.boundary import run
-
-MOST_S = 30.0  # of a case; most take a few milliseconds
+MOST_S = 30.0  # of computing, of a case; most take a few milliseconds
 VICTIM = "of somebody else\n"
 RECORDINGS = (("a.wav", 300.0), ("b.wav", 700.0))
 
@@ -72,18 +71,12 @@ class Case:
             CaseError: it hangs, or ends in an error of our own.
         """
 
-        def too_late(number: int, frame: FrameType | None) -> None:
-            raise CaseError(f"{arguments}: it takes longer than {MOST_S:g} s")
-
-        handler = signal.signal(signal.SIGALRM, too_late)
-        signal.setitimer(signal.ITIMER_REAL, MOST_S)
         out, err = io.StringIO(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with ends_in_time(MOST_S), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = run(list(arguments))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
+        except AssertionError as error:
+            raise CaseError(f"{arguments}: {error}") from None
         said = err.getvalue()
         if status not in (0, 1, 2, 3) or "unexpected" in said or "Traceback" in said:
             raise CaseError(f"{arguments}: status {status}: {said}")
@@ -254,7 +247,7 @@ def make(folder: Path) -> None:
     model = framecls.load(voices, device="cpu")
     gallery = folder / "whole" / "voices.sqlite"
     for name, pitch in (("Ada", 300.0), ("Bob", 700.0), ("Cleo", 2000.0)):
-        model.enroll(name, [tone(length, pitch) for length in (1.5, 2.0)], sample_rate=16000, gallery=gallery)
+        model.enroll(name, [make_tone(length, pitch) for length in (1.5, 2.0)], sample_rate=16000, gallery=gallery)
     for output in ("file/all.csv", "folder/"):
         assert run([*tag_command(folder), "-q", "-o", f"{folder}/whole/{output}"]) == 0
     export = ["speakers", "export", "-q", "--gallery", str(gallery), "-o", str(folder / "whole" / "voices.jsonl")]

@@ -13,201 +13,176 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, save_tiny_voice_model, tiny_config, write_wav
 
 from framecls import bench
-from framecls.cli.boundary import run
-from framecls.errors import ConfigError, FrameclsError
-from framecls.inference.engine import count_decoders
+from framecls.errors import FrameclsError
+from framecls.inference.engine import count_decoders, load_engine
+from framecls.model import Model
+from support.commands import Cli
+from support.models import save_tiny_voice_model
+from support.signals import write_wav
+
+STAGES = ["decode", "features", "model", "whole"]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {"frame": save_tiny_model(folder, "frame"), "pooled": save_tiny_model(folder, "pooled")}
+def voice_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model whose command is not measured: the stages are those of any other."""
+    return save_tiny_voice_model(tmp_path_factory.mktemp("models"))
 
 
-def quick(**settings: Any) -> bench.Job:
-    return bench.Job(**{"length_s": 3.0, "repeats": 2, "processes": False, "device": "cpu", **settings})
+def measure(told: list[str] | None = None, **settings: Any) -> bench.Report:
+    """Measure a job on the CPU that takes no time; `told` gets the titles and the notes."""
+    told = [] if told is None else told
+    job = bench.Job(**{"repeats": 2, "device": "cpu", **settings})
+    return bench.run(job, lambda title, done, total: told.append(title), told.append)
 
 
 def test_the_made_up_audio_is_the_same_every_time(tmp_path: Path) -> None:
     first, second = (bench.write_audio(tmp_path / name, 2.5) for name in ("a.wav", "b.wav"))
     assert first.read_bytes() == second.read_bytes()
     with wave.open(str(first)) as file:
-        assert (file.getnframes(), file.getframerate()) == (40000, 16000)
+        assert (file.getnframes(), file.getframerate(), file.getsampwidth()) == (40000, 16000, 2)
         samples = np.frombuffer(file.readframes(40000), "<i2")
     assert 1000 < samples.std() < 20000
 
 
-@pytest.mark.parametrize("task", ["frame", "pooled"])
-def test_every_stage_is_measured(task: str, models: dict[str, Path]) -> None:
+def test_every_stage_is_measured(voice_model: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    report = bench.run(quick(model=models[task]), lambda title, done, total: told.append(title))
-    assert list(report.stages) == ["decode", "features", "model", "whole"]
-    assert all(len(timing.seconds) == 2 for timing in report.stages.values())
-    assert all(0 < timing.low_s <= timing.median_s <= timing.high_s for timing in report.stages.values())
-    assert report.audio_s == 3.0
-    assert report.speed(report.stages["whole"]) == 3.0 / report.stages["whole"].median_s
-    assert told.count("measuring") == 2
+    report = measure(told, model=voice_model, file=write_wav(tmp_path / "a.wav", 3.0))
+    assert list(report.stages) == STAGES
+    for speed in report.stages.values():
+        assert 0 < speed.low_s <= speed.median_s <= speed.high_s
+        assert speed.times_real_time == 3.0 / speed.median_s
+    assert report.whole_to_decode == report.stages["whole"].median_s / report.stages["decode"].median_s
+    assert (report.duration, report.files, report.file) == (3.0, 1, str(tmp_path / "a.wav"))
+    assert told == ["warming up", "measuring", "measuring"]
 
 
-def test_a_recording_of_the_users(models: dict[str, Path], tmp_path: Path) -> None:
-    report = bench.run(quick(model=models["frame"], file=write_wav(tmp_path / "a.wav", 2.0)))
-    assert (report.audio_s, report.file) == (2.0, str(tmp_path / "a.wav"))
-
-
-def test_a_folder(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its recordings are decoded at once, as many as there are decoders, and answered together."""
+def test_the_command_as_json(cli: Cli, tag_model: str, tmp_path: Path) -> None:
+    """Of a folder: its recordings are decoded at once, and answered together; then the command is run on them."""
     for number in range(5):
         write_wav(tmp_path / "in" / f"{number % 2}" / f"{number}.wav", 1.0 + 0.5 * number, 200 + 90 * number)
     (tmp_path / "in" / "text.wav").write_text("no audio\n" * 100)
-    command = ["bench", str(tmp_path / "in"), "-m", str(models["frame"]), "--device", "cpu", "--repeats", "2"]
-    assert run([*command, "-f", "json"]) == 0
-    captured = capsys.readouterr()
-    said = json.loads(captured.out)
+    answer = cli("bench", tmp_path / "in", "-m", tag_model, "--device", "cpu", "--repeats", "1", "-f", "json")
+    [said] = answer.records
+    assert (answer.status, said["runtime"], said["device"]) == (0, "torch", "cpu")
     assert (said["duration"], said["files"], said["files_left_out"]) == (10.0, 5, 1)
     assert said["decoders"] == min(count_decoders(), 5)
-    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
-    medians = {name: stage["median_s"] for name, stage in said["stages"].items()}
-    assert said["whole_to_decode"] == medians["whole"] / medians["decode"]
-    [line] = captured.err.splitlines()
+    assert list(said["stages"]) == STAGES
+    assert set(said["stages"]["whole"]) == {"median_s", "low_s", "high_s", "times_real_time"}
+    assert 50e6 < (said["peak_memory_bytes"] or 1e9) < 5e9
+    assert list(said["start_up"]) == ["framecls --help", "import torch", "tag, a clip of 10 s"]
+    assert all(set(timing) == {"median_s", "low_s", "high_s"} for timing in said["start_up"].values())
+    assert (said["against"], said["not_installed"]) == ({}, {})
+    [line] = answer.errors
     assert line.startswith(f"framecls: {tmp_path / 'in' / 'text.wav'} is left out: not audio")
-    assert run([*command, "-q"]) == 0
-    table = capsys.readouterr().out
-    assert ", 5 recordings, 0:00:10 (torch, cpu" in table.replace("\n", "")
-    assert f"decode, {said['decoders']} at once" in table
-    assert "times as long as decoding alone" in table
+
+
+def test_the_command_as_a_table(cli: Cli, identify_model: str) -> None:
+    """Of made-up sound, and a model that identifies."""
+    answer = cli("bench", "-m", identify_model, "--device", "cpu", "--length", "2", "--repeats", "1", "-q")
+    assert (answer.status, answer.err) == (0, "")
+    assert "tiny-language on 2 s of made-up sound, 16 kHz wav (torch, cpu" in answer.out
+    for words in (*STAGES, "× real time", "times as long as decoding alone", "identify, a clip of 10 s"):
+        assert words in answer.out
 
 
 def test_a_folder_is_decoded_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_decoders = count_decoders()
     files = [write_wav(tmp_path / f"{number}.wav", 1.0) for number in range(2 * n_decoders)]
     together = threading.Barrier(n_decoders)
-    heard: list[Path] = []
-    monkeypatch.setattr(bench, "_listen", lambda file, rate: (together.wait(10), heard.append(file)))
+    decode = bench._decode
+    lengths: list[int] = []
+
+    def decode_together(file: Path, rate: int) -> None:
+        together.wait(60)  # broken, were there fewer threads
+        lengths.append(decode(file, rate))
+
+    monkeypatch.setattr(bench, "_decode", decode_together)
     bench._decode_all(files, 16000)
-    assert sorted(heard) == files
+    assert lengths == [16000] * len(files)
 
 
-def test_a_folder_of_nothing(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_nothing(cli: Cli, tag_model: str, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).write_text("no audio\n" * 100)
-    assert run(["bench", str(tmp_path), "-m", str(models["frame"]), "--device", "cpu"]) == 1
-    [line] = capsys.readouterr().err.splitlines()
+    answer = cli("bench", tmp_path, "-m", tag_model, "--device", "cpu")
+    [line] = answer.errors
+    assert answer.status == 1
     assert line.startswith(f"framecls: error: {tmp_path}: none of 2 recordings can be read; the first: not audio")
 
 
-def test_stages_do_all_the_work(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_do_all_the_work(tag_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows that are timed stage by stage are those that the engine reads."""
-    engine = bench.load_engine(models["frame"], device="cpu", batch_size=2)
+    engine = load_engine(tag_model, device="cpu", batch_size=2)
     seen: list[torch.Tensor] = []
     really = engine.network.features.forward
     monkeypatch.setattr(engine.network.features, "forward", lambda w, n: (seen.append(w.clone()), really(w, n))[1])
     file = write_wav(tmp_path / "a.wav", 7.3)
-    bench._time_network(engine, [file])
+    timed = bench.TimedEngine(engine)
+    for recording in timed.run([file]):
+        list(recording)
+    assert min(timed.features_s, timed.model_s) > 0
     by_stage, seen[:] = list(seen), []
-    bench.Model(engine).tag(file)
+    Model(engine).tag(file)
     # Which windows share a batch depends on which is decoded first.
     one, other = (sorted(row.numpy().tobytes() for batch in batches for row in batch) for batches in (by_stage, seen))
     assert len(by_stage) > 1
     assert one == other
 
 
-def test_peers_run_on_the_same_audio(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_run_on_the_same_audio(voice_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
     peers = {
-        "present": ("numpy", "numpy", lambda: lambda samples: heard.append(len(samples))),
-        "absent": ("no_such_module", "no-such-package", lambda: None),
+        "present": bench.Peer("numpy", "numpy", lambda module: lambda samples: heard.append(len(samples))),
+        "absent": bench.Peer("no_such_module", "no-such-package", lambda module: len),
     }
     monkeypatch.setattr(bench, "PEERS", peers)
-    report = bench.run(quick(model=models["frame"], against=("present", "absent")))
+    report = measure(model=voice_model, file=write_wav(tmp_path / "a.wav", 3.0), against=("present", "absent"))
     assert heard == [48000] * 3  # one to warm up
-    assert list(report.peers) == ["present"]
-    assert report.missing == {"absent": "pip install no-such-package"}
-    assert report.ratio("present") == report.peers["present"].median_s / report.stages["whole"].median_s
+    assert list(report.stages) == STAGES
+    assert list(report.against) == ["present"]
+    assert report.not_installed == {"absent": "pip install no-such-package"}
+    assert report.against["present"].ratio == report.against["present"].median_s / report.stages["whole"].median_s
+    assert report.versions["present"] == np.__version__
 
 
 @pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="needs the package silero-vad")
-def test_silero_keeps_its_hands_off_the_threads(models: dict[str, Path]) -> None:
+def test_silero_leaves_the_threads_of_torch_alone() -> None:
     before = torch.get_num_threads()
-    report = bench.run(quick(model=models["frame"], against=("silero",), repeats=1))
+    read = bench.PEERS["silero"].load()
     assert torch.get_num_threads() == before
-    assert report.peers["silero"].low_s > 0
+    assert read(np.zeros(16000, np.float32)).numel() == 32  # of 512 samples each
 
 
 @pytest.mark.skipif(importlib.util.find_spec("webrtcvad") is None, reason="needs the package webrtcvad")
 def test_webrtc_judges_every_frame() -> None:
-    found = bench._load_webrtc()(np.zeros(16000, np.float32))
-    assert found == [False] * 33
+    assert bench.PEERS["webrtc"].load()(np.zeros(16000, np.float32)) == [False] * 33
 
 
-def test_a_peer_is_told_by_its_module(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_is_told_by_its_module() -> None:
     """The module soundfile, say, is of the package soundfile, whatever we would have told people to install."""
-    monkeypatch.setattr(bench, "PEERS", {"other": ("soundfile", "soundfile-wheels", lambda: len)})
-    report = bench.run(quick(model=models["frame"], against=("other",), repeats=1))
-    assert report.versions["other"] == importlib.metadata.version("soundfile")
+    assert bench.Peer("soundfile", "soundfile-wheels", len).version == importlib.metadata.version("soundfile")
 
 
-def test_a_model_of_voices_hears_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = save_tiny_voice_model(tmp_path)
-    command = ["bench", "-m", str(model), "--device", "cpu", "--repeats", "1", "-q"]
-    assert run(command) == 2
-    assert capsys.readouterr().err == (
-        "framecls: error: the model tiny-speaker wants to hear somebody talk: name a recording\n"
+def test_a_model_of_voices_hears_a_recording(cli: Cli, voice_model: Path, tmp_path: Path) -> None:
+    command = ("bench", "-m", voice_model, "--device", "cpu", "--repeats", "1", "-q")
+    answer = cli(*command)
+    assert (answer.status, answer.errors) == (
+        2,
+        ["framecls: error: the model tiny-speaker wants to hear somebody talk: name a recording"],
     )
-    assert run([*command, str(write_wav(tmp_path / "a.wav", 5.0)), "-f", "json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
+    answer = cli(*command, write_wav(tmp_path / "a.wav", 5.0), "-f", "json")
+    assert answer.status == 0
+    said = json.loads(answer.out)
+    assert list(said["stages"]) == STAGES
     assert (said["start_up"], said["peak_memory_bytes"]) == ({}, None)
-
-
-def test_the_start_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[tuple[str, ...]] = []
-    monkeypatch.setattr(bench, "_call", lambda arguments: called.append(tuple(arguments)))
-    times = bench.measure_start_up(["tag", "a.wav"], 2)
-    assert list(times) == ["framecls --help", "import torch", "tag, a clip of 10 s"]
-    assert all(len(timing.seconds) == 2 for timing in times.values())
-    one_round = [("-m", "framecls", "--help"), ("-c", "import torch"), ("-m", "framecls", "tag", "a.wav")]
-    assert called == one_round * 3  # one to fill the caches
-
-
-def test_memory_is_that_of_the_command(models: dict[str, Path], tmp_path: Path) -> None:
-    command = bench._command(quick(model=models["frame"]), tiny_config("frame"), [write_wav(tmp_path / "a.wav")])
-    peak_bytes = bench.measure_memory(command)
-    assert peak_bytes is None or 50e6 < peak_bytes < 5e9
 
 
 def test_a_process_that_fails_is_an_error() -> None:
     with pytest.raises(FrameclsError, match="no such file"):
-        bench._call(("-m", "framecls", "tag", "missing.wav"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"runtime": "tensorrt"}, "choose torch or onnx"),
-        ({"repeats": 0}, "at least 1"),
-        ({"length_s": 0.0}, "1 to 36000"),
-        ({"against": ("marblenet",)}, "choose silero, webrtc"),
-    ],
-)
-def test_wrong_settings(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        quick(**settings)
-
-
-def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["bench", "-m", str(models["frame"]), "--device", "cpu", "--length", "2", "--repeats", "1"]
-    assert run([*common, "-f", "json", "-q"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["duration"] == 2.0
-    assert set(said["stages"]) == {"decode", "features", "model", "whole"}
-    assert said["stages"]["whole"]["times_real_time"] > 0
-    assert run([*common, "-q"]) == 0
-    table = capsys.readouterr().out
-    for word in ("decode", "features", "model", "whole", "× real time"):
-        assert word in table
+        bench.run_python(("-m", "framecls", "tag", "missing.wav"))
 
 
 @pytest.mark.parametrize(
@@ -221,30 +196,12 @@ def test_the_command_prints_json_or_a_table(models: dict[str, Path], capsys: pyt
         (["-m", "nope"], "'nope'"),
     ],
 )
-def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", *arguments]) == 2
-    err = capsys.readouterr().err
-    assert said in err
-    assert len(err.splitlines()) == 1
+def test_wrong_usage(arguments: list[str], said: str, cli: Cli) -> None:
+    answer = cli("bench", *arguments)
+    assert (answer.status, len(answer.errors)) == (2, 1)
+    assert said in answer.err
 
 
-def test_missing_recording_is_one_line(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "missing.wav", "-m", str(models["frame"]), "--device", "cpu"]) == 1
-    assert capsys.readouterr().err == "framecls: error: missing.wav: there is no such file or folder\n"
-
-
-def test_the_exported_network_gets_its_share_of_threads(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shares: list[int | None] = []
-    monkeypatch.setattr(bench.packages, "require", lambda *_: None)
-    monkeypatch.setattr(bench, "save_onnx", lambda *_: None)
-    monkeypatch.setattr(bench, "OnnxNetwork", lambda path, config, threads: shares.append(threads))
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            bench._load(quick(model=models["frame"], runtime="onnx"), tmp_path)
-    finally:
-        torch.set_num_threads(before)
-    assert shares == [1, 1, 1]  # there is a worker for each
+def test_missing_recording_is_one_line(cli: Cli, tag_model: str) -> None:
+    answer = cli("bench", "missing.wav", "-m", tag_model, "--device", "cpu")
+    assert (answer.status, answer.err) == (1, "framecls: error: missing.wav: there is no such file or folder\n")

@@ -6,27 +6,25 @@ import errno
 import importlib
 import json
 import os
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from models import save_tiny_model, write_wav
-from nn.test_speech_encoder import ARCHITECTURE
 
-import framecls
 from framecls import packages
 from framecls.checkpoints.network import save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import PackageError
 from framecls.nn.network import Network
+from support.commands import ROOT, environment, run_command
+from support.models import save_tiny_model
+from support.signals import write_wav
+from support.training import ARCHITECTURE
 
-ROOT = Path(framecls.__file__).parent.parent
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = ROOT / "samples"
 SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
 # How an import of torchaudio fails beside a torch that it was not built for, or where it was never installed.
 FAILURES = {
@@ -41,15 +39,10 @@ def break_package(folder: Path, name: str, code: str) -> dict[str, str]:
     """Put a package in front of the installed one, and return the environment in which it is found first."""
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code, encoding="utf-8")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return environment(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
 
 
-def run_command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "framecls", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-def run_shipped_models(folder: Path, environment: dict[str, str]) -> list[str]:
+def run_shipped_models(folder: Path, variables: dict[str, str]) -> list[str]:
     """Return what tag, identify and enroll say with all shipped models."""
     gallery = folder / "voices.json"
     speech = SAMPLES / "speech_en.ogg"
@@ -61,36 +54,36 @@ def run_shipped_models(folder: Path, environment: dict[str, str]) -> list[str]:
     ]
     said = []
     for command in commands:
-        answer = run_command(*command, "--device", "cpu", "--threads", "1", env=environment)
-        assert answer.returncode == 0, answer.stderr
-        said.append(answer.stdout)
+        answer = run_command(*command, "--device", "cpu", "--threads", "1", env=variables)
+        assert answer.status == 0, answer.err
+        said.append(answer.out)
     return said
 
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("usual")
-    return run_shipped_models(folder, {**os.environ, "PYTHONPATH": str(ROOT)})
+    return run_shipped_models(folder, environment())
 
 
 @pytest.mark.parametrize("failure", ["library", "absent"])
 def test_shipped_models_give_the_same_where_torchaudio_does_not_load(
     failure: str, usual: list[str], tmp_path: Path
 ) -> None:
-    environment = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
-    assert run_shipped_models(tmp_path, environment) == usual
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    assert run_shipped_models(tmp_path, broken) == usual
     assert json.loads(usual[1])["label"] == "en"
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_pretrained_encoder_says_what_does_not_fit_what(failure: str, tmp_path: Path) -> None:
-    environment = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure])
     write_wav(tmp_path / "a.wav")
     (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
     arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "torchaudio:WAVLM_BASE"]
-    answer = run_command(*arguments, env=environment)
-    assert (answer.returncode, answer.stdout) == (2, "")
-    [line] = answer.stderr.splitlines()
+    answer = run_command(*arguments, env=broken)
+    assert (answer.status, answer.out) == (2, "")
+    [line] = answer.err.splitlines()
     assert line.startswith("framecls: error: a pre-trained speech encoder needs torchaudio")
     assert f"beside torch {version('torch')}" in line
     assert "pip install torch==2.11.0 torchaudio==2.11.0" in line
@@ -105,13 +98,13 @@ def test_a_model_file_that_carries_such_an_encoder_says_so_too(tmp_path: Path) -
     encoder = EncoderConfig(dim=8, n_layers=1, n_heads=2, ff_dim=16, kernel=3)
     config = ModelConfig("heard", "frame", ("x", "y"), features=features, encoder=encoder)
     save_model(Network(config), tmp_path / "heard.safetensors")
-    environment = break_package(tmp_path / "first", "torchaudio", FAILURES["library"])
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES["library"])
     clip = write_wav(tmp_path / "a.wav")
-    answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl", env=environment)
-    assert answer.returncode == 2
-    assert len(answer.stderr.splitlines()) == 1
-    assert SYMBOL in answer.stderr
-    assert run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl").returncode == 0
+    answer = run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl", env=broken)
+    assert answer.status == 2
+    assert len(answer.err.splitlines()) == 1
+    assert SYMBOL in answer.err
+    assert run_command("tag", clip, "-m", tmp_path / "heard.safetensors", "-f", "jsonl").status == 0
 
 
 def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path) -> None:
@@ -132,22 +125,19 @@ def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path)
         "heavy &= sys.modules.keys()\n"
         "sys.exit(f'{heavy} was imported' if heavy else 100 + sum(status))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 100, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 100, answer.err
 
 
 # --- optional packages
 
 
 def test_a_broken_pyarrow_is_not_called_missing(tmp_path: Path) -> None:
-    environment = break_package(
-        tmp_path / "first", "pyarrow", "raise ImportError('libarrow.so: version GLIBC_9 not found')"
-    )
+    broken = break_package(tmp_path / "first", "pyarrow", "raise ImportError('libarrow.so: version GLIBC_9 not found')")
     clip, model = write_wav(tmp_path / "a.wav"), save_tiny_model(tmp_path, "frame")
-    answer = run_command("tag", clip, "-m", model, "-f", "parquet", "-o", tmp_path / "x.parquet", env=environment)
-    assert answer.returncode == 2
-    [line] = answer.stderr.splitlines()
+    answer = run_command("tag", clip, "-m", model, "-f", "parquet", "-o", tmp_path / "x.parquet", env=broken)
+    assert answer.status == 2
+    [line] = answer.err.splitlines()
     assert "parquet needs pyarrow, and pyarrow " in line
     assert "is installed but does not load (libarrow.so: version GLIBC_9 not found)" in line
     assert line.endswith("pip install --force-reinstall pyarrow")
@@ -228,10 +218,9 @@ def test_every_module_imports_without_what_only_posix_has() -> None:
         "    importlib.import_module(name)\n"
         "print(len(names))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    assert int(answer.stdout) > 100
+    answer = run_command(code=code)
+    assert answer.status == 0, answer.err
+    assert int(answer.out) > 100
 
 
 def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_path: Path) -> None:
@@ -246,6 +235,5 @@ def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_p
         "store = open_clips(read_manifest(folder / 'm.csv'), 16000, folder / 'cache')\n"
         "print(store.n_samples(folder / 'a.wav'))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert (answer.returncode, answer.stdout) == (0, "1600\n"), answer.stderr
+    answer = run_command(code=code)
+    assert (answer.status, answer.out) == (0, "1600\n"), answer.err

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import framecls
+from support.commands import run_command
 
 ROOT = Path(framecls.__file__).parent
 
@@ -157,6 +155,5 @@ def test_no_import_cycles() -> None:
 def test_importing_is_cheap(statement: str) -> None:
     heavy = ("torch", "torchaudio", "librosa", "scipy", "sklearn", "soundfile", "numba", "ray")
     code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert answer.stdout.strip() == "[]"
+    answer = run_command(code=code)
+    assert (answer.out, answer.err) == ("[]\n", "")

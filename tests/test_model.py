@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +17,6 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import RATE, save_tiny_model, tiny_config, tone
 
 import framecls
 from framecls.config import (
@@ -39,6 +36,9 @@ from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidate
 from framecls.inference.windows import Window, WindowOutput, cut_windows, plan_windows
 from framecls.model import Model
 from framecls.nn.network import Network
+from support.commands import run_command
+from support.models import save_tiny_model, tiny_config
+from support.signals import RATE, make_swell, make_tone
 
 CPU = torch.device("cpu")
 
@@ -57,12 +57,6 @@ def test_phones_loaded_twice_are_two_models() -> None:
 def make_model(config: ModelConfig, batch_size: int | None = None) -> Model:
     torch.manual_seed(3)
     return Model(Engine(Network(config).eval(), CPU, batch_size))
-
-
-def noise(duration_s: float) -> np.ndarray:
-    rng = np.random.default_rng(5)
-    samples = rng.standard_normal(round(duration_s * RATE)).astype(np.float32)
-    return samples * 0.1 * (1 + np.sin(np.arange(len(samples)) / 9000)).astype(np.float32)
 
 
 @settings(deadline=None, max_examples=60)
@@ -89,7 +83,7 @@ def test_a_long_clip_in_windows_is_the_clip_whole_but_for_the_far_context() -> N
     local = EncoderConfig(kind="window", context=3, dim=16, n_layers=1, n_heads=2, ff_dim=32, subsampling=2)
     config = replace(tiny_config("frame"), encoder=local, window=WindowConfig(1.0, 0.5))
     whole = replace(config, window=WindowConfig(60.0, 0.5))
-    samples = noise(7.3)
+    samples = make_swell(7.3)
     cut = make_model(config).tag(samples, sample_rate=RATE).scores
     uncut = make_model(whole).tag(samples, sample_rate=RATE).scores
     np.testing.assert_allclose(cut, uncut, atol=0.02)
@@ -104,7 +98,7 @@ def test_a_long_clip_in_windows_is_the_clip_whole_but_for_the_far_context() -> N
 def test_no_jump_at_a_seam() -> None:
     """A window's last frames fade out, so scores move no faster at a seam than elsewhere."""
     config = tiny_config("frame")
-    scores = make_model(config).tag(noise(12.0), sample_rate=RATE).scores
+    scores = make_model(config).tag(make_swell(12.0), sample_rate=RATE).scores
     jumps = np.abs(np.diff(scores, axis=0)).max(axis=1)
     seams = [w.first for w in plan_windows(len(scores), config.window_frames, config.overlap_frames)][1:]
     at_seams = np.concatenate([jumps[s - 2 : s + config.overlap_frames + 2] for s in seams])
@@ -114,9 +108,9 @@ def test_no_jump_at_a_seam() -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batch_size_and_block_size_do_not_matter(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("frame")
-    wanted = make_model(config).tag(noise(9.7), sample_rate=RATE)
+    wanted = make_model(config).tag(make_swell(9.7), sample_rate=RATE)
     monkeypatch.setattr("framecls.inference.engine._BLOCK_S", 0.37 * batch_size)
-    got = make_model(config, batch_size).tag(noise(9.7), sample_rate=RATE)
+    got = make_model(config, batch_size).tag(make_swell(9.7), sample_rate=RATE)
     np.testing.assert_allclose(got.scores, wanted.scores, atol=1e-5)
     assert [(s.start, s.end, s.label) for s in got.segments] == [(s.start, s.end, s.label) for s in wanted.segments]
 
@@ -138,19 +132,19 @@ def test_no_samples_is_no_audio() -> None:
 
 def test_a_file_an_open_file_and_an_array_agree(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    soundfile.write(path, tone(3.0), RATE, subtype="FLOAT")
+    soundfile.write(path, make_tone(3.0), RATE, subtype="FLOAT")
     model = make_model(tiny_config("frame"))
     wanted = model.tag(path)
     with path.open("rb") as file:
         np.testing.assert_array_equal(model.tag(file).scores, wanted.scores)
-    np.testing.assert_array_equal(model.tag(tone(3.0), sample_rate=RATE).scores, wanted.scores)
+    np.testing.assert_array_equal(model.tag(make_tone(3.0), sample_rate=RATE).scores, wanted.scores)
     assert wanted.file == str(path)
     assert wanted.audio == framecls.AudioInfo(RATE, 1)
 
 
 def test_stereo_at_44100_gives_what_mono_at_16000_gives(tmp_path: Path) -> None:
     librosa = pytest.importorskip("librosa")
-    samples = noise(4.0)
+    samples = make_swell(4.0)
     high = librosa.resample(samples, orig_sr=RATE, target_sr=44100, res_type="soxr_hq")
     soundfile.write(tmp_path / "a.wav", np.stack([high, high], 1), 44100, subtype="FLOAT")
     model = make_model(tiny_config("frame"))
@@ -161,14 +155,14 @@ def test_stereo_at_44100_gives_what_mono_at_16000_gives(tmp_path: Path) -> None:
 
 def test_progress_counts_up_to_the_end() -> None:
     told: list[float] = []
-    make_model(tiny_config("frame"), 2).tag(noise(9.0), sample_rate=RATE, progress=told.append)
+    make_model(tiny_config("frame"), 2).tag(make_swell(9.0), sample_rate=RATE, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(9.0, abs=0.03)
 
 
 def test_identify_ranks_calibrates_and_restricts() -> None:
     model = make_model(tiny_config("pooled"))
-    samples = noise(5.0)
+    samples = make_swell(5.0)
     full = model.identify(samples, sample_rate=RATE, top_k=9)
     assert {c.label for c in full.top} == set(model.labels)
     assert sum(c.score for c in full.top) == pytest.approx(1, abs=1e-5)
@@ -245,8 +239,8 @@ def test_candidates_of_the_model_are_the_default() -> None:
     config = tiny_config("pooled")
     config = replace(config, decision=replace(config.decision, candidates=("en", "fr")))
     model = make_model(config)
-    assert {c.label for c in model.identify(noise(2.0), sample_rate=RATE).top} == {"en", "fr"}
-    assert len(model.identify(noise(2.0), sample_rate=RATE, among=model.labels).top) == 3
+    assert {c.label for c in model.identify(make_swell(2.0), sample_rate=RATE).top} == {"en", "fr"}
+    assert len(model.identify(make_swell(2.0), sample_rate=RATE, among=model.labels).top) == 3
 
 
 @pytest.mark.parametrize(
@@ -267,7 +261,7 @@ def test_candidates_of_the_model_are_the_default() -> None:
 def test_wrong_calls_say_what_is_wrong(call, error, message) -> None:  # type: ignore[no-untyped-def]
     frame, pooled = make_model(tiny_config("frame")), make_model(tiny_config("pooled"))
     with pytest.raises(error, match=message):
-        call(frame, pooled, noise(0.5))
+        call(frame, pooled, make_swell(0.5))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +274,7 @@ def test_wrong_devices(tmp_path: Path, device: str, message: str) -> None:
 
 def test_thresholds_change_segments_and_not_scores(tmp_path: Path) -> None:
     model = framecls.load(save_tiny_model(tmp_path, "frame"))
-    samples = noise(3.0)
+    samples = make_swell(3.0)
     everything = model.with_decision(thresholds={"music": 0.0}).tag(samples, sample_rate=RATE)
     nothing = model.with_decision(thresholds=dict.fromkeys(model.labels, 1.0)).tag(samples, sample_rate=RATE)
     assert [(s.start, s.end) for s in everything.segments if s.label == "music"] == [(0.0, 3.0)]
@@ -300,8 +294,8 @@ def gated_model(speech_bias: float) -> Model:
 
 
 def test_a_gated_model_answers_only_where_its_gate_opens() -> None:
-    heard = gated_model(+1.0).identify(noise(5.0), sample_rate=RATE)
-    deaf = gated_model(-1.0).identify(noise(5.0), sample_rate=RATE)
+    heard = gated_model(+1.0).identify(make_swell(5.0), sample_rate=RATE)
+    deaf = gated_model(-1.0).identify(make_swell(5.0), sample_rate=RATE)
     assert heard.label == heard.top[0].label
     assert (deaf.label, deaf.score, deaf.reason) == ("unknown", None, "no speech")
     assert [c.label for c in deaf.top] == [c.label for c in heard.top]
@@ -327,9 +321,8 @@ def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, over
     )
     for network_gate in (gate, None):
         engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
-        outputs = [
-            output for recording in engine.run([noise(5.03)], ReadOptions(sample_rate=RATE)) for output in recording
-        ]
+        running = engine.run([make_swell(5.03)], ReadOptions(sample_rate=RATE))
+        outputs = [output for recording in running for output in recording]
         assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
         assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
 
@@ -339,7 +332,7 @@ def test_a_gate_hears_the_same_through_other_margins() -> None:
     config = tiny_config("frame")
     torch.manual_seed(3)
     gate = Network(config).eval()
-    samples = torch.from_numpy(noise(3.0))[None, : 100 * 320 + 2 * 176]
+    samples = torch.from_numpy(make_swell(3.0))[None, : 100 * 320 + 2 * 176]
     n_frames = torch.tensor([100])
     pooled = replace(tiny_config("pooled"), gate="speech")
     near = replace(pooled, features=replace(pooled.features, n_fft=400))
@@ -374,11 +367,11 @@ def test_a_gate_that_does_not_fit_is_refused() -> None:
 def test_what_is_wrong_with_arguments_is_said_in_their_own_names(tmp_path: Path) -> None:
     model = make_model(tiny_config("frame"))
     path = tmp_path / "a.wav"
-    soundfile.write(path, noise(1), RATE)
+    soundfile.write(path, make_swell(1), RATE)
     with pytest.raises(ConfigError, match="an array needs its sample_rate"):
-        model.tag(noise(1))
+        model.tag(make_swell(1))
     with pytest.raises(ConfigError, match="an array needs its sample_rate"):
-        list(model.stream(iter([noise(1)])))
+        list(model.stream(iter([make_swell(1)])))
     with pytest.raises(ConfigError, match="sample_rate is for arrays"):
         model.tag(path, sample_rate=16000)
 
@@ -390,7 +383,7 @@ def test_one_path_or_label_is_no_list_of_them(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="put it in a list"):
             make_model(tiny_config("pooled")).identify_many(one)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"among is a list, such as \['de'\]"):
-        make_model(tiny_config("pooled")).identify(noise(1), sample_rate=RATE, among="de")
+        make_model(tiny_config("pooled")).identify(make_swell(1), sample_rate=RATE, among="de")
 
 
 def test_the_package_and_a_model_say_what_they_are() -> None:
@@ -406,7 +399,7 @@ def test_sources_may_come_from_what_is_bound_to_a_thread() -> None:
     database.executemany("insert into clips values (?)", [(0.3 + 0.01 * number,) for number in range(50)])
     cursor = database.execute("select seconds from clips order by seconds")
     model = make_model(tiny_config("frame"))
-    results = model.tag_many((noise(seconds) for (seconds,) in cursor), sample_rate=RATE)
+    results = model.tag_many((make_swell(seconds) for (seconds,) in cursor), sample_rate=RATE)
     assert [round(result.duration, 2) for result in results] == [round(0.3 + 0.01 * n, 2) for n in range(50)]  # type: ignore[union-attr]
 
 
@@ -414,7 +407,7 @@ def test_what_an_iterator_of_sources_raises_reaches_the_caller_as_it_is() -> Non
     error = LookupError("the list broke")
 
     def sources() -> Iterator[np.ndarray]:
-        yield noise(0.5)
+        yield make_swell(0.5)
         raise error
 
     results = make_model(tiny_config("pooled")).identify_many(sources(), sample_rate=RATE)
@@ -430,7 +423,7 @@ def test_results_that_are_closed_early_close_a_generator_of_sources() -> None:
     def sources() -> Iterator[np.ndarray]:
         try:
             while True:
-                yield noise(0.5)
+                yield make_swell(0.5)
         finally:
             closed.append(threading.get_ident())
 
@@ -461,19 +454,16 @@ vector, language = models["speaker"].embed(file), models["language"].identify(fi
 assert vector.dtype == np.float32 and all(scores.dtype == np.float32 for scores in tags)
 print(*(float(scores.sum()) for scores in tags), vector[:3].tolist(), language.top)
 """
-    run = [
-        subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, timeout=120, check=False)
-        for name in (when, "never")
-    ]
-    assert run[0].stdout == run[1].stdout != "", run[0].stderr
+    run = [run_command(name, code=script) for name in (when, "never")]
+    assert run[0].out == run[1].out != "", run[0].err
 
 
-def test_the_shapes_that_the_readme_states() -> None:
+def test_the_shapes_that_the_readme_and_the_guide_state() -> None:
     speech = "samples/speech_flite.flac"
-    readme = Path("README.md").read_text(encoding="utf-8")
-    [size] = re.findall(r"framecls.embed\(.*\)  # \((\d+),\)", readme)
+    readme, guide = (Path(p).read_text(encoding="utf-8") for p in ("README.md", "framecls/guides/python.md"))
+    [size] = set(re.findall(r"framecls.embed\(.*\)  # \((\d+),\)", readme + guide))
     assert framecls.embed(speech, device="cpu").shape == (int(size),)
-    assert "# (frame,) seconds, (frame, label) probabilities" in readme
+    assert "# (frame,) seconds, (frame, label) probabilities" in guide
     result = framecls.tag(speech, device="cpu")
     assert result.times.shape == (len(result.scores),)
     assert result.scores.shape == (len(result.times), len(result.labels))

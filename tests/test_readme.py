@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import typer
 from framecls.cli import formats, guide
 from framecls.cli.app import app
 from framecls.cli.boundary import run
+from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INCOMPLETE, INTERRUPTED, USAGE
+from framecls.cli.interrupts import Terminated
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,10 +99,15 @@ def test_each_command_and_option_exists(words: list[str]) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_command_has_examples_of_itself(name: str) -> None:
     words = name.split()[1:]
-    if commands()[tuple(words)].callback is None:  # a group
-        return
     assert all(example[: len(words)] == words for example in EXAMPLES[name])
     assert len(EXAMPLES[name]) >= 2
+
+
+def test_exit_statuses_are_told_once_and_all() -> None:
+    told = re.findall(r"^ +(\d+)  \w", commands()[()].epilog, flags=re.MULTILINE)
+    console_statuses = (DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED, BROKEN_PIPE)
+    assert [int(status) for status in told] == [*console_statuses, Terminated(signal.SIGTERM).status]
+    assert not any("141" in text for text in TEXTS.values())
 
 
 # Of a few seconds each, over the clips of samples/.

@@ -112,7 +112,11 @@ def enroll(options: EnrollOptions) -> int:
     return enroll_voice(options)
 
 
-speakers = typer.Typer(cls=Group, help="See and change who is enrolled.")
+speakers = typer.Typer(
+    cls=Group,
+    help="See and change who is enrolled.",
+    epilog=examples("framecls speakers list", 'framecls speakers rename "Bob" "Robert"'),
+)
 app.add_typer(speakers, name="speakers")
 
 
@@ -194,7 +198,7 @@ def import_speakers(options: SpeakersImportOptions) -> int:
 )
 @takes(TrainOptions)
 def train(options: TrainOptions) -> int:
-    """Train a model on one's own labelled recordings."""
+    """Train a model on your own labelled recordings."""
     from framecls.cli.train import train_model
 
     return train_model(options)
@@ -217,7 +221,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
 @app.command(
     cls=Command,
-    epilog=examples("framecls compare --saw", "framecls compare clips.csv --task identify --set optim.steps=500"),
+    epilog=examples("framecls compare --saw", "framecls compare clips.csv --recipe identify --set optim.steps=500"),
 )
 @takes(CompareOptions)
 def compare(options: CompareOptions) -> int:

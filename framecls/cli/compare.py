@@ -12,7 +12,6 @@ from framecls.cli.console import DONE, Console, set_up_logging
 from framecls.cli.options import CompareOptions
 from framecls.cli.progress import StepBar
 from framecls.cli.train import (
-    TASKS,
     cache_folder,
     change_settings,
     check_machine,
@@ -85,12 +84,8 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
 
 
 def _choose_recipe(options: CompareOptions) -> Recipe:
-    if options.task is not None and options.task not in TASKS:
-        raise UsageError(f"--task {options.task}: choose tag or identify")
-    name = options.recipe or ("saw" if options.saw else options.task or "tag")
+    name = options.recipe or ("saw" if options.saw else "tag")
     recipe = change_settings(load_recipe(name), options.set)
-    if options.task is not None and recipe.task != TASKS[options.task]:
-        raise UsageError(f"--recipe {name}: this recipe is not for framecls {options.task}")
     if options.saw and (recipe.task != "frame" or recipe.mix.enabled):
         raise UsageError(f"--recipe {name}: --saw wants one label a frame and recordings that are not mixed")
     return recipe

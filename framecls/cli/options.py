@@ -53,8 +53,6 @@ def _guides() -> list[str]:
     return names()
 
 
-_TASKS = _one_of("tag", "identify")
-
 InputsArgument = Annotated[
     list[str],
     _argument(
@@ -147,7 +145,8 @@ class ReadingOptions:
         _reading("--raw", metavar="RATE[,N[,ENC]]", help="Samples without a header: 16000, or 48000,2,f32le."),
     ] = None
     track: Annotated[
-        int | None, _reading("--track", metavar="N", help="Audio track, from 1; by default the first with sound.")
+        int | None,
+        _reading("--track", metavar="N", help="Audio track, from 1; else the default one, unless silent."),
     ] = None
     channel: Annotated[
         str | None,
@@ -345,7 +344,12 @@ class LabelOptions:
 class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     """`framecls train`."""
 
-    task: Annotated[str, _argument(metavar="tag|identify", help="What the model will be for.", autocompletion=_TASKS)]
+    task: Annotated[
+        str,
+        _argument(
+            metavar="tag|identify", help="What the model will be for.", autocompletion=_one_of("tag", "identify")
+        ),
+    ]
     manifest: ManifestArgument
     output: Annotated[
         Path | None, _output("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False)
@@ -435,10 +439,6 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     saw: Annotated[bool, _reading("--saw", help="In place of a manifest: clips in which distant context decides.")] = (
         False
     )
-    task: Annotated[
-        str | None,
-        _training("--task", metavar="tag|identify", help="What the networks are for.", autocompletion=_TASKS),
-    ] = None
     recipe: RecipeOption = None
     set: SetOption = field(default_factory=list)
     rungs: Annotated[

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from models import RATE
 from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import open_audio
 from framecls.errors import AudioError
+from support.signals import RATE
 
 Samples = NDArray[np.float32]
 

@@ -8,7 +8,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import tracemalloc
 import wave
@@ -22,16 +21,17 @@ import soundfile
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media import Track, write_media
 from numpy.typing import NDArray
 
-import framecls
 from framecls.audio import Input, InputFailure, find_inputs, open_audio
 from framecls.audio.readers import ContainerReader
 from framecls.audio.stream import _rechunk
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
+from support.commands import start_command
+from support.media import Track, write_media
+from support.signals import make_noise, make_tone
 
 Samples = NDArray[np.float32]
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
@@ -105,8 +105,8 @@ LOSSLESS = [
 
 
 @pytest.mark.parametrize(("container", "subtype", "tolerance"), LOSSLESS)
-def test_lossless_round_trip(write_audio, noise, container, subtype, tolerance):
-    expected = noise(0.5)
+def test_lossless_round_trip(write_audio, container, subtype, tolerance):
+    expected = make_noise(0.5)
     path = write_audio("a.bin", expected, format=container, subtype=subtype)
     with open_audio(path) as stream:
         assert stream.info == AudioInfo(16000, 1)
@@ -118,8 +118,8 @@ def test_lossless_round_trip(write_audio, noise, container, subtype, tolerance):
 
 
 @pytest.mark.parametrize(("container", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
-def test_lossy_round_trip(write_audio, tone, container, subtype):
-    path = write_audio("a.bin", tone(2, 48000), 48000, format=container, subtype=subtype)
+def test_lossy_round_trip(write_audio, container, subtype):
+    path = write_audio("a.bin", make_tone(2, sample_rate=48000, noise=0), 48000, format=container, subtype=subtype)
     with open_audio(path) as stream:
         assert stream.info == AudioInfo(48000, 1)
         assert stream.duration_s == pytest.approx(2, abs=0.1)
@@ -134,8 +134,8 @@ def test_lossy_round_trip(write_audio, tone, container, subtype):
     [("a.mp3", "mp3"), ("a.m4a", "aac"), ("a.webm", "libopus"), ("a.mka", "flac"), ("a.ac3", "ac3"), ("a.mp4", "aac")],
 )
 @pytest.mark.parametrize("by_object", [False, True])
-def test_what_others_make(tone, tmp_path, name, codec, by_object):
-    sound = np.stack([tone(2, 48000)] * 2, axis=1)
+def test_what_others_make(tmp_path, name, codec, by_object):
+    sound = np.stack([make_tone(2, sample_rate=48000, noise=0)] * 2, axis=1)
     write_media(tmp_path / name, Track(sound, 48000, codec), picture_s=2 * (name == "a.mp4"))
     source = io.BytesIO((tmp_path / name).read_bytes()) if by_object else tmp_path / name
     with open_audio(source) as stream:
@@ -148,8 +148,8 @@ def test_what_others_make(tone, tmp_path, name, codec, by_object):
 
 
 @needs_ffmpeg
-def test_flac_of_unknown_length(write_audio, noise, tmp_path, monkeypatch):
-    wav = write_audio("a.wav", noise(1), subtype="PCM_16")
+def test_flac_of_unknown_length(write_audio, tmp_path, monkeypatch):
+    wav = write_audio("a.wav", make_noise(1), subtype="PCM_16")
     made = subprocess.run(["ffmpeg", "-v", "error", "-i", str(wav), "-f", "flac", "-"], check=True, capture_output=True)
     (tmp_path / "a.flac").write_bytes(made.stdout)
     monkeypatch.setenv("PATH", "")  # libsndfile must do this one
@@ -158,8 +158,8 @@ def test_flac_of_unknown_length(write_audio, noise, tmp_path, monkeypatch):
     np.testing.assert_array_equal(read(tmp_path / "a.flac"), read(wav))
 
 
-def test_closing_ends_the_decoder(noise, tmp_path):
-    path = write_media(tmp_path / "a.mka", Track(noise(60), 16000, "flac"))
+def test_closing_ends_the_decoder(tmp_path):
+    path = write_media(tmp_path / "a.mka", Track(make_noise(60), 16000, "flac"))
     reader = ContainerReader(path, ReadOptions(), Remarks())
     assert reader._process.poll() is None  # far from done: nobody has read what it says
     reader.close()
@@ -172,43 +172,45 @@ def test_closing_ends_the_decoder(noise, tmp_path):
 @pytest.mark.parametrize("sample_rate", [8000, 11025, 16000, 44100, 384000])
 @pytest.mark.parametrize("channels", [1, 2, 64])
 @pytest.mark.parametrize("n_samples", [1, 2, 999])
-def test_length_is_rounded_up(write_audio, noise, sample_rate, channels, n_samples):
-    path = write_audio("a.wav", np.atleast_1d(noise(n_samples / sample_rate, sample_rate, channels)), sample_rate)
+def test_length_is_rounded_up(write_audio, sample_rate, channels, n_samples):
+    path = write_audio("a.wav", np.atleast_1d(make_noise(n_samples / sample_rate, sample_rate, channels)), sample_rate)
     with open_audio(path) as stream:
         assert stream.info == AudioInfo(sample_rate, channels)
         assert sum(map(len, stream.blocks())) == -(-n_samples * 16000 // sample_rate)
 
 
-def test_channels_are_mixed_by_their_mean(write_audio, noise):
-    samples = noise(1, channels=5)
+def test_channels_are_mixed_by_their_mean(write_audio):
+    samples = make_noise(1, channels=5)
     path = write_audio("a.wav", samples, subtype="FLOAT")
     np.testing.assert_allclose(read(path), samples.mean(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000])
-def test_resampling_is_that_of_one_piece(write_audio, noise, sample_rate):
-    samples = noise(3, sample_rate)
+def test_resampling_is_that_of_one_piece(write_audio, sample_rate):
+    samples = make_noise(3, sample_rate)
     path = write_audio("a.wav", samples, sample_rate, subtype="FLOAT")
     expected = soxr.resample(samples, sample_rate, 16000, quality="HQ")
     np.testing.assert_allclose(read(path, block_s=0.7), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 44100, 384000])
-def test_a_resampled_sine_is_the_sine(write_audio, tone, sample_rate):
-    path = write_audio("a.wav", tone(2, sample_rate), sample_rate, subtype="FLOAT")
+def test_a_resampled_sine_is_the_sine(write_audio, sample_rate):
+    path = write_audio("a.wav", make_tone(2, sample_rate=sample_rate, noise=0), sample_rate, subtype="FLOAT")
     inner = slice(1600, -1600)  # the tone's abrupt ends ring
-    np.testing.assert_allclose(read(path, block_s=0.3)[inner], tone(2, 16000)[inner], atol=1e-4)
+    np.testing.assert_allclose(
+        read(path, block_s=0.3)[inner], make_tone(2, sample_rate=16000, noise=0)[inner], atol=1e-4
+    )
 
 
-def test_nothing_above_nyquist_comes_back(write_audio, tone):
-    path = write_audio("a.wav", tone(2, 48000, 13000.0), 48000, subtype="FLOAT")
+def test_nothing_above_nyquist_comes_back(write_audio):
+    path = write_audio("a.wav", make_tone(2, 13000.0, 48000, noise=0), 48000, subtype="FLOAT")
     assert np.abs(read(path)[1600:-1600]).max() < 1e-4
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 @pytest.mark.parametrize("sample_rate", [16000, 44100])
-def test_blocks_do_not_change_the_samples(write_audio, noise, suffix, sample_rate):
-    path = write_audio(f"a.{suffix}", noise(4, sample_rate, 2), sample_rate)
+def test_blocks_do_not_change_the_samples(write_audio, suffix, sample_rate):
+    path = write_audio(f"a.{suffix}", make_noise(4, sample_rate, 2), sample_rate)
     whole = read(path)
     for block_s in (0.013, 0.5, 1.7):
         samples = read(path, block_s)
@@ -217,8 +219,8 @@ def test_blocks_do_not_change_the_samples(write_audio, noise, suffix, sample_rat
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 44100])
-def test_blocks_are_of_the_length_asked_for(write_audio, noise, sample_rate):
-    path = write_audio("a.wav", noise(2.25, sample_rate), sample_rate)
+def test_blocks_are_of_the_length_asked_for(write_audio, sample_rate):
+    path = write_audio("a.wav", make_noise(2.25, sample_rate), sample_rate)
     with open_audio(path) as stream:
         assert [len(block) for block in stream.blocks(0.5)] == [8000, 8000, 8000, 8000, 4000]
 
@@ -249,27 +251,27 @@ def test_a_block_has_a_length(write_audio, block_s):
 # Arrays and file objects
 
 
-def test_arrays(noise):
-    samples = noise(1, channels=2)
+def test_arrays():
+    samples = make_noise(1, channels=2)
     np.testing.assert_array_equal(read(samples[:, 0], raw_sample_rate=16000), samples[:, 0])
     np.testing.assert_allclose(read(samples.T, raw_sample_rate=16000), samples.mean(axis=1), atol=1e-6)
     assert len(read(samples.T, raw_sample_rate=8000)) == 32000
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint8", "float64"])
-def test_arrays_of_other_types(tone, dtype):
-    expected = tone(0.1)
+def test_arrays_of_other_types(dtype):
+    expected = make_tone(0.1, noise=0)
     scale, shift = {"int16": (2**15, 0), "int32": (2**31, 0), "uint8": (128, 128), "float64": (1, 0)}[dtype]
     samples = (expected.astype(np.float64) * scale + shift).astype(dtype)
     np.testing.assert_allclose(read(samples, raw_sample_rate=16000), expected, atol=1 / 127)
 
 
-def test_a_block_is_no_view_of_the_array(noise):
-    samples = noise(1)
+def test_a_block_is_no_view_of_the_array():
+    samples = make_noise(1)
     with open_audio(samples, raw_sample_rate=16000) as stream:
         for block in stream.blocks():
             block[:] = 7
-    np.testing.assert_array_equal(samples, noise(1))
+    np.testing.assert_array_equal(samples, make_noise(1))
 
 
 @pytest.mark.parametrize(
@@ -297,18 +299,18 @@ def test_a_file_object_that_was_closed(write_audio):
         open_audio(file)
 
 
-def test_an_array_needs_a_rate_and_nothing_else_does(write_audio, noise):
+def test_an_array_needs_a_rate_and_nothing_else_does(write_audio):
     with pytest.raises(ValueError, match="raw_sample_rate"):
-        open_audio(noise(1))
+        open_audio(make_noise(1))
     with pytest.raises(ValueError, match="raw_sample_rate"):
         open_audio(write_audio("a.wav"), raw_sample_rate=16000)
     with pytest.raises(AudioError, match="0 Hz"):
-        open_audio(noise(1), raw_sample_rate=0)
+        open_audio(make_noise(1), raw_sample_rate=0)
     with pytest.raises(AudioError, match=r"44100\.5 Hz: a sample rate is a whole number"):
-        open_audio(noise(1), raw_sample_rate=44100.5)  # type: ignore[arg-type]
+        open_audio(make_noise(1), raw_sample_rate=44100.5)  # type: ignore[arg-type]
     np.testing.assert_array_equal(
-        read(noise(1), raw_sample_rate=44100.0),  # type: ignore[arg-type]
-        read(noise(1), raw_sample_rate=44100),
+        read(make_noise(1), raw_sample_rate=44100.0),  # type: ignore[arg-type]
+        read(make_noise(1), raw_sample_rate=44100),
     )
     with pytest.raises(TypeError, match="dict"):
         open_audio({})  # type: ignore[arg-type]
@@ -317,8 +319,8 @@ def test_an_array_needs_a_rate_and_nothing_else_does(write_audio, noise):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
-def test_a_file_object_stays_open(write_audio, noise, suffix):
-    path = write_audio(f"a.{suffix}", noise(1))
+def test_a_file_object_stays_open(write_audio, suffix):
+    path = write_audio(f"a.{suffix}", make_noise(1))
     with open(path, "rb") as file:
         file.read(100)  # it is read from its start all the same
         np.testing.assert_allclose(read(file), read(path), atol=1e-6)
@@ -328,13 +330,13 @@ def test_a_file_object_stays_open(write_audio, noise, suffix):
 # Pipes
 
 
-def test_formats_through_a_pipe(pipe, write_audio, noise):
+def test_formats_through_a_pipe(pipe, write_audio):
     for container, subtype, _ in LOSSLESS:
         path = write_audio(
-            "a.bin", noise(0.5, channels=3 if container == "WAVEX" else 1), format=container, subtype=subtype
+            "a.bin", make_noise(0.5, channels=3 if container == "WAVEX" else 1), format=container, subtype=subtype
         )
         np.testing.assert_array_equal(read(pipe(path.read_bytes())), read(path), err_msg=f"{container} {subtype}")
-    path = write_audio("a.mp3", noise(0.5))
+    path = write_audio("a.mp3", make_noise(0.5))
     np.testing.assert_allclose(read(pipe(path.read_bytes())), read(path), atol=1e-6)
 
 
@@ -348,8 +350,8 @@ def streamed_wav(path: Path, n_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("n_bytes", [2**32 - 1, 0x7FFFF000, 0])
-def test_wav_of_open_length(pipe, write_audio, noise, tmp_path, n_bytes):
-    path = write_audio("a.wav", noise(1), subtype="PCM_16")
+def test_wav_of_open_length(pipe, write_audio, tmp_path, n_bytes):
+    path = write_audio("a.wav", make_noise(1), subtype="PCM_16")
     data = streamed_wav(path, n_bytes)
     with open_audio(pipe(data)) as stream:
         assert stream.duration_s is None
@@ -359,16 +361,16 @@ def test_wav_of_open_length(pipe, write_audio, noise, tmp_path, n_bytes):
     np.testing.assert_array_equal(read(io.BytesIO(data)), read(path))
 
 
-def test_what_follows_the_samples_is_no_audio(pipe, write_audio, noise):
-    path = write_audio("a.wav", noise(1))
+def test_what_follows_the_samples_is_no_audio(pipe, write_audio):
+    path = write_audio("a.wav", make_noise(1))
     data = path.read_bytes() + b"LIST" + struct.pack("<I", 1000) + bytes(1000)
     with open_audio(pipe(data)) as stream:
         assert stream.duration_s == 1.0
         np.testing.assert_array_equal(np.concatenate(list(stream.blocks(0.3))), read(path))
 
 
-def test_blocks_come_before_the_pipe_ends(write_audio, noise):
-    data = streamed_wav(write_audio("a.wav", noise(1), subtype="PCM_16"), 2**32 - 1)
+def test_blocks_come_before_the_pipe_ends(write_audio):
+    data = streamed_wav(write_audio("a.wav", make_noise(1), subtype="PCM_16"), 2**32 - 1)
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as source, os.fdopen(write_end, "wb", buffering=0) as sink:
         sink.write(data[:16044])  # 0.5 s, less than a pipe holds
@@ -378,8 +380,8 @@ def test_blocks_come_before_the_pipe_ends(write_audio, noise):
 
 
 @needs_fifo
-def test_a_named_pipe_is_read_like_a_pipe(write_audio, noise, tmp_path):
-    path = write_audio("a.wav", noise(1))
+def test_a_named_pipe_is_read_like_a_pipe(write_audio, tmp_path):
+    path = write_audio("a.wav", make_noise(1))
     os.mkfifo(tmp_path / "fifo")
     thread = threading.Thread(target=lambda: (tmp_path / "fifo").write_bytes(path.read_bytes()))
     thread.start()
@@ -431,15 +433,7 @@ with open_audio(item.source) as stream:
 
 
 def test_silent_standard_input_can_be_left():
-    root = str(Path(framecls.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", LIVE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    ) as process:
+    with start_command(code=LIVE, stdin=subprocess.PIPE) as process:
         process.stdin.write(open_wav_header() + bytes(20000))
         process.stdin.flush()
         assert process.wait(60) == 0, process.stderr.read()
@@ -585,8 +579,8 @@ def test_a_playlist_reaches_no_network(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg", "flac"])
-def test_a_truncated_file_gives_what_is_there(write_audio, noise, suffix):
-    path = _truncated(write_audio(f"a.{suffix}", noise(10)))
+def test_a_truncated_file_gives_what_is_there(write_audio, suffix):
+    path = _truncated(write_audio(f"a.{suffix}", make_noise(10)))
     assert 5 * 16000 < len(read(path)) < 7 * 16000
 
 
@@ -605,8 +599,8 @@ NAMES = [
 
 @pytest.mark.skipif(os.name != "posix", reason="needs names that Windows refuses")
 @pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"latin-\xe9.wav")])
-def test_odd_names(write_audio, noise, tmp_path, monkeypatch, name):
-    path = write_audio("plain.wav", noise(1))
+def test_odd_names(write_audio, tmp_path, monkeypatch, name):
+    path = write_audio("plain.wav", make_noise(1))
     expected = read(path)
     path.rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -655,8 +649,8 @@ def test_memory_does_not_grow_with_the_length(tmp_path, pipe):
     assert peak_bytes(pipe(data, *[data[44:]] * 9)) < 2 * short
 
 
-def test_memory_does_not_grow_with_channels_and_rate(write_audio, noise):
-    path = write_audio("a.wav", noise(0.25, 384000, 64), 384000, subtype="PCM_16")
+def test_memory_does_not_grow_with_channels_and_rate(write_audio):
+    path = write_audio("a.wav", make_noise(0.25, 384000, 64), 384000, subtype="PCM_16")
     assert peak_bytes(path) < 12 * 2**20  # decoded at once it is 23 MiB of float32
 
 
@@ -802,8 +796,8 @@ def test_a_folder_that_cannot_be_read(tree, monkeypatch):
     assert str(found[0].error) == "no permission to read it"
 
 
-def test_standard_input_is_what_is_opened(pipe, write_audio, noise, monkeypatch):
-    path = write_audio("a.wav", noise(1))
+def test_standard_input_is_what_is_opened(pipe, write_audio, monkeypatch):
+    path = write_audio("a.wav", make_noise(1))
 
     class Stdin:
         buffer = pipe(path.read_bytes())

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import encoded, save, wav
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import save_tiny_model, tone
 
 from framecls.audio import open_audio, stream
 from framecls.checkpoints.file import read_config
@@ -25,6 +23,9 @@ from framecls.errors import AudioError, ManifestError, ModelError
 from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.training.data.manifest import read_manifest
+from support.hostile import encoded, save, wav
+from support.models import save_tiny_model
+from support.signals import make_tone
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # A quarter of a second of audio does not become an hour: what a header claims must not be believed.
@@ -38,7 +39,7 @@ bounded = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-SHORT = tone(0.25)
+SHORT = make_tone(0.25)
 SEEDS = {
     "wav": wav(),
     "flac": encoded("FLAC", samples=SHORT),

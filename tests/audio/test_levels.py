@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from models import RATE
 from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import open_audio
 from framecls.errors import AudioError, ConfigError
+from support.signals import RATE
 
 Samples = NDArray[np.float32]
 

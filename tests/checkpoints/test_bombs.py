@@ -6,21 +6,20 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fuzz_settings
 import pytest
 import torch
-from models import save_tiny_model, write_wav
 from safetensors.torch import save_file
 
-import framecls
+import fuzz_settings
+from support.commands import run_command
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
 
@@ -268,18 +267,9 @@ os._exit(status)
 
 def start(arguments: Sequence[str], folder: Path) -> tuple[int, str, float, float]:
     """Run a command line and return its status, what it said, and the seconds and bytes that it took."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    told = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=2 * TIME_LIMIT_S,
-    )
-    return told.returncode, told.stderr, time.monotonic() - began, int((folder / "peak").read_text()) * 1024
+    told = run_command(*arguments, code=RUN, cwd=folder)
+    return told.status, told.err, time.monotonic() - began, int((folder / "peak").read_text()) * 1024
 
 
 @pytest.mark.parametrize("kind", fuzz_settings.KINDS)
@@ -294,9 +284,7 @@ def test_settings_changed_at_random(kind: str, tmp_path: Path) -> None:
 def torch_bytes() -> int:
     """Return the memory that Python takes with torch and what comes with it."""
     code = "import framecls.nn.network, re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return int(told.stdout) * 1024
+    return int(run_command(code=code).out) * 1024
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import save_tiny_model, tiny_config
 
 from framecls.checkpoints.file import FORMAT_VERSION, narrow, read_config, widen
 from framecls.checkpoints.network import load_network, save_model
 from framecls.config import ModelConfig, Precision
 from framecls.errors import ModelError
 from framecls.nn.network import Network
+from support.models import save_tiny_model, tiny_config
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, tiny_config, tone
 
 from framecls.checkpoints import onnx as export
 from framecls.checkpoints.network import load_network, save_model
@@ -24,6 +23,8 @@ from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.nn.features import ConvolutionFeatures, FeatureExtractor, log_above
 from framecls.nn.network import Network
+from support.models import save_tiny_model, tiny_config
+from support.signals import make_tone
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -34,7 +35,7 @@ needs_onnx = pytest.mark.skipif(
 @pytest.mark.parametrize("config", [FeatureConfig(), FeatureConfig(kind="mfcc", window_samples=320, n_mels=40)])
 def test_features_by_convolution_are_the_same(config: FeatureConfig) -> None:
     extractor = FeatureExtractor(config)
-    waveform = torch.from_numpy(np.stack([tone(1.0), 0.001 * tone(1.0, 3000.0), np.zeros(16000, np.float32)]))
+    waveform = torch.from_numpy(np.stack([make_tone(1.0), 0.001 * make_tone(1.0, 3000.0), np.zeros(16000, np.float32)]))
     torch.testing.assert_close(ConvolutionFeatures(extractor)(waveform), extractor(waveform), atol=1e-4, rtol=0)
 
 
@@ -157,8 +158,8 @@ def test_an_exported_network_tags(tmp_path: Path) -> None:
     export.save_onnx(network, tmp_path / "m.onnx")
     cpu = torch.device("cpu")
     exported: Any = export.OnnxNetwork(tmp_path / "m.onnx", network.config, threads=1)
-    got = Model(Engine(exported, cpu)).tag(tone(5.3), sample_rate=16000)
-    wanted = Model(Engine(network, cpu)).tag(tone(5.3), sample_rate=16000)
+    got = Model(Engine(exported, cpu)).tag(make_tone(5.3), sample_rate=16000)
+    wanted = Model(Engine(network, cpu)).tag(make_tone(5.3), sample_rate=16000)
     np.testing.assert_allclose(got.scores, wanted.scores, atol=1e-4)
 
 

@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +20,30 @@ import safetensors
 import safetensors.torch
 import soundfile
 import torch
-from models import RATE, save_tiny_model, tone, write_wav
-from training.test_train_resume import RECIPE
-from training.test_training import write_corpus
 
 import framecls
-from framecls.cli.boundary import run
 from framecls.errors import AudioError, is_out_of_memory
 from framecls.training import loop
 from framecls.training.metrics.report import DevReport
+from support.commands import COMMAND, ROOT, Cli, environment, run_command, start_command
+from support.models import save_tiny_model
+from support.signals import RATE, make_tone, write_wav
+from support.training import RECIPE, write_corpus
 
 LONG = "x" * 300
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="descriptors and /proc as Linux has them")
 on_posix = pytest.mark.skipif(os.name != "posix", reason="descriptors and signals as POSIX has them")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Answer]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def here(here: Path) -> Path:
     """Work in a folder with a recording and a model, `tiny-sound.safetensors`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(framecls.__file__).parent.parent))
-    save_tiny_model(tmp_path, "frame")
-    write_wav(tmp_path / "a.wav")
-    return tmp_path
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], here: Path) -> Cli:
-    """Run a command line in this process, in the folder of `here`."""
-
-    def call(*arguments: str) -> Answer:
-        capsys.readouterr()
-        status = run(arguments)
-        captured = capsys.readouterr()
-        return Answer(status, captured.out, captured.err)
-
-    return call
+    save_tiny_model(here, "frame")
+    write_wav(here / "a.wav")
+    return here
 
 
 TAG = ("tag", "a.wav", "-m", "tiny-sound.safetensors", "--device", "cpu")
-COMMAND = [sys.executable, "-m", "framecls"]
 TRAIN = ("train", "identify", "manifest.jsonl", "--recipe", "toy.toml", "--device", "cpu", "--threads", "1")
 
 
@@ -112,7 +82,9 @@ def corpus(here: Path) -> Path:
     ],
     ids=lambda value: " ".join(value).replace(LONG, "LONG")[:60] if isinstance(value, tuple) else "",
 )
-def test_a_name_that_is_too_long_is_named(arguments: tuple[str, ...], status: int, said: str, cli: Cli) -> None:
+def test_a_name_that_is_too_long_is_named(
+    arguments: tuple[str, ...], status: int, said: str, cli: Cli, here: Path
+) -> None:
     answer = cli(*arguments)
     lines = [line for line in answer.err.splitlines() if line.startswith("framecls: error: ")]
     assert (answer.status, answer.out) == (status, "")
@@ -142,10 +114,10 @@ def test_a_folder_that_cannot_be_made_is_named(arguments: tuple[str, ...], said:
 def test_a_library_that_does_not_load_is_no_matter_of_the_output(arguments: tuple[str, ...], corpus: Path) -> None:
     (corpus.parent / "broken").mkdir()
     (corpus.parent / "broken/soundfile.py").write_text("raise OSError('Could not load this library: libx.so')")
-    environment = {**os.environ, "PYTHONPATH": f"{corpus.parent / 'broken'}{os.pathsep}{os.environ['PYTHONPATH']}"}
-    answer = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, check=False)
+    settings = environment(PYTHONPATH=f"{corpus.parent / 'broken'}{os.pathsep}{ROOT}")
+    answer = run_command(*arguments, env=settings)
     said = "framecls: error: unexpected OSError: Could not load this library: libx.so; run again with --debug\n"
-    assert (answer.returncode, answer.stdout, answer.stderr) == (1, "", said)
+    assert answer == (1, "", said)
 
 
 def test_what_a_decoder_raises_in_a_stream_is_of_that_input(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +186,8 @@ def test_too_few_descriptors_do_not_damage_a_model(here: Path) -> None:
         "except Exception as error:\n"
         "    print(error)"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert answer.stdout == "tiny-sound.safetensors: cannot be read: Too many open files\n"
+    answer = run_command(code=script)
+    assert answer.out == "tiny-sound.safetensors: cannot be read: Too many open files\n"
 
 
 @pytest.mark.parametrize("name", NOT_OF_THE_FILE)
@@ -249,7 +221,9 @@ def test_running_out_of_memory_is_known_however_it_is_said() -> None:
 def shell(line: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which `framecls` is this package's."""
     program = f'framecls() {{ {" ".join(COMMAND)} "$@"; }}; {line}'
-    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False, **settings)
+    return subprocess.run(
+        ["bash", "-c", program], capture_output=True, text=True, check=False, env=environment(), **settings
+    )
 
 
 @on_posix
@@ -269,11 +243,11 @@ def test_a_closed_stdout_does_not_matter_where_results_go_elsewhere(here: Path) 
 
 @on_posix
 def test_a_full_pipe_in_non_blocking_mode_loses_nothing(here: Path) -> None:
-    soundfile.write(here / "long.wav", tone(60.0), RATE)
-    arguments = [*COMMAND, "tag", "long.wav", *TAG[2:], "--frames", "-f", "jsonl"]
+    soundfile.write(here / "long.wav", make_tone(60.0), RATE)
+    arguments = ["tag", "long.wav", *TAG[2:], "--frames", "-f", "jsonl"]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    with subprocess.Popen(arguments, stdout=writer, stderr=subprocess.PIPE) as process, open(reader, "rb") as pipe:
+    with start_command(*arguments, stdout=writer) as process, open(reader, "rb") as pipe:
         assert process.stderr is not None
         os.close(writer)
         parts = []
@@ -307,10 +281,10 @@ def test_a_reader_of_stdout_that_goes_away_ends_the_run(here: Path) -> None:
 
 @on_posix
 def test_a_reader_of_a_named_pipe_that_goes_away_is_told_with_its_name(here: Path) -> None:
-    soundfile.write(here / "long.wav", tone(60.0), RATE)
+    soundfile.write(here / "long.wav", make_tone(60.0), RATE)
     os.mkfifo(here / "out.jsonl")
     arguments = ["tag", "long.wav", *TAG[2:], "--frames", "-o", "out.jsonl"]
-    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE) as process:
+    with start_command(*arguments) as process:
         (here / "out.jsonl").open("rb").close()
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, b"framecls: error: cannot write out.jsonl: Broken pipe\n")
@@ -386,17 +360,22 @@ def test_names_of_files_are_no_formulas_and_steer_no_terminal(cli: Cli, here: Pa
 # --- signals
 
 
+def hear_signals() -> None:
+    """Undo what nohup does to the processes that it starts."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @on_posix
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_leaves_no_copy_of_a_pipe(name: str, status: int, here: Path) -> None:
     temporary = here / "temporary"
     temporary.mkdir()
     made_ns = temporary.stat().st_mtime_ns
-    soundfile.write(sound := io.BytesIO(), tone(60.0), RATE, format="FLAC")
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    arguments = [*COMMAND, "tag", "-", *TAG[2:], "-o", "x.csv"]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, env=environment, **streams) as process:  # type: ignore[call-overload]
+    soundfile.write(sound := io.BytesIO(), make_tone(60.0), RATE, format="FLAC")
+    arguments = ["tag", "-", *TAG[2:], "-o", "x.csv"]
+    settings = environment(TMPDIR=str(temporary))
+    with start_command(*arguments, env=settings, stdin=subprocess.PIPE, preexec_fn=hear_signals) as process:
+        assert process.stdin is not None
         process.stdin.write(sound.getvalue()[:400_000])
         process.stdin.flush()
         # The copy loses its name at once where the system allows that; what shows then is that the folder was changed.
@@ -420,8 +399,8 @@ def test_a_signal_that_is_ignored_stays_ignored(here: Path) -> None:
         "signal.raise_signal(signal.SIGHUP)\n"
         "print('goes on')"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stdout) == (0, "goes on\n")
+    answer = run_command(code=script)
+    assert (answer.status, answer.out) == (0, "goes on\n")
 
 
 # --- a dev score that is no number

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import dataclasses
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 import typer
-from models import LANGUAGES, RATE, TAG_LABELS, save_tiny_model, tone, write_wav
 
-import framecls
 from framecls import __main__ as entry
 from framecls._version import __version__
 from framecls.checkpoints.file import read_config
@@ -33,82 +31,9 @@ from framecls.cli.console import Console, escape, one_line
 from framecls.errors import AudioError
 from framecls.output.formats import WRITERS
 from framecls.output.frames import FRAME_WRITERS
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        """The lines of stderr."""
-        return self.err.splitlines()
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of stdout, as JSON."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Cli = Callable[..., Answer]
-
-
-@pytest.fixture(autouse=True)
-def _same_package_in_subprocesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(framecls.__file__).parent.parent))
-
-
-@pytest.fixture(scope="session")
-def tag_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
-
-
-@pytest.fixture(scope="session")
-def identify_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "pooled"))
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line in this process."""
-
-    def call(*arguments: str | Path) -> Answer:
-        capsys.readouterr()
-        status = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Answer(status, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture
-def tag(cli: Cli, tag_model: str) -> Cli:
-    """Run `framecls tag` with the tiny model."""
-    return lambda *arguments: cli("tag", "-m", tag_model, "--device", "cpu", *arguments)
-
-
-@pytest.fixture
-def identify(cli: Cli, identify_model: str) -> Cli:
-    """Run `framecls identify` with the tiny model."""
-    return lambda *arguments: cli("identify", "-m", identify_model, "--device", "cpu", *arguments)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start a command line in a process of its own."""
-    command = [sys.executable, "-m", "framecls", *map(os.fsencode, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
+from support.commands import Answer, Cli, environment, run_command, start_command
+from support.models import LANGUAGES, TAG_LABELS, save_tiny_model
+from support.signals import RATE, make_tone, write_wav
 
 # --- starting up
 
@@ -133,8 +58,8 @@ def test_cheap_answers_import_nothing_heavy(arguments: list[str], status: int) -
         "heavy = {'torch', 'torchaudio', 'librosa', 'scipy', 'sklearn', 'soundfile'} & sys.modules.keys()\n"
         "sys.exit(f'{heavy} was imported' if heavy else 100 + status)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert answer.returncode == 100 + status, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 100 + status, answer.err
 
 
 def test_missing_inputs_are_reported_without_torch(tag_model: str) -> None:
@@ -144,9 +69,9 @@ def test_missing_inputs_are_reported_without_torch(tag_model: str) -> None:
         f"status = run(['tag', '-m', {tag_model!r}, 'missing.wav'])\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 100 + status)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert answer.returncode == 101, answer.stderr
-    assert answer.stderr.startswith("framecls: error: missing.wav: ")
+    answer = run_command(code=code)
+    assert answer.status == 101, answer.err
+    assert answer.err.startswith("framecls: error: missing.wav: ")
 
 
 def test_version(cli: Cli) -> None:
@@ -199,14 +124,13 @@ def test_nothing_is_said_of_a_decoder_that_is_cut_off() -> None:
         "atexit.register(print, 'temporary files removed')\n"
         "boundary.main()"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (answer.returncode, answer.stderr) == (141, "")
-    assert answer.stdout == "result\ntemporary files removed\n"
+    answer = run_command(code=code)
+    assert (answer.status, answer.err) == (141, "")
+    assert answer.out == "result\ntemporary files removed\n"
 
 
 def test_both_entry_points_are_one() -> None:
-    answer = subprocess.run([sys.executable, "-m", "framecls", "--version"], capture_output=True, text=True, check=True)
-    assert answer.stdout == f"framecls {__version__}\n"
+    assert run_command("--version") == (0, f"framecls {__version__}\n", "")
     assert entry.main.__module__ == "framecls.cli.boundary"
 
 
@@ -227,10 +151,9 @@ def test_both_entry_points_are_one() -> None:
 )
 def test_completion_is_offered(words: str, offered: list[str]) -> None:
     place = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    environment = {**os.environ, "_FRAMECLS_COMPLETE": "complete_bash", **place}
-    command = [sys.executable, "-c", "from framecls.cli import main; main()"]
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert (answer.stdout.split(), answer.stderr) == (offered, "")
+    settings = environment(_FRAMECLS_COMPLETE="complete_bash", **place)
+    answer = run_command(code="from framecls.cli import main; main()", env=settings)
+    assert (answer.out.split(), answer.err) == (offered, "")
 
 
 def test_formats_are_those_of_the_writers() -> None:
@@ -245,18 +168,15 @@ def test_formats_are_those_of_the_writers() -> None:
 def test_nothing_of_ours_is_escaped_where_a_terminal_has_ascii_only(arguments: list[str], tmp_path: Path) -> None:
     if arguments[0] == "bench":
         arguments = [*arguments, "-m", str(save_tiny_model(tmp_path, "frame"))]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "framecls", *arguments]
-    answer = subprocess.run(command, capture_output=True, env=environment, check=True)
-    assert b"\\" not in answer.stdout
-    assert answer.stdout.isascii()
+    answer = run_command(*arguments, env=environment(PYTHONIOENCODING="ascii"))
+    assert answer.status == 0
+    assert "\\" not in answer.out
+    assert answer.out.isascii()
 
 
 def test_file_names_are_escaped_where_a_terminal_has_ascii_only() -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "framecls", "tag", "ü…ö.wav"]
-    answer = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert b"\\xfc...\\xf6.wav" in answer.stderr
+    answer = run_command("tag", "ü…ö.wav", env=environment(PYTHONIOENCODING="ascii"))
+    assert "\\xfc...\\xf6.wav" in answer.err
 
 
 # --- wrong usage
@@ -401,7 +321,7 @@ def make_text_file(folder: Path) -> Path:
 
 def make_nan(folder: Path) -> Path:
     path = folder / "nan.wav"
-    samples = tone(1.0)
+    samples = make_tone(1.0)
     samples[5000] = np.nan
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     return path
@@ -428,22 +348,28 @@ def test_bad_input_is_one_line_and_the_others_are_done(
     assert "Traceback" not in answer.err
 
 
-def test_unreadable_input(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad, good = write_wav(here / "secret.wav"), write_wav(here / "good.wav")
-    bad.chmod(0)
-    if os.access(bad, os.R_OK):  # the superuser reads everything
-        really_open = builtins.open
+AS_NOBODY = """
+import os, sys
+from framecls.cli.boundary import run
+command, bad, good = sys.argv[1:-2], *sys.argv[-2:]
+if os.geteuid() == 0:  # reads everything
+    run([*command, good, "-o", os.devnull])  # all is imported while it can be
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(run([*command, bad, good]))
+"""
 
-        def refuse(file: Any, *arguments: Any, **options: Any) -> Any:
-            if file == bad:
-                raise PermissionError(13, "Permission denied", str(file))
-            return really_open(file, *arguments, **options)
 
-        monkeypatch.setattr(builtins, "open", refuse)
-    answer = tag(bad, good, "-f", "jsonl", "-q")
-    assert (answer.status, len(answer.errors)) == (1, 1)
-    assert answer.err.startswith(f"framecls: error: {bad}: ")
-    assert "permission" in answer.err
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_unreadable_input(tag_model: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not below pytest's, which is closed to others
+        os.chmod(folder, 0o755)
+        bad, good = write_wav(Path(folder, "secret.wav")), write_wav(Path(folder, "good.wav"))
+        bad.chmod(0)
+        model = shutil.copy(tag_model, folder)
+        command = ("tag", "-m", model, "--device", "cpu", "-f", "jsonl", "-q")
+        answer = run_command(*command, bad, good, code=AS_NOBODY)
+    assert (answer.status, answer.err) == (1, f"framecls: error: {bad}: no permission to read it\n")
     assert [record["file"] for record in answer.records] == [str(good)]
 
 
@@ -940,10 +866,7 @@ def test_the_end_of_a_process_waits_for_nothing(here: Path) -> None:
         "boundary.run = lambda arguments: print('written') or 3\n"
         "boundary.main()"
     )
-    command = [sys.executable, "-c", script]
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "written\nat exit\n", "")
+    assert run_command(code=script) == (3, "written\nat exit\n", "")
 
 
 def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -978,7 +901,7 @@ def waiting(tag_model: str, here: Path) -> Iterator[subprocess.Popen[bytes]]:
     write_wav(here / "a.wav")
     write_wav(here / "c.wav")
     arguments = ("tag", "-m", tag_model, "--device", "cpu", "-f", "jsonl", "a.wav", "-", "c.wav")
-    with start(*arguments, stdin=subprocess.PIPE) as process:
+    with start_command(*arguments, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["file"] == "a.wav"  # each result comes as soon as it is there
         yield process
@@ -988,7 +911,7 @@ def waiting(tag_model: str, here: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has them")
 def test_ctrl_c(waiting: subprocess.Popen[bytes]) -> None:
     assert waiting.stdin is not None
-    soundfile.write(wav := io.BytesIO(), tone(60.0), RATE, format="WAV")
+    soundfile.write(wav := io.BytesIO(), make_tone(60.0), RATE, format="WAV")
     waiting.stdin.write(wav.getvalue()[:500_000])  # more than a pipe holds: once it is through, the input is being read
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=30)
@@ -1001,7 +924,7 @@ def test_a_reader_that_goes_away(waiting: subprocess.Popen[bytes]) -> None:
     assert waiting.stdout is not None
     assert waiting.stderr is not None
     waiting.stdout.close()
-    soundfile.write(wav := io.BytesIO(), tone(1.0), RATE, format="WAV")
+    soundfile.write(wav := io.BytesIO(), make_tone(1.0), RATE, format="WAV")
     waiting.stdin.write(wav.getvalue())
     waiting.stdin.close()
     assert waiting.stderr.read() == b""
@@ -1014,9 +937,9 @@ def test_names_that_are_no_text(locale: str, tag_model: str, here: Path) -> None
     name = b"caf\xe9-\xff.wav"
     write_wav(here / "a.wav")
     (here / "a.wav").rename(os.fsdecode(os.fsencode(here) + b"/" + name))
-    environment = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    settings = environment(LC_ALL=locale, PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     arguments = ("tag", "-m", tag_model, "--device", "cpu", os.fsdecode(name), os.fsdecode(b"gone-" + name))
-    with start(*arguments, env=environment) as process:
+    with start_command(*arguments, env=settings) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"speech" in out
@@ -1028,11 +951,11 @@ def test_full_disk(tag_model: str, here: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full here")
     write_wav(here / "a.wav")
-    with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "framecls", "tag", "-m", tag_model, "--device", "cpu", "-f", "jsonl", "a.wav"]
-        answer = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert answer.returncode == 1
-    assert answer.stderr == b"framecls: error: cannot write the results: No space left on device\n"
+    arguments = ["tag", "-m", tag_model, "--device", "cpu", "-f", "jsonl", "a.wav"]
+    with open("/dev/full", "wb") as full, start_command(*arguments, stdout=full) as process:
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert err == b"framecls: error: cannot write the results: No space left on device\n"
 
 
 # --- text

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
 
 import pytest
 
 from framecls.cli import guide
 from framecls.cli.boundary import run
+from support.commands import environment, run_command
 
 
 class Terminal(io.StringIO):
@@ -64,6 +63,6 @@ def test_it_needs_no_torch_and_no_utf8() -> None:
         "status = run(['guide', 'speed'])\n"
         "sys.exit('too much was imported' if {'torch', 'numpy'} & sys.modules.keys() else status)"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
-    assert answer.stdout.startswith(b"# Speed")
+    answer = run_command(code=code, env=environment(PYTHONIOENCODING="ascii"))
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("# Speed")

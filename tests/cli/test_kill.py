@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import save_tiny_model, write_wav
 
-import framecls
+from support.commands import environment
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -48,14 +49,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runner(work: Path) -> Iterator[Runner]:
     """Return a function that runs a command line in `work`, and kills it after a time if one is given."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(framecls.__file__).parent.parent),
-        "OMP_NUM_THREADS": "1",
-    }
-    script = str(Path(__file__).parents[1] / "resumable.py")
+    script = str(Path(__file__).parents[1] / "support" / "resumable.py")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, script], text=True, cwd=work, env=environment, **pipes) as process:
+    with subprocess.Popen([sys.executable, script], text=True, cwd=work, env=environment(), **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         stdin, stdout = process.stdin, process.stdout

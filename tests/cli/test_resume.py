@@ -10,58 +10,37 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
-from media import Track, write_media
-from models import save_tiny_model, write_wav
 
-import framecls
 from framecls.audio import Input, find_inputs, open_audio
 from framecls.cli import classify, progress
-from framecls.cli.boundary import run
 from framecls.cli.progress import Pace, line_gap_s
+from framecls.config import ReadOptions
 from framecls.output import destination
 from framecls.output.destination import FolderDestination, JournalDestination
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Answer]
+from support.commands import Answer, Cli, run_command
+from support.media import Track, write_media
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(here: Path) -> Path:
     """Work in a folder with a model and three recordings."""
-    monkeypatch.chdir(tmp_path)
-    save_tiny_model(tmp_path, "frame")
+    save_tiny_model(here, "frame")
     for number, name in enumerate(("a.wav", "b.wav", "deep/c.wav")):
-        write_wav(tmp_path / "in" / name, 0.5, 300 + 100 * number)
-    return tmp_path
+        write_wav(here / "in" / name, 0.5, 300 + 100 * number)
+    return here
 
 
 @pytest.fixture
-def tag(capsys: pytest.CaptureFixture[str], here: Path) -> Cli:
+def tag(cli: Cli, here: Path) -> Cli:
     """Run `framecls tag` with the model of `here`."""
-
-    def call(*arguments: str | Path) -> Answer:
-        capsys.readouterr()
-        command = ["tag", "-m", "tiny-sound.safetensors", "--device", "cpu", *map(str, arguments)]
-        status = run(command)
-        captured = capsys.readouterr()
-        return Answer(status, captured.out, captured.err)
-
-    return call
+    return lambda *arguments: cli("tag", "-m", "tiny-sound.safetensors", "--device", "cpu", *arguments)
 
 
 def shown(folder: Path) -> dict[str, bytes]:
@@ -326,11 +305,8 @@ def test_nothing_to_do_needs_no_torch(to: tuple[str, ...], tag: Cli, here: Path)
         f"status = run({arguments!r})\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 100 + status)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 100, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 100, answer.err
 
 
 # --- where results may go
@@ -548,12 +524,12 @@ def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.Mon
 
 def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
     (item,) = (item for item in find_inputs(["in/a.wav"]) if isinstance(item, Input))
-    length_s = classify._expect_length_s(item, None)
+    length_s = classify._expect_length_s(item, ReadOptions())
     assert length_s is not None
     assert length_s > 0
     (here / "bad.wav").write_bytes(b"no audio")
     (bad,) = (item for item in find_inputs(["bad.wav"]) if isinstance(item, Input))
-    assert classify._expect_length_s(bad, None) is None
+    assert classify._expect_length_s(bad, ReadOptions()) is None
 
 
 def test_lines_come_ever_more_rarely() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from models import save_tiny_model, write_wav
 
-import framecls
+from support.commands import run_in_terminal
+from support.models import save_tiny_model
+from support.signals import write_wav
 
-pyte = pytest.importorskip("pyte")
-pty = pytest.importorskip("pty", reason="a terminal of POSIX")
+pytest.importorskip("pyte")
+pytest.importorskip("pty", reason="a terminal of POSIX")
 
 # The bar is shown from the beginning, however short the run.
 RUN = """
@@ -39,39 +36,10 @@ progress.InputBar.finish_input = interrupt
 
 
 def show(code: str, arguments: list[str], folder: Path, columns: int) -> tuple[int, list[str]]:
-    """Run a command line in a terminal; return its exit status, and the lines that are left on the screen."""
-    import fcntl
-    import termios
-
-    lines = 60
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment = {**kept, "TERM": "xterm-256color", "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    screen = pyte.Screen(columns, lines)
-    stream = pyte.ByteStream(screen)
-    said = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end was closed
-            break
-        if not part:
-            break
-        said += part
-        stream.feed(part)
-    os.close(ours)
-    assert "━".encode() in said  # the bar was there
-    return process.wait(), [line.rstrip() for line in screen.display if line.strip()]
+    """Run a command line that draws a bar; return its exit status, and the lines that are left on the screen."""
+    status, written, lines = run_in_terminal(*arguments, code=code, columns=columns, cwd=folder)
+    assert "━".encode() in written
+    return status, lines
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,18 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from models import save_tiny_model, save_tiny_voice_model, write_wav
 
 import framecls
 from framecls.cli import boundary
-from framecls.cli.boundary import run
 from framecls.cluster import ClusterModel, connect, crew, session
 from framecls.cluster import model as cluster_model
 from framecls.cluster.plan import Machine, Staff, plan_staff
@@ -33,24 +29,16 @@ from framecls.cluster.worker import Answer, Failure, Setup, Started, Worker
 from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
 from framecls.results import TagResult
+from support.commands import Answer as Said
+from support.commands import Cli, run_command
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import write_wav
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an optional extra")
 
 N_GOOD = 9
 BAD = "in/1/text.wav"
 ON_RAY = ("--engine", "ray", "--workers", "2")
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Told]
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +80,11 @@ def here(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], here: Path) -> Cli:
+def cli(cli: Cli, here: Path) -> Cli:
     """Run a command line in `here`, on one thread."""
 
-    def call(command: str, *arguments: str, model: str = "tiny-sound.safetensors") -> Told:
-        capsys.readouterr()
-        status = run([command, "-m", model, "--device", "cpu", "--threads", "1", *arguments])
-        captured = capsys.readouterr()
-        return Told(status, captured.out, captured.err)
+    def call(command: str, *arguments: str, model: str = "tiny-sound.safetensors") -> Said:
+        return cli(command, "-m", model, "--device", "cpu", "--threads", "1", *arguments)
 
     return call
 
@@ -109,7 +94,7 @@ def shown(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
 
 
-def told(answer: Told) -> tuple[int, str, list[str]]:
+def told(answer: Said) -> tuple[int, str, list[str]]:
     """Return the status, and what was printed save how long it took."""
     return answer.status, answer.out, [line.partition(" in ")[0] for line in answer.err.splitlines()]
 
@@ -442,10 +427,8 @@ def test_a_port_that_is_silent_or_something_else(
             "sys.exit(run(sys.argv[1:]))"
         )
         command = ["tag", "in/0", "-m", "tiny-sound.safetensors", "--engine", "ray", "--address", address]
-        monkeypatch.setenv("PYTHONPATH", str(Path(framecls.__file__).parent.parent))
-        told = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr == f"framecls: error: {message.format(address)}\n"
+        told = run_command(*command, code=code)
+    assert told == (1, "", f"framecls: error: {message.format(address)}\n")
 
 
 # --- what needs no Ray
@@ -490,8 +473,8 @@ def test_a_ray_that_is_started_here_asks_for_a_token(home: Path) -> None:
         "    told = subprocess.run(command, env=settings, capture_output=True, text=True)\n"
         "    sys.exit(told.stderr if told.returncode == 0 or 'AuthenticationError' not in told.stderr else 0)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
+    told = run_command(code=code)
+    assert told.status == 0, told.err
     assert (home / ".ray" / "auth_token").is_file()
 
 

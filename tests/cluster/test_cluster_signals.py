@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from models import save_tiny_model, write_wav
 
-import framecls
 from framecls.cluster.signals import Terminated, changed, end_in_order, hold_sigterm
+from support.commands import environment
+from support.models import save_tiny_model
+from support.signals import write_wav
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an optional extra")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find processes")
@@ -59,11 +59,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start Python in `work`; what it starts has the name of `work` in its environment."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "HOME": str(work / "home")}
-    environment |= {"FRAMECLS_TEST": str(work), "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
+    variables = environment(HOME=str(work / "home"), FRAMECLS_TEST=str(work))
+    variables.pop("RAY_ADDRESS", None)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *arguments], cwd=work, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen([sys.executable, *arguments], cwd=work, env=variables, start_new_session=True, **pipes)
 
 
 def tag(output: str, *more: str) -> tuple[str, ...]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +18,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import RATE, tiny_config
 
 from framecls.audio import AudioStream, open_audio
 from framecls.checkpoints.network import save_model
@@ -32,6 +29,9 @@ from framecls.inference.windows import Item, WindowOutput, cut_windows, padded_l
 from framecls.model import Model
 from framecls.nn.network import Network
 from framecls.results import Identification, TagResult
+from support.commands import run_command
+from support.models import tiny_config
+from support.signals import RATE, make_swell
 
 CPU = torch.device("cpu")
 CONFIG = replace(tiny_config("frame"), window=WindowConfig(length_s=0.4, overlap_s=0.1))
@@ -39,12 +39,6 @@ MIXED_S = (2.0, 0.3, 7.9, 0.02, 1.0, 0.31, 4.4, 1.0, 0.9, 12.1, 0.5)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
-
-def clip(duration_s: float, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    samples = rng.standard_normal(max(1, round(duration_s * RATE))) * 0.1
-    return (samples * (1 + np.sin(np.arange(len(samples)) / 5000))).astype(np.float32)
 
 
 def make_model(task: Any = "frame", batch_size: int | None = None) -> Model:
@@ -55,7 +49,7 @@ def make_model(task: Any = "frame", batch_size: int | None = None) -> Model:
 def recordings_of(lengths: Iterable[int]) -> Iterator[Recording]:
     """Yield recordings of these many samples, each with other noise."""
     for number, n_samples in enumerate(lengths):
-        yield Recording(partial(open_audio, clip(n_samples / RATE, number), RATE, RATE), CONFIG)
+        yield Recording(partial(open_audio, make_swell(n_samples / RATE, number), RATE, RATE), CONFIG)
 
 
 def blocks_of(blocks: Iterator[np.ndarray]) -> Recording:
@@ -96,7 +90,7 @@ def test_outputs_are_those_of_each_recording_alone(
     got = read_all(Batcher(recordings_of(lengths), CONFIG, checksums, limits))
     assert len(got) == len(lengths)
     for number, (n_samples, outputs) in enumerate(zip(lengths, got, strict=True)):
-        alone = [checksums([item])[0] for item in cut_windows([clip(n_samples / RATE, number)], CONFIG)]
+        alone = [checksums([item])[0] for item in cut_windows([make_swell(n_samples / RATE, number)], CONFIG)]
         assert [output.window for output in outputs] == [output.window for output in alone]
         for mine, theirs in zip(outputs, alone, strict=True):
             np.testing.assert_allclose(mine.logits, theirs.logits, atol=1e-9)
@@ -104,7 +98,7 @@ def test_outputs_are_those_of_each_recording_alone(
 
 def test_a_recording_that_fails_stops_no_other() -> None:
     def broken() -> Iterator[np.ndarray]:
-        yield clip(2.0)
+        yield make_swell(2.0)
         raise AudioError("decoding broke")
 
     def missing() -> AudioStream:
@@ -116,7 +110,7 @@ def test_a_recording_that_fails_stops_no_other() -> None:
     assert [str(outputs[-1]) for outputs in got[1:3]] == ["no such file", "decoding broke"]
     assert len(got[2]) > 1  # what was decoded before it broke is there
     for outputs, n_samples in ((got[0], 8000), (got[3], 9000)):
-        assert len(outputs) == len(list(cut_windows([clip(n_samples / RATE)], CONFIG)))
+        assert len(outputs) == len(list(cut_windows([make_swell(n_samples / RATE)], CONFIG)))
 
 
 def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
@@ -199,7 +193,7 @@ def test_a_long_recording_is_not_decoded_far_ahead() -> None:
         nonlocal n_taken
         while True:
             n_taken += 1
-            yield clip(0.5)
+            yield make_swell(0.5)
 
     batcher = Batcher([blocks_of(blocks())], CONFIG, checksums, BatchLimits(4, 2, 2, block_s=0.5))
     with closing(batcher.run()) as recordings:
@@ -214,7 +208,7 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
 
     def silent() -> Iterator[np.ndarray]:
         gate.wait(30)
-        yield clip(0.1)
+        yield make_swell(0.1)
 
     def count(items: list[Item]) -> list[WindowOutput]:
         sizes.append(len(items))
@@ -245,7 +239,7 @@ def same(a: TagResult, b: TagResult) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, None, 64])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_result_does_not_depend_on_its_company(batch_size: int | None, threads: int) -> None:
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     alone = make_model()
     wanted = [alone.tag(samples, sample_rate=RATE) for samples in clips]
     before = torch.get_num_threads()
@@ -263,16 +257,16 @@ def test_a_result_does_not_depend_on_its_company(batch_size: int | None, threads
 
 def test_identifying_does_not_depend_on_company_either() -> None:
     model = make_model("pooled")
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     together = list(model.identify_many(clips, sample_rate=RATE))
     for samples, got in zip(clips, together, strict=True):
         assert got == model.identify(samples, sample_rate=RATE)
 
 
 def test_a_bad_source_gives_its_error_in_its_place() -> None:
-    bad = clip(1.0)
+    bad = make_swell(1.0)
     bad[77] = np.nan
-    first, second, third = make_model().tag_many([clip(1.0), bad, clip(2.0)], sample_rate=RATE)
+    first, second, third = make_model().tag_many([make_swell(1.0), bad, make_swell(2.0)], sample_rate=RATE)
     assert isinstance(second, AudioError)
     assert "NaN" in str(second)
     assert [r.duration for r in (first, third) if isinstance(r, TagResult)] == [1.0, 2.0]
@@ -281,7 +275,7 @@ def test_a_bad_source_gives_its_error_in_its_place() -> None:
 def test_what_is_under_way_is_told_in_seconds() -> None:
     """Progress starts anew with each recording, and ends with its length."""
     told: list[float] = []
-    list(make_model().tag_many([clip(5.0), clip(3.0)], sample_rate=RATE, progress=told.append))
+    list(make_model().tag_many([make_swell(5.0), make_swell(3.0)], sample_rate=RATE, progress=told.append))
     cut = told.index(max(told)) + 1
     assert told[:cut] == sorted(told[:cut])
     assert told[cut:] == sorted(told[cut:])
@@ -298,13 +292,13 @@ def test_a_network_that_fails_fails_what_was_in_the_batch(monkeypatch: pytest.Mo
         return forward(self, windows)
 
     monkeypatch.setattr(Engine, "forward", fail_on_long)
-    results = list(model.tag_many([clip(1.0), clip(1.9), clip(1.0)], sample_rate=RATE))
+    results = list(model.tag_many([make_swell(1.0), make_swell(1.9), make_swell(1.0)], sample_rate=RATE))
     assert [type(result) for result in results] == [TagResult, MemoryError, TagResult]
 
 
 def test_scores_are_kept_only_if_they_are_asked_for() -> None:
     model = make_model()
-    kept, dropped = (model.tag(clip(9.0), sample_rate=RATE, keep_scores=keep) for keep in (True, False))
+    kept, dropped = (model.tag(make_swell(9.0), sample_rate=RATE, keep_scores=keep) for keep in (True, False))
     assert kept.segments == dropped.segments
     assert kept.outline is None
     assert dropped.scores.shape == (0, 3)
@@ -316,7 +310,7 @@ def test_scores_are_kept_only_if_they_are_asked_for() -> None:
 def test_two_threads_use_one_model_at_once() -> None:
     """Each gets what it would alone, and the threads of torch are as they were."""
     model = make_model("frame")
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     wanted = [model.tag(samples, sample_rate=RATE) for samples in clips]
     together = threading.Barrier(2)
     found: dict[int, list[Any]] = {}
@@ -344,11 +338,9 @@ def test_one_network_on_two_devices_at_once(other: str) -> None:
     """Two engines of the same weights, their runs interleaved; a gate is on the device of the network."""
     torch.manual_seed(3)
     gate, network = Network(tiny_config("frame")).eval(), Network(replace(tiny_config("pooled"), gate="speech")).eval()
-    models = [
-        Model(Engine(copy.deepcopy(network), torch.device(device), gate=copy.deepcopy(gate)))
-        for device in ("cpu", other)
-    ]
-    clips = [clip(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
+    devices = [torch.device("cpu"), torch.device(other)]
+    models = [Model(Engine(copy.deepcopy(network), device, gate=copy.deepcopy(gate))) for device in devices]
+    clips = [make_swell(duration_s, seed) for seed, duration_s in enumerate(MIXED_S)]
     runs = [model.identify_many(clips, sample_rate=RATE) for model in models]
     n_results = 0
     for first, second in zip(*runs, strict=True):
@@ -381,9 +373,6 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
     config = tiny_config("frame")
     few_frames = replace(config.features, window_samples=1600, hop_samples=1600, n_fft=1600)  # so that it takes seconds
     save_model(Network(replace(config, features=few_frames)), tmp_path / "model.safetensors")
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "model.safetensors")]
-    peaks_kb = [
-        int(subprocess.run([*command, minutes], capture_output=True, text=True, check=True, timeout=120).stdout)
-        for minutes in ("10", "60")
-    ]
+    model = str(tmp_path / "model.safetensors")
+    peaks_kb = [int(run_command(model, minutes, code=MEMORY).out) for minutes in ("10", "60")]
     assert peaks_kb[1] <= min(1.5 * peaks_kb[0], peaks_kb[0] + 100_000)

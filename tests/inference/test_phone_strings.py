@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from models import save_tiny_model, tiny_config, tone, write_wav
 
 from framecls.checkpoints.network import save_model
 from framecls.cli.boundary import run
@@ -31,6 +30,8 @@ from framecls.training.loop import train
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe
+from support.models import save_tiny_model, tiny_config
+from support.signals import make_tone, write_wav
 
 PHONES = ("a", "b", "c")
 
@@ -100,7 +101,7 @@ def test_windows_that_agree_meet_in_the_middle() -> None:
 def test_a_recording_of_many_windows(tmp_path: Path, task: str) -> None:
     engine = load_engine(save_hearing_model(tmp_path, task), device="cpu")
     model = Model(engine)
-    sounds = np.concatenate([tone(0.7, 200 * (1 + n % 7)) for n in range(12)])
+    sounds = np.concatenate([make_tone(0.7, 200 * (1 + n % 7)) for n in range(12)])
     result = model.tag_string(sounds, sample_rate=16000)
     assert isinstance(result, StringResult)
     assert result.scores.shape == (420, 3)
@@ -117,7 +118,7 @@ def test_a_recording_of_many_windows(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("task", ["frame", "pooled"])
 def test_many_recordings_have_the_strings_of_each_alone(tmp_path: Path, task: str) -> None:
     model = load(save_hearing_model(tmp_path, task), device="cpu")
-    sources = [np.concatenate([tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
+    sources = [np.concatenate([make_tone(0.3, 200 * (1 + n % 7)) for n in range(count)]) for count in (2, 12, 5)]
     sources.insert(1, np.zeros(0, np.float32))
     first, empty, *rest = model.tag_string_many(sources, sample_rate=16000)
     assert isinstance(empty, AudioError)
@@ -137,10 +138,10 @@ def test_the_windows_of_a_pooled_model_overlap_for_strings(tmp_path: Path) -> No
 def test_models_without_phones_are_refused(tmp_path: Path) -> None:
     model = load(save_tiny_model(tmp_path, "frame"), device="cpu")
     with pytest.raises(UsageError, match="hears no phones"):
-        model.tag_string(tone(1.0), sample_rate=16000)
+        model.tag_string(make_tone(1.0), sample_rate=16000)
     hearing = load(save_hearing_model(tmp_path, "frame"), device="cpu")
     with pytest.raises(ConfigError, match="beam 0"):
-        hearing.tag_string(tone(1.0), sample_rate=16000, beam=0)
+        hearing.tag_string(make_tone(1.0), sample_rate=16000, beam=0)
 
 
 def test_phones_of_a_part_are_those_whose_middle_is_in_it() -> None:

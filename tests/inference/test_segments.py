@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import segment_whole
 
 from framecls.inference.segments import (
     OutlineMaker,
@@ -21,6 +20,7 @@ from framecls.inference.segments import (
     order_segments,
 )
 from framecls.inference.windows import count_frames, fade, frame_times, padded_length, plan_windows
+from support.results import segment_whole
 
 
 @pytest.mark.parametrize(("n_samples", "n_frames"), [(0, 0), (1, 1), (319, 1), (320, 1), (321, 2), (640, 2)])

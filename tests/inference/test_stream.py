@@ -6,14 +6,11 @@ import csv
 import io
 import json
 import operator
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,25 +18,20 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import RATE, save_tiny_model, tiny_config, write_wav
 
 import framecls
 from framecls.audio import open_audio
-from framecls.cli.boundary import run
 from framecls.config import RAW_ENCODINGS, ConfigError, RawAudio, ReadOptions
 from framecls.errors import AudioError, UsageError
 from framecls.inference.engine import Engine
 from framecls.model import Model
 from framecls.nn.network import Network
+from support.commands import Cli, start_command
+from support.models import tiny_config
+from support.signals import RATE, make_swell, write_wav
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 ROOT = Path(framecls.__file__).parent.parent
-
-
-def noise(duration_s: float) -> np.ndarray:
-    rng = np.random.default_rng(5)
-    samples = rng.standard_normal(round(duration_s * RATE))
-    return (samples * 0.1 * (1 + np.sin(np.arange(len(samples)) / 9000))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +83,7 @@ def test_a_stream_gives_the_segments_of_the_whole(sizes: list[int], batch_size: 
     config = replace(tiny_config("frame"), overlapping=not tiles)
     config = replace(config, decision=replace(config.decision, thresholds={}, min_duration_s=0.1, min_gap_s=0.06))
     model = Model(Engine(Network(config).eval(), torch.device("cpu"), batch_size))
-    samples = noise(9.7)
+    samples = make_swell(9.7)
     cuts = np.cumsum([sizes[k % len(sizes)] for k in range(len(samples) // min(sizes) + 1)])
     blocks = np.split(samples, cuts[cuts < len(samples)])
     streamed = list(model.stream(iter(blocks), sample_rate=RATE))
@@ -112,7 +104,7 @@ def test_the_same_recording_at_another_rate(sound: Model, radio: np.ndarray, tmp
 def test_segments_of_a_pooled_model_are_refused() -> None:
     model = Model(Engine(Network(tiny_config("pooled")).eval(), torch.device("cpu")))
     with pytest.raises(UsageError, match="use identify"):
-        model.stream(noise(1.0), sample_rate=RATE)
+        model.stream(make_swell(1.0), sample_rate=RATE)
 
 
 def test_blocks_that_do_not_fit_each_other() -> None:
@@ -129,7 +121,7 @@ def test_blocks_that_do_not_fit_each_other() -> None:
 @pytest.mark.parametrize("encoding", RAW_ENCODINGS)
 def test_raw_encodings(encoding: str, tmp_path: Path) -> None:
     subtype, endian, sample_bytes = RAW_ENCODINGS[encoding]
-    samples = np.stack([noise(0.5), -0.5 * noise(0.5)], 1)
+    samples = np.stack([make_swell(0.5), -0.5 * make_swell(0.5)], 1)
     path = tmp_path / "a.pcm"
     soundfile.write(path, samples, RATE, format="RAW", subtype=subtype, endian=endian)
     assert path.stat().st_size == samples.size * sample_bytes
@@ -146,7 +138,7 @@ def test_raw_encodings(encoding: str, tmp_path: Path) -> None:
 
 def test_raw_is_for_files() -> None:
     with pytest.raises(ValueError, match="raw is for files"):
-        open_audio(noise(1.0), RATE, RATE, ReadOptions(raw=RawAudio(RATE)))
+        open_audio(make_swell(1.0), RATE, RATE, ReadOptions(raw=RawAudio(RATE)))
     with pytest.raises(ConfigError, match="choose s16le"):
         RawAudio(RATE, 1, "s17le")
 
@@ -154,25 +146,13 @@ def test_raw_is_for_files() -> None:
 # --- the command
 
 
-@pytest.fixture(scope="module")
-def tag_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("models"), "frame"))
-
-
-def tag(capsys: pytest.CaptureFixture[str], model: str, *arguments: Any) -> tuple[int, str, str]:
-    capsys.readouterr()
-    status = run(["tag", "-m", model, "--device", "cpu", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
 @pytest.mark.parametrize("format", ["jsonl", "csv", "tsv", "rttm", "audacity"])
-def test_streamed_formats(format: str, tag_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_streamed_formats(format: str, tag: Cli, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", 9.0)
     rules = ("--threshold", "music=0.5", "--min-gap", "0.1")
-    status, out, err = tag(capsys, tag_model, path, "-f", format, "--stream", *rules)
+    status, out, err = tag(path, "-f", format, "--stream", *rules)
     assert (status, err) == (0, "")
-    _, whole, _ = tag(capsys, tag_model, path, "-f", format, *rules)
+    _, whole, _ = tag(path, "-f", format, *rules)
     if format == "jsonl":
         record = json.loads(whole)
         lines = [{"file": record["file"], "model": record["model"], **segment} for segment in record["segments"]]
@@ -201,43 +181,38 @@ def test_streamed_formats(format: str, tag_model: str, tmp_path: Path, capsys: p
         (["--raw", "16000,1,flac"], "choose s16le"),
     ],
 )
-def test_wrong_usage_of_streams(
-    arguments: list[str], said: str, tag_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, err = tag(capsys, tag_model, write_wav(tmp_path / "a.wav"), *arguments)
+def test_wrong_usage_of_streams(arguments: list[str], said: str, tag: Cli, tmp_path: Path) -> None:
+    status, out, err = tag(write_wav(tmp_path / "a.wav"), *arguments)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert said in err
 
 
-def test_one_bad_stream_stops_no_other(tag_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_bad_stream_stops_no_other(tag: Cli, tmp_path: Path) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_text("This is a text.\n" * 100)
     good = [write_wav(tmp_path / name) for name in ("a.wav", "c.wav")]
-    status, out, err = tag(capsys, tag_model, good[0], bad, good[1], "-f", "jsonl", "--stream")
+    status, out, err = tag(good[0], bad, good[1], "-f", "jsonl", "--stream")
     assert status == 1
     assert {json.loads(line)["file"] for line in out.splitlines()} == {str(path) for path in good}
     assert err.startswith(f"framecls: error: {bad}: ")
     assert len(err.splitlines()) == 1
 
 
-def test_raw_files_and_wav_files_agree(tag_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raw_files_and_wav_files_agree(tag: Cli, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", 3.0)
     samples, _ = soundfile.read(path, dtype="int16")
     (tmp_path / "a.pcm").write_bytes(samples.tobytes())
     stereo = np.stack([samples, samples], 1).astype(">i2")
     (tmp_path / "b.pcm").write_bytes(stereo.tobytes())
-    _, wanted, _ = tag(capsys, tag_model, path, "-f", "csv")
+    _, wanted, _ = tag(path, "-f", "csv")
     for name, raw in (("a.pcm", "16000"), ("b.pcm", "16000,2,s16be")):
-        status, out, _ = tag(capsys, tag_model, tmp_path / name, "--raw", raw, "-f", "csv")
+        status, out, _ = tag(tmp_path / name, "--raw", raw, "-f", "csv")
         assert status == 0
         assert out.replace(name, "a.wav") == wanted
 
 
 def start(model: str, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "framecls", "tag", "-m", model, "--device", "cpu", "-", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment, bufsize=0, **pipes)  # type: ignore[call-overload,no-any-return]
+    return start_command("tag", "-m", model, "--device", "cpu", "-", *arguments, bufsize=0, stdin=subprocess.PIPE)
 
 
 def as_pcm(samples: np.ndarray) -> bytes:
@@ -267,6 +242,6 @@ def test_a_pipe_that_does_not_end(radio: np.ndarray) -> None:
 
 def test_a_stream_that_ends(tag_model: str) -> None:
     with start(tag_model, "--raw", "16000", "-f", "csv", "--stream") as process:
-        out, err = process.communicate(as_pcm(noise(5.0)), timeout=60)
+        out, err = process.communicate(as_pcm(make_swell(5.0)), timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert b"-,0,5,speech," in out

@@ -14,10 +14,7 @@ import torchaudio
 from framecls.config import FeatureConfig
 from framecls.nn import mel
 from framecls.nn.features import _LOG_CENTRE, _LOG_SPREAD, FeatureExtractor, normalize
-
-
-def noise(n_samples: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(n_samples).astype(np.float32) * 0.1
+from support.models import noise_tensor
 
 
 def librosa_log_mel(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
@@ -100,14 +97,14 @@ def test_tables_do_not_follow_the_programs_default_type() -> None:
 @pytest.mark.parametrize("mel_scale", ["htk", "slaney"])
 def test_log_mel_is_librosas(mel_scale: Literal["htk", "slaney"]) -> None:
     config = FeatureConfig(mel_scale=mel_scale)
-    samples = noise(8000)
+    samples = noise_tensor(8000).numpy()
     got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0] * _LOG_SPREAD + _LOG_CENTRE
     np.testing.assert_allclose(got, librosa_log_mel(samples, config), atol=2e-3)
 
 
 def test_mfcc_is_librosas() -> None:
     config = FeatureConfig(kind="mfcc", n_mels=40)
-    samples = noise(8000)
+    samples = noise_tensor(8000).numpy()
     got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0]
     log_mel = (librosa_log_mel(samples, config) - _LOG_CENTRE) / _LOG_SPREAD
     cepstra = librosa.feature.mfcc(S=log_mel.T, n_mfcc=13, norm="ortho")
@@ -121,7 +118,7 @@ def test_mfcc_is_librosas() -> None:
 def test_mel_energies_are_librosas() -> None:
     """As Resemblyzer takes them: no logarithm, a transform as long as the window."""
     config = FeatureConfig(kind="mel", n_fft=400, n_mels=40, f_min_hz=0.0, f_max_hz=8000.0, mel_scale="slaney")
-    samples = noise(8000)
+    samples = noise_tensor(8000).numpy()
     got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0]
     wanted = np.exp(librosa_log_mel(samples, config)) - config.floor
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-7)
@@ -131,7 +128,7 @@ def test_mel_energies_are_librosas() -> None:
 def test_a_soft_window_is_raised_to_a_level(level_dbfs: float, louder: float) -> None:
     """The noise is at -20 dB: what is behind the real vectors, and the margins, must not count."""
     plain, raised = FeatureConfig(kind="mel"), FeatureConfig(kind="mel", raise_to_dbfs=level_dbfs)
-    samples = torch.from_numpy(noise(160 * 500 + 2 * plain.margin_samples))[None].repeat(2, 1)
+    samples = noise_tensor(160 * 500 + 2 * plain.margin_samples)[None].repeat(2, 1)
     described = samples[:, plain.margin_samples : plain.margin_samples + 300 * 160]
     samples *= 0.1 / described.square().mean(dim=1, keepdim=True).sqrt()
     samples[1, plain.margin_samples + 300 * 160 :] = 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nn.test_speech_encoder import make_recipe, noise, write_corpus
 from safetensors.torch import load_file
 from torch.nn.functional import layer_norm
 
@@ -23,6 +22,8 @@ from framecls.nn.network import Network
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import with_encoder
+from support.models import noise_tensor
+from support.training import make_recipe, write_corpus
 
 BASE = ModelConfig(
     "base",
@@ -57,7 +58,7 @@ def test_vectors_are_those_of_the_layers_of_the_other_model(base: Path) -> None:
     config = features(layer=2)
     assert (config.hop_samples, config.dim, config.sample_rate) == (320, 16, 16000)
     assert config.margin_samples == BASE.features.margin_samples
-    waveform = noise(9 * 320 + 2 * config.margin_samples)[None]
+    waveform = noise_tensor(9 * 320 + 2 * config.margin_samples)[None]
     other, n_frames = load_network(base), torch.tensor([9])
     other.phone_layer = 2  # how far it listens
     wanted, _ = other.listen(other.extract(waveform, n_frames), n_frames)
@@ -69,7 +70,7 @@ def test_vectors_are_those_of_the_layers_of_the_other_model(base: Path) -> None:
 def test_padding_and_neighbours_change_nothing() -> None:
     config = features()
     network, lengths, margin = model_of(config), torch.tensor([7, 3, 5]), 2 * config.margin_samples
-    batch = torch.stack([noise(7 * 320 + margin, seed) for seed in range(3)])
+    batch = torch.stack([noise_tensor(7 * 320 + margin, seed) for seed in range(3)])
     together = network.features(batch, lengths)
     for row, length, vectors in zip(batch, lengths.tolist(), together, strict=True):
         alone = network.features(row[None, : length * 320 + margin], torch.tensor([length]))[0]
@@ -83,17 +84,21 @@ def test_a_convolution_stem_gives_a_vector_every_20_ms(base: Path) -> None:
     config = features(layer=1)
     assert (config.hop_samples, config.pretrained.own_encoder.subsampling) == (320, 2)
     with torch.inference_mode():
-        assert model_of(config).features(noise(5 * 320 + 2 * config.margin_samples)[None]).shape == (1, 5, 16)
+        assert model_of(config).features(noise_tensor(5 * 320 + 2 * config.margin_samples)[None]).shape == (1, 5, 16)
 
 
 def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) -> None:
-    job = Job(write_corpus(tmp_path), tmp_path / "upper.safetensors", with_encoder(make_recipe(6, 6), "framecls:base"))
+    job = Job(
+        write_corpus(tmp_path, labels=("low", "hiss")),
+        tmp_path / "upper.safetensors",
+        with_encoder(make_recipe(6, 6), "framecls:base"),
+    )
     train(job, prepare(job))
     stored = load_file(job.output)
     assert [key for key in stored if key.startswith("features.")] == ["features.encoder.mix"]
     assert stored["features.encoder.mix"].abs().max() > 0  # the mix was learnt
     assert read_config(job.output).features.pretrained.source == "framecls:base"
-    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+    assert load(job.output, device="cpu").identify(str(tmp_path / "low0.wav")).label in {"low", "hiss"}
     torch.manual_seed(4)
     save_model(Network(BASE), base, precision="int8")
     with pytest.raises(ModelError, match="another version of framecls:base"):
@@ -104,7 +109,7 @@ def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) ->
 def test_a_model_of_ones_own_is_carried(base: Path, tmp_path: Path, tuned: bool) -> None:
     own = base.rename(tmp_path / "own.safetensors")
     recipe = with_encoder(make_recipe(4, 4, tuned_rate=1.0), f"framecls:{own}", layer=2, tuned=tuned)
-    job = Job(write_corpus(tmp_path), tmp_path / "upper.safetensors", recipe)
+    job = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "upper.safetensors", recipe)
     train(job, prepare(job))
     before, after, prefix = load_network(own).state_dict(), load_file(job.output), "features.encoder.carried."
     kept = [key for key in before if prefix + key in after]
@@ -112,13 +117,13 @@ def test_a_model_of_ones_own_is_carried(base: Path, tmp_path: Path, tuned: bool)
     assert ("encoder.layers.1.feed_forward.layers.0.weight" in moved) == tuned
     assert not any("encoder.layers.2" in key for key in after)  # what is above the second layer is left out
     own.unlink()
-    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+    assert load(job.output, device="cpu").identify(str(tmp_path / "low0.wav")).label in {"low", "hiss"}
 
 
 def test_two_models_share_no_encoder_that_both_only_name() -> None:
     config = features()
     one, other, third = (model_of(config).features for _ in range(3))
-    waveform = noise(9 * 320 + 2 * config.margin_samples)[None]
+    waveform = noise_tensor(9 * 320 + 2 * config.margin_samples)[None]
     with torch.inference_mode():
         before = one(waveform)
         assert other.encoder is not None

@@ -10,7 +10,6 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import torchaudio
 from safetensors.torch import load_file, save_file
@@ -22,34 +21,18 @@ from framecls.checkpoints.file import read_config
 from framecls.checkpoints.frontends import from_hugging_face, look_up
 from framecls.checkpoints.network import load_network
 from framecls.cli.boundary import run
-from framecls.config import EncoderConfig, FeatureConfig, PretrainedConfig, WindowConfig
+from framecls.config import FeatureConfig, PretrainedConfig
 from framecls.errors import ConfigError, ModelError
 from framecls.model import load
 from framecls.nn.features import FeatureExtractor
 from framecls.nn.frontend import SpeechEncoder
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
-from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe, SampleConfig, with_encoder
+from framecls.training.recipe import with_encoder
+from support.models import noise_tensor
+from support.training import ARCHITECTURE, make_recipe, write_corpus
 
 RATE = 16000
-ARCHITECTURE: dict[str, Any] = {
-    "extractor_mode": "group_norm",
-    "extractor_conv_layer_config": [(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2],
-    "extractor_conv_bias": False,
-    "encoder_embed_dim": 16,
-    "encoder_projection_dropout": 0.1,
-    "encoder_pos_conv_kernel": 8,
-    "encoder_pos_conv_groups": 2,
-    "encoder_num_layers": 3,
-    "encoder_num_heads": 2,
-    "encoder_attention_dropout": 0.1,
-    "encoder_ff_interm_features": 32,
-    "encoder_ff_interm_dropout": 0.0,
-    "encoder_dropout": 0.1,
-    "encoder_layer_norm_first": False,
-    "encoder_layer_drop": 0.05,
-    "aux_num_out": None,
-}
 FACTORIES = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
 only_wav2vec2 = pytest.mark.parametrize("family", ["Wav2Vec2"])
 
@@ -83,13 +66,9 @@ def features(source: str | Path = "torchaudio:TINY", **settings: Any) -> Feature
     return look_up(FeatureConfig(kind="pretrained", pretrained=PretrainedConfig(str(source), **settings)))
 
 
-def noise(n_samples: int, seed: int = 0) -> torch.Tensor:
-    return 0.1 * torch.from_numpy(np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32))
-
-
 def test_vectors_are_those_of_torchaudio(tiny: Path) -> None:
     extractor = FeatureExtractor(features(layer=2)).eval()
-    waveform = noise(50 * 320 + 80)[None]
+    waveform = noise_tensor(50 * 320 + 80)[None]
     model = torchaudio.pipelines.TINY.get_model()  # type: ignore[attr-defined]
     with torch.inference_mode():
         layers = [layer_norm(layer, (16,)) for layer in model.extract_features(waveform)[0]]
@@ -101,7 +80,7 @@ def test_vectors_are_those_of_torchaudio(tiny: Path) -> None:
 @only_wav2vec2
 def test_two_models_share_no_encoder_that_both_only_name(tiny: Path) -> None:
     one, other = (FeatureExtractor(features()).eval() for _ in range(2))
-    waveform = noise(9 * 320 + 80)[None]
+    waveform = noise_tensor(9 * 320 + 80)[None]
     with torch.inference_mode():
         before = one(waveform)
         assert other.encoder is not None
@@ -119,10 +98,10 @@ def test_every_frame_has_a_vector_that_reads_what_is_around_its_middle(tiny: Pat
     assert (config.hop_samples, config.window_samples, config.margin_samples, config.dim) == (320, 400, 40, 16)
     extractor = FeatureExtractor(config).eval()
     for n_frames in (1, 2, 7):
-        assert extractor(noise(n_frames * 320 + 80)[None]).shape == (1, n_frames, 16)
+        assert extractor(noise_tensor(n_frames * 320 + 80)[None]).shape == (1, n_frames, 16)
     convolutions = encoder_sources.open_bundle("TINY", 3).feature_extractor
     convolutions.conv_layers[0].layer_norm = None  # it is a norm over time, which looks everywhere
-    waveform = noise(9 * 320 + 80)[None].requires_grad_()
+    waveform = noise_tensor(9 * 320 + 80)[None].requires_grad_()
     [slope] = torch.autograd.grad(convolutions(waveform, None)[0][0, 4].sum(), waveform)
     read = slope[0].nonzero().flatten() - config.margin_samples  # counted from the first frame's first sample
     assert (int(read.min()), int(read.max())) == (4 * 320 - 40, 5 * 320 + 40 - 1)
@@ -131,7 +110,7 @@ def test_every_frame_has_a_vector_that_reads_what_is_around_its_middle(tiny: Pat
 def test_padding_and_neighbours_change_nothing(tiny: Path) -> None:
     extractor = FeatureExtractor(features()).eval()
     lengths = torch.tensor([7, 3, 7, 5])
-    rows = [noise(7 * 320 + 80, seed) for seed in range(4)]
+    rows = [noise_tensor(7 * 320 + 80, seed) for seed in range(4)]
     batch = torch.stack(rows)
     for row, length in zip(batch, lengths.tolist(), strict=True):
         row[length * 320 + 80 :] = 9.0
@@ -143,47 +122,10 @@ def test_padding_and_neighbours_change_nothing(tiny: Path) -> None:
             assert not vectors[length:].any()
 
 
-def write_corpus(folder: Path) -> Path:
-    """Write tones, whose vectors are all alike, and hiss, whose are not, by eight voices, and a manifest."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(16):
-        times = np.arange(round(0.8 * RATE)) / RATE
-        tone = np.sin(2 * np.pi * 200 * (1 + number % 3) * times)
-        soundfile.write(folder / f"{number}.wav", 0.1 * (rng.standard_normal(len(times)) if number % 2 else tone), RATE)
-        row = {"file": f"{number}.wav", "label": ("tone", "hiss")[number % 2], "speaker": f"s{number // 2}"}
-        rows.append({**row, "split": "dev" if number < 4 else "train"})
-    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder / "m.jsonl"
-
-
-def make_recipe(steps: int, dev_every: int, tuned_rate: float = 0.02) -> Recipe:
-    return Recipe(
-        "heard",
-        "pooled",
-        encoder=EncoderConfig(dim=16, n_layers=1, n_heads=2, ff_dim=32, subsampling=4, kernel=3, dropout=0.1),
-        window=WindowConfig(1.0, 0.0),
-        sample=SampleConfig(length_s=(0.5, 0.8)),
-        augment=AugmentConfig(
-            reverb_chance=0, noise_chance=0, equalize_chance=0, telephone_chance=0, frequency_masks=0, time_masks=0
-        ),
-        optim=OptimConfig(
-            steps=steps,
-            batch_s=6.0,
-            learning_rate=5e-3,
-            warmup_steps=2,
-            dev_every=dev_every,
-            ema_decay=0.8,
-            workers=0,
-            tuned_rate=tuned_rate,
-        ),
-    )
-
-
 @only_wav2vec2
 def test_a_frozen_encoder_is_named_and_not_carried(tiny: Path, tmp_path: Path) -> None:
     recipe = with_encoder(make_recipe(6, 6), "torchaudio:TINY")
-    job = Job(write_corpus(tmp_path), tmp_path / "frozen.safetensors", recipe)
+    job = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "frozen.safetensors", recipe)
     losses: list[float] = []
     train(job, prepare(job), lambda progress: losses.append(progress.loss))
     assert np.isfinite(losses).all()
@@ -193,17 +135,17 @@ def test_a_frozen_encoder_is_named_and_not_carried(tiny: Path, tmp_path: Path) -
     config = read_config(job.output)
     assert config.hop_s == 0.04  # as with the recipe's log-mel
     assert config.features.pretrained.source == "torchaudio:TINY"
-    answer = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
+    answer = load(job.output, device="cpu").identify(str(tmp_path / "low0.wav"))
     state = torch.load(tiny, weights_only=True)
     torch.save({key: -value if value.ndim == 3 else value for key, value in state.items()}, tiny)
-    other = load(job.output, device="cpu").identify(str(tmp_path / "0.wav"))
+    other = load(job.output, device="cpu").identify(str(tmp_path / "low0.wav"))
     assert answer.top[0].score != pytest.approx(other.top[0].score, abs=1e-6)  # it is the cached weights that hear
 
 
 @pytest.mark.parametrize("family", ["WavLM"])
 def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     recipe = with_encoder(make_recipe(4, 4, tuned_rate=1.0), "torchaudio:TINY", layer=2, tuned=True)
-    job = Job(write_corpus(tmp_path), tmp_path / "tuned.safetensors", recipe)
+    job = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "tuned.safetensors", recipe)
     train(job, prepare(job))
     before, after, prefix = torch.load(tiny, weights_only=True), load_file(job.output), "features.encoder.carried."
     kept = [key for key in before if prefix + key in after]
@@ -212,14 +154,14 @@ def test_a_tuned_encoder_is_carried(tiny: Path, tmp_path: Path) -> None:
     assert not any(key.startswith("feature_extractor.") for key in moved)
     assert not any("transformer.layers.2" in key for key in after)  # what is above the second layer is left out
     tiny.unlink()
-    assert load(job.output, device="cpu").identify(str(tmp_path / "0.wav")).label in {"tone", "hiss"}
+    assert load(job.output, device="cpu").identify(str(tmp_path / "low0.wav")).label in {"low", "hiss"}
 
 
 @only_wav2vec2
 def test_a_tuned_run_resumes_to_the_same_weights(tiny: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     recipe = with_encoder(make_recipe(6, 2), "torchaudio:TINY", tuned=True)
-    whole = Job(write_corpus(tmp_path), tmp_path / "a.safetensors", recipe)
+    whole = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "a.safetensors", recipe)
     train(whole, prepare(whole))
     broken = replace(whole, output=tmp_path / "b.safetensors", resume=True, stop_after=3)
     train(broken, prepare(broken))
@@ -239,7 +181,7 @@ def test_a_checkpoint_of_ones_own(tiny: Path, tmp_path: Path, family: str) -> No
         assert not config.pretrained.named
         encoder = SpeechEncoder(config.pretrained).eval()
         encoder.take(str(source))
-        waveform = noise(20 * 320 + 80)[None]
+        waveform = noise_tensor(20 * 320 + 80)[None]
         with torch.inference_mode():
             torch.testing.assert_close(encoder(waveform), FeatureExtractor(features()).eval()(waveform))
         assert [key for key, p in encoder.named_parameters() if p.requires_grad] == ["mix"]
@@ -278,7 +220,7 @@ def test_a_checkpoint_in_the_form_of_hugging_face(tiny: Path, tmp_path: Path, fa
     assert all(torch.equal(back[key], state[key]) for key in state)
     encoder = SpeechEncoder(features(folder).pretrained).eval()
     encoder.take(str(folder))
-    waveform = noise(20 * 320 + 80)[None]
+    waveform = noise_tensor(20 * 320 + 80)[None]
     with torch.inference_mode():
         torch.testing.assert_close(encoder(waveform), FeatureExtractor(features()).eval()(waveform))
 
@@ -300,7 +242,7 @@ def test_without_weights_there_is_one_clear_line(
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchaudio.pipelines._wav2vec2.utils.load_state_dict_from_url", unreachable)
-    manifest = str(write_corpus(tmp_path))
+    manifest = str(write_corpus(tmp_path, labels=("low", "hiss")))
     arguments = ["train", "identify", manifest, "-o", str(tmp_path / "x"), "--device", "cpu", "--encoder"]
     assert run([*arguments, "torchaudio:TINY"]) == 1
     said = capsys.readouterr().err

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import pytest
-from hostile_state import BESIDE, CONTENTS, FOLDER_RECORDS, OF_GALLERIES, OF_JOURNALS, PLACES, RECORDS, Spoil
-from models import save_tiny_model, save_tiny_voice_model, tone, write_wav
 
 import framecls
 from framecls.cli.boundary import run
 from framecls.speakers.gallery import open_gallery
+from support.commands import COMMAND, Answer, Cli, environment, run_command
+from support.hostile_state import BESIDE, CONTENTS, FOLDER_RECORDS, OF_GALLERIES, OF_JOURNALS, PLACES, RECORDS, Spoil
+from support.limits import ends_in_time
+from support.models import save_tiny_model, save_tiny_voice_model
+from support.signals import make_tone, write_wav
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
 
-MOST_S = 20.0  # of a run over two small files, on a busy machine; what hangs takes for ever
 FILE, FOLDER = ".all.csv.framecls-journal", ".framecls-journal"
 
 
@@ -58,50 +55,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         os.chdir(here)
     model = framecls.load(voices, device="cpu")
     for name, pitch in (("Ada", 300.0), ("Bob", 700.0), ("Cleo", 2000.0)):
-        model.enroll(name, [tone(2.0, pitch)], sample_rate=16000, gallery=folder / "whole" / "voices.sqlite")
+        model.enroll(name, [make_tone(2.0, pitch)], sample_rate=16000, gallery=folder / "whole" / "voices.sqlite")
     return workshop
 
 
-@dataclass
-class Answer:
-    """What one command line gave."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def attempt(
-    made: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Answer]:
+def attempt(made: Workshop, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run a command line; whatever it does, a victim stays as it is, and it ends in time and in words."""
     monkeypatch.chdir(made.folder)
     victim = tmp_path / "victim"
     if not victim.exists():
         victim.write_text("of somebody else\n")
 
-    def too_late(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("it hangs")
-
     def call(*arguments: str) -> Answer:
-        capsys.readouterr()
-        handler = signal.signal(signal.SIGALRM, too_late)
-        signal.setitimer(signal.ITIMER_REAL, MOST_S)
-        began = time.monotonic()
-        try:
-            status = run(list(arguments))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
-        assert time.monotonic() - began < MOST_S
-        captured = capsys.readouterr()
-        assert status in (0, 1, 3), captured.err
+        with ends_in_time():
+            answer = cli(*arguments)
+        assert answer.status in (0, 1, 3), answer.err
         for word in ("unexpected", "Traceback"):
-            assert word not in captured.err
+            assert word not in answer.err
         assert victim.read_text() == "of somebody else\n"
         assert not victim.with_name("new").exists()
-        return Answer(status, captured.out, captured.err)
+        return answer
 
     return call
 
@@ -112,9 +86,7 @@ def state_of(path: Path) -> object:
     return path.read_bytes() if stat.S_ISREG(status.st_mode) else stat.S_IFMT(status.st_mode)
 
 
-def check_journal(
-    spoil: Spoil, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]
-) -> Answer:
+def check_journal(spoil: Spoil, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Cli) -> Answer:
     """Run with a spoilt journal: it is refused and left alone, or the results are those of a run without one."""
     kind = "folder" if output.endswith("/") else "file"
     place = tmp_path / kind
@@ -141,7 +113,7 @@ REFUSED = PLACES | CONTENTS | BESIDE
 @pytest.mark.parametrize(("name", "output"), [(FILE, "all.csv"), (FOLDER, "/")], ids=["file", "folder"])
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_stands_in_a_journals_place(
-    what: str, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]
+    what: str, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Cli
 ) -> None:
     answer = check_journal(REFUSED[what], name, output, made, tmp_path, attempt)
     if what in PLACES or (what in BESIDE and "nonsense" not in what):
@@ -151,15 +123,13 @@ def test_what_stands_in_a_journals_place(
 @pytest.mark.parametrize(("name", "output"), [(FILE, "all.csv"), (FOLDER, "/")], ids=["file", "folder"])
 @pytest.mark.parametrize("what", OF_JOURNALS)
 def test_journals_of_other_tables(
-    what: str, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]
+    what: str, name: str, output: str, made: Workshop, tmp_path: Path, attempt: Cli
 ) -> None:
     check_journal(OF_JOURNALS[what], name, output, made, tmp_path, attempt)
 
 
 @pytest.mark.parametrize("what", RECORDS)
-def test_records_that_no_run_writes_are_done_again(
-    what: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]
-) -> None:
+def test_records_that_no_run_writes_are_done_again(what: str, made: Workshop, tmp_path: Path, attempt: Cli) -> None:
     answer = check_journal(RECORDS[what], FILE, "all.csv", made, tmp_path, attempt)
     assert answer.status == 0
     assert "2 results in it are damaged: these recordings are done again" in answer.err
@@ -167,16 +137,14 @@ def test_records_that_no_run_writes_are_done_again(
 
 
 @pytest.mark.parametrize("what", FOLDER_RECORDS)
-def test_records_of_a_folder_that_no_run_writes(
-    what: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]
-) -> None:
+def test_records_of_a_folder_that_no_run_writes(what: str, made: Workshop, tmp_path: Path, attempt: Cli) -> None:
     answer = check_journal(FOLDER_RECORDS[what], FOLDER, "/", made, tmp_path, attempt)
     assert answer.status == 0
     assert "2 done" in answer.err
 
 
 @pytest.mark.parametrize("what", REFUSED | OF_GALLERIES)
-def test_galleries(what: str, made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]) -> None:
+def test_galleries(what: str, made: Workshop, tmp_path: Path, attempt: Cli) -> None:
     whole = made.folder / "whole" / "voices.sqlite"
     spoil = (REFUSED | OF_GALLERIES)[what]
     commands = [
@@ -203,7 +171,7 @@ def test_galleries(what: str, made: Workshop, tmp_path: Path, attempt: Callable[
         attempt("check", str(path))
 
 
-def test_check_tells_what_is_whole(made: Workshop, tmp_path: Path, attempt: Callable[..., Answer]) -> None:
+def test_check_tells_what_is_whole(made: Workshop, tmp_path: Path, attempt: Cli) -> None:
     whole = made.folder / "whole"
     files = [whole / "file" / FILE, whole / "folder" / FOLDER, whole / "voices.sqlite", made.voices]
     answer = attempt("check", "-f", "json", *map(str, files))
@@ -230,11 +198,8 @@ def test_check_tells_what_is_whole(made: Workshop, tmp_path: Path, attempt: Call
 
 
 def test_a_closed_stdin_is_one_line(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    command = [sys.executable, "-m", "framecls", "speakers", "import", "-", "--gallery", str(tmp_path / "g")]
-    done = subprocess.run(
-        ["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, text=True, check=False, env=environment
-    )
+    command = ["sh", "-c", '"$@" <&-', "sh", *COMMAND, "speakers", "import", "-", "--gallery", str(tmp_path / "g")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 1
     assert done.stderr == "framecls: error: standard input is closed: pipe an export into it, or give a file\n"
     assert os.listdir(tmp_path) == []
@@ -253,4 +218,4 @@ def test_a_gallery_that_another_thread_uses_keeps_its_lock(made: Workshop, tmp_p
     with open_gallery(path) as gallery, gallery._writing():
         with open_gallery(path) as other:
             other.models()
-        assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 7
+        assert run_command(path, code=code).status == 7

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from output.test_formats import make_identification, make_string, make_tag
 
 from framecls import statefile
 from framecls.audio import Input
@@ -26,6 +25,7 @@ from framecls.output.journal import Record, make_key, open_journal
 from framecls.output.resume import Run, observe
 from framecls.output.stored import from_stored, to_stored
 from framecls.results import Outline, TagResult
+from support.results import make_identification, make_string, make_tag
 
 A, B, C = (make_key(name) for name in "abc")
 

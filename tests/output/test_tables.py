@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from models import segment_whole
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -29,6 +28,7 @@ from framecls.output.tables import (
     tag_table,
 )
 from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
+from support.results import segment_whole
 
 LABELS = ("speech", "music", "noise")
 LONG = "recordings/2019/a folder/an interview with somebody, taken in the kitchen (final version, really).flac"

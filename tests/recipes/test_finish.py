@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import RATE, tiny_config, tone
 
 from framecls.errors import ConfigError, ModelError
 from framecls.inference.engine import Engine
@@ -12,6 +11,8 @@ from framecls.model import Model
 from framecls.nn.network import Network
 from framecls.recipes.blend import blend
 from framecls.recipes.finish import keep_labels
+from support.models import tiny_config
+from support.signals import RATE, make_tone
 
 
 def test_a_smaller_head_scores_what_is_left_alike() -> None:
@@ -19,7 +20,7 @@ def test_a_smaller_head_scores_what_is_left_alike() -> None:
     network = Network(tiny_config("pooled")).eval()
     whole, part = (Model(Engine(n, torch.device("cpu"))) for n in (network, keep_labels(network, ["fr", "de"])))
     assert part.labels == ("de", "fr")
-    samples = tone(2.0)
+    samples = make_tone(2.0)
     wanted = whole.identify(samples, sample_rate=RATE, among=["de", "fr"]).top
     got = part.identify(samples, sample_rate=RATE).top
     assert [c.label for c in got] == [c.label for c in wanted]

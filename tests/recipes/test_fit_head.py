@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import tiny_config
 
 from framecls.errors import ConfigError
 from framecls.nn.network import Network
 from framecls.recipes.fit_head import Kept, _blend, _fold, encode, fit
 from framecls.training.examples.batch import Batch
 from framecls.training.recipe import OptimConfig
+from support.models import tiny_config
 
 CONFIG = replace(tiny_config("pooled"), pooling="multihead", labels=("soft", "middle", "loud"))
 OPTIM = OptimConfig(learning_rate=5e-3, weight_decay=0.01, seed=3)

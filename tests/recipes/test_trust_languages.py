@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from models import save_tiny_model, tiny_config
 
 from framecls.checkpoints.file import read_config, read_stored
 from framecls.checkpoints.network import save_model, save_settings
 from framecls.config import DecisionConfig, ModelConfig
 from framecls.nn.network import Network
 from framecls.recipes.trust_languages import Heard, Piece, choose, cross_fit, find_pieces, report
+from support.models import save_tiny_model, tiny_config
 
 
 def language_config() -> ModelConfig:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import framecls
 from framecls.errors import GalleryError, UsageError
 from framecls.speakers.gallery import GALLERY, Clip, check_name, default_path, open_gallery
+from support.commands import start_command
 
 MODEL = "tiny-0123"
 
@@ -294,34 +294,31 @@ def test_names_that_mean_something_in_a_uri(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from speakers.test_gallery import clip
-from framecls.speakers.gallery import open_gallery
+import numpy as np
+from framecls.speakers.gallery import Clip, open_gallery
 who, first = sys.argv[2], int(sys.argv[3])
+def clip(name, number):
+    vector = np.random.default_rng(number).random(8, np.float32)
+    return Clip(name, "m", f"{number}.wav", 2.5, vector / np.linalg.norm(vector))
 sys.stdin.readline()
 for number in range(25):
     with open_gallery(Path(sys.argv[1]), create=True) as gallery:
-        gallery.add([clip("Both", first + number), clip(f"{{who}}{{number}}", first + number)])
+        gallery.add([clip("Both", first + number), clip(f"{who}{number}", first + number)])
 """
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "voices.sqlite"
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    code = WRITER.format(tests=str(Path(__file__).parents[1]))
     writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(path), who, first],
-            stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
+        start_command(path, who, first, code=WRITER, stdin=subprocess.PIPE, text=True)
         for who, first in (("left", "0"), ("right", "1000"))
-    ]  # fmt: skip
+    ]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        _, errors = writer.communicate(timeout=60)
+        _, errors = writer.communicate(timeout=300)
         assert writer.returncode == 0, errors
     with open_gallery(path) as gallery:
         people = {person.name: person.n_clips for person in gallery.people()}

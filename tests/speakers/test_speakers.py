@@ -9,18 +9,15 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import RATE, save_tiny_voice_model, tiny_voice_config, tone, write_wav
 
 import framecls
 from framecls.checkpoints.network import save_model
-from framecls.cli.boundary import run
 from framecls.config import NOT_ENROLLED, NOT_NAMED, UNKNOWN, ModelConfig, from_dict, to_dict
 from framecls.errors import AudioError, ConfigError, GalleryError, UsageError
 from framecls.inference.engine import load_engine
@@ -28,6 +25,9 @@ from framecls.inference.identify import find_rejection
 from framecls.nn.network import Network
 from framecls.speakers.gallery import Clip, default_path, open_gallery
 from framecls.speakers.recognition import Enrolled, check_enrolment, identity
+from support.commands import Cli
+from support.models import save_tiny_voice_model, tiny_voice_config
+from support.signals import RATE, make_tone, write_wav
 
 PITCHES = {"Ada": 200.0, "Bob": 400.0, "Cleo": 900.0, "Dan": 2500.0}
 
@@ -47,28 +47,28 @@ def gallery(model: framecls.Model, tmp_path: Path) -> Path:
     """Return a gallery with two clips each of Ada, Bob and Cleo."""
     file = tmp_path / "voices.sqlite"
     for name in ("Ada", "Bob", "Cleo"):
-        clips = [tone(length, PITCHES[name]) for length in (1.5, 2.6)]
+        clips = [make_tone(length, PITCHES[name]) for length in (1.5, 2.6)]
         assert model.enroll(name, clips, sample_rate=RATE, gallery=file) == []
     return file
 
 
 def test_an_embedding_is_a_unit_vector(model: framecls.Model) -> None:
-    vector = model.embed(tone(3.3), sample_rate=RATE)
+    vector = model.embed(make_tone(3.3), sample_rate=RATE)
     assert (vector.shape, vector.dtype) == ((8,), np.float32)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    louder = model.embed(0.5 * tone(3.3), sample_rate=RATE)
+    louder = model.embed(0.5 * make_tone(3.3), sample_rate=RATE)
     assert float(vector @ louder) > 0.9
 
 
 def test_a_long_recording_is_the_mean_of_its_windows(model: framecls.Model) -> None:
-    sound = tone(2.0)
+    sound = make_tone(2.0)
     once, twice = (model.embed(np.tile(sound, n), sample_rate=RATE) for n in (1, 3))
     assert float(once @ twice) > 0.99
 
 
 @pytest.mark.parametrize("name", PITCHES)
 def test_who_is_speaking(name: str, model: framecls.Model, gallery: Path) -> None:
-    result = model.identify(tone(2.0, PITCHES[name]), sample_rate=RATE, enrolled=gallery, top_k=2)
+    result = model.identify(make_tone(2.0, PITCHES[name]), sample_rate=RATE, enrolled=gallery, top_k=2)
     assert result.label == (UNKNOWN if name == "Dan" else name)
     assert result.duration == 2.0
     assert len(result.top) == 2
@@ -79,7 +79,7 @@ def test_who_is_speaking(name: str, model: framecls.Model, gallery: Path) -> Non
 
 def test_thresholds_and_names_to_choose_among(model: framecls.Model, gallery: Path) -> None:
     def answer(who: framecls.Model, **options: Any) -> str:
-        return who.identify(tone(2.0, 200), sample_rate=RATE, enrolled=gallery, **options).label
+        return who.identify(make_tone(2.0, 200), sample_rate=RATE, enrolled=gallery, **options).label
 
     assert answer(model) == "Ada"
     assert answer(model.with_decision(thresholds={UNKNOWN: 1.0})) == UNKNOWN
@@ -94,17 +94,17 @@ def test_thresholds_and_names_to_choose_among(model: framecls.Model, gallery: Pa
 
 
 def test_the_users_own_gallery_is_the_default(model: framecls.Model, home: Path) -> None:
-    model.enroll("Ada", [tone(2.0, 200)], sample_rate=RATE)
+    model.enroll("Ada", [make_tone(2.0, 200)], sample_rate=RATE)
     assert default_path().is_file()
-    assert model.identify(tone(2.0, 200), sample_rate=RATE).label == "Ada"
+    assert model.identify(make_tone(2.0, 200), sample_rate=RATE).label == "Ada"
 
 
 def test_too_little_sound_is_said(model: framecls.Model, gallery: Path) -> None:
     for call in (model.embed, lambda *a, **k: model.identify(*a, enrolled=gallery, **k)):
         with pytest.raises(AudioError, match=r"0\.9 s is too little to know a voice by: 1 s or more"):
-            call(tone(0.9), sample_rate=RATE)
+            call(make_tone(0.9), sample_rate=RATE)
     with pytest.raises(AudioError, match="too little"):
-        model.enroll("Eve", [tone(2.0), tone(0.5)], sample_rate=RATE, gallery=gallery)
+        model.enroll("Eve", [make_tone(2.0), make_tone(0.5)], sample_rate=RATE, gallery=gallery)
     with open_gallery(gallery) as opened:
         assert "Eve" not in [person.name for person in opened.people()]
 
@@ -115,15 +115,15 @@ def test_only_speech_counts_where_the_model_wants_speech(tmp_path: Path) -> None
     torch.manual_seed(7)
     save_model(Network(config), tmp_path / "gated.safetensors")
     with pytest.raises(AudioError, match=r"s of speech is too little"):
-        framecls.embed(tone(2.0) * 0, tmp_path / "gated.safetensors", device="cpu", sample_rate=RATE)
+        framecls.embed(make_tone(2.0) * 0, tmp_path / "gated.safetensors", device="cpu", sample_rate=RATE)
 
 
 def test_another_models_voices_are_refused(model: framecls.Model, gallery: Path, tmp_path: Path) -> None:
     other = framecls.load(save_tiny_voice_model(tmp_path, seed=8), device="cpu")
     with pytest.raises(GalleryError, match=r"enrolled with the model tiny-speaker-.*-m.*--gallery"):
-        other.identify(tone(2.0), sample_rate=RATE, enrolled=gallery)
+        other.identify(make_tone(2.0), sample_rate=RATE, enrolled=gallery)
     with pytest.raises(GalleryError, match="cannot be compared"):
-        other.enroll("Eve", [tone(2.0)], sample_rate=RATE, gallery=gallery)
+        other.enroll("Eve", [make_tone(2.0)], sample_rate=RATE, gallery=gallery)
 
 
 def test_identity_follows_the_weights_and_not_the_card(path: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_identity_follows_the_weights_and_not_the_card(path: Path, tmp_path: Pat
 
 def test_other_models_have_no_voices_to_tell() -> None:
     with pytest.raises(UsageError, match="does not tell voices"):
-        framecls.embed(tone(2.0), "language", device="cpu", sample_rate=RATE)
+        framecls.embed(make_tone(2.0), "language", device="cpu", sample_rate=RATE)
 
 
 def random_clips(n_people: int, per_person: int = 1, size: int = 256) -> list[Clip]:
@@ -226,20 +226,9 @@ def test_doubts_at_enrolment() -> None:
 
 
 @pytest.fixture
-def cli(
-    capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
+def cli(cli: Cli, path: Path, here: Path) -> Cli:
     """Run a command line in a folder of the test's own; `MODEL` stands for the tiny model."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        words = [str(path) if word == "MODEL" else word for word in arguments]
-        status = run(words)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return lambda *words: cli(*(path if word == "MODEL" else word for word in words))
 
 
 @pytest.fixture
@@ -250,7 +239,7 @@ def meeting(tmp_path: Path) -> None:
         write_wav(tmp_path / "meeting" / f"{name}.wav", 2.0, pitch)
 
 
-def test_enroll_and_identify(cli: Callable[..., Any], meeting: None) -> None:
+def test_enroll_and_identify(cli: Cli, meeting: None) -> None:
     status, out, err = cli("enroll", "Ada", "Ada1.wav", "Ada2.wav", "-m", "MODEL", "--gallery", "g.sqlite")
     assert (status, out) == (0, "")
     assert "Ada: 2 clips, 0:00:04 of speech; 2 clips in all, in g.sqlite" in err
@@ -267,7 +256,7 @@ def test_enroll_and_identify(cli: Callable[..., Any], meeting: None) -> None:
     assert [c["label"] for c in json.loads(cli(*arguments, "--among", "Bob")[1])["top"]] == ["Bob"]
 
 
-def test_names_with_commas(cli: Callable[..., Any], meeting: None) -> None:
+def test_names_with_commas(cli: Cli, meeting: None) -> None:
     gallery = ("--gallery", "g.sqlite")
     for name, clip in (("Doe, Jane", "Ada1.wav"), ("Jane", "Bob1.wav"), ("Doe", "Cleo1.wav")):
         assert cli("enroll", name, clip, "-m", "MODEL", *gallery)[0] == 0
@@ -289,7 +278,7 @@ def test_names_with_commas(cli: Callable[..., Any], meeting: None) -> None:
     assert "framecls speakers list shows who is" in named("Zacharias")[0]
 
 
-def test_resume_looks_at_who_is_enrolled(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+def test_resume_looks_at_who_is_enrolled(cli: Cli, meeting: None, tmp_path: Path) -> None:
     """Somebody new may be whom a recording is of that was done before: it is done again, and only then."""
     again = ("identify", "-m", "MODEL", "--gallery", "g.sqlite", "meeting/", "-o", "who.jsonl", "--resume")
 
@@ -312,7 +301,7 @@ def test_resume_looks_at_who_is_enrolled(cli: Callable[..., Any], meeting: None,
     assert run_again()[0] == "Robert"
 
 
-def test_a_clip_that_fails_does_not_stop_the_others(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+def test_a_clip_that_fails_does_not_stop_the_others(cli: Cli, meeting: None, tmp_path: Path) -> None:
     write_wav(tmp_path / "short.wav", 0.6)
     status, _, err = cli("enroll", "Ada", "short.wav", "gone.wav", "Ada1.wav", "-m", "MODEL")
     assert status == 1
@@ -326,13 +315,13 @@ def test_a_clip_that_fails_does_not_stop_the_others(cli: Callable[..., Any], mee
     assert "error: short.wav: 0.6 s is too little" in err
 
 
-def test_doubts_are_told(cli: Callable[..., Any], meeting: None) -> None:
+def test_doubts_are_told(cli: Cli, meeting: None) -> None:
     cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")
     assert "look again: Bob1.wav does not sound like" in cli("enroll", "Ada", "Bob1.wav", "-m", "MODEL")[2]
     assert "1 of them enrolled before" in cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")[2]
 
 
-def test_the_life_of_a_gallery(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+def test_the_life_of_a_gallery(cli: Cli, meeting: None, tmp_path: Path) -> None:
     assert cli("speakers", "list") == (
         0,
         "",
@@ -362,7 +351,7 @@ def test_the_life_of_a_gallery(cli: Callable[..., Any], meeting: None, tmp_path:
     "line",
     ["no json", "[]", "{}", '{"name": "A", "model": "m", "file": "f", "heard": 1, "added": "", "vector": "AAAA"}'],
 )
-def test_imports_that_are_none(line: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_imports_that_are_none(line: str, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(line + "\n")
     status, _, err = cli("speakers", "import", "bad.jsonl", "--gallery", "g.sqlite")
     assert status == 1
@@ -378,7 +367,7 @@ def rows(*sizes: int, model: str = "m") -> str:
     return "".join(json.dumps({**common, "vector": vector}) + "\n" for vector in vectors)
 
 
-def test_an_import_of_vectors_of_two_lengths_names_the_line(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_import_of_vectors_of_two_lengths_names_the_line(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mixed.jsonl").write_text(rows(8, 8, 16))
     status, _, err = cli("speakers", "import", "mixed.jsonl", "--gallery", "g.sqlite")
     assert status == 1
@@ -396,9 +385,7 @@ def test_an_import_of_vectors_of_two_lengths_names_the_line(cli: Callable[..., A
     assert "line 2: its voice was heard by the model n" in cli("speakers", "import", "other.jsonl")[2]
 
 
-def test_a_gallery_with_a_damaged_clip_goes_on_without_it(
-    cli: Callable[..., Any], meeting: None, tmp_path: Path
-) -> None:
+def test_a_gallery_with_a_damaged_clip_goes_on_without_it(cli: Cli, meeting: None, tmp_path: Path) -> None:
     """As one that was imported by an earlier version, with a vector of another length."""
     for name in ("Ada", "Bob"):
         cli("enroll", name, f"{name}1.wav", f"{name}2.wav", "-m", "MODEL", "--gallery", "g.sqlite")
@@ -421,7 +408,7 @@ def test_a_gallery_with_a_damaged_clip_goes_on_without_it(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_an_export_is_for_its_owner_and_whole_or_not_at_all(
-    cli: Callable[..., Any], meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")
     for _ in range(2):
@@ -436,7 +423,7 @@ def test_an_export_is_for_its_owner_and_whole_or_not_at_all(
     assert sorted(os.listdir(tmp_path)) == names
 
 
-def test_export_to_a_dash_is_stdout(cli: Callable[..., Any], meeting: None, tmp_path: Path) -> None:
+def test_export_to_a_dash_is_stdout(cli: Cli, meeting: None, tmp_path: Path) -> None:
     cli("enroll", "Ada", "Ada1.wav", "-m", "MODEL")
     out = cli("speakers", "export")[1]
     assert out
@@ -445,7 +432,7 @@ def test_export_to_a_dash_is_stdout(cli: Callable[..., Any], meeting: None, tmp_
 
 
 def test_another_models_gallery_is_refused_before_anything_is_heard(
-    cli: Callable[..., Any], meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, meeting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = save_tiny_voice_model(tmp_path, seed=8)
     assert cli("enroll", "Ada", "Ada1.wav", "-m", str(other), "--gallery", "g.sqlite")[0] == 0
@@ -457,7 +444,7 @@ def test_another_models_gallery_is_refused_before_anything_is_heard(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a user has a home folder")
 def test_without_a_home_only_the_gallery_must_be_named(
-    cli: Callable[..., Any], meeting: None, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, meeting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(number: int) -> None:
         raise KeyError(number)
@@ -475,7 +462,7 @@ def test_without_a_home_only_the_gallery_must_be_named(
 
 
 @pytest.mark.parametrize("group", [[], ["speakers"]])
-def test_a_group_alone_shows_its_help(group: list[str], cli: Callable[..., Any]) -> None:
+def test_a_group_alone_shows_its_help(group: list[str], cli: Cli) -> None:
     status, out, err = cli(*group)
     assert (status, out) == (2, "")
     assert "Usage: framecls" in err
@@ -505,15 +492,13 @@ def test_a_group_alone_shows_its_help(group: list[str], cli: Callable[..., Any])
         (["speakers", "import", "Ada1.wav"], 1, "no text"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
-    arguments: list[str], status: int, said: str, cli: Callable[..., Any], meeting: None
-) -> None:
+def test_what_goes_wrong_is_one_line(arguments: list[str], status: int, said: str, cli: Cli, meeting: None) -> None:
     found, out, err = cli(*arguments)
     assert (found, out, len(err.splitlines())) == (status, "", 1), err
     assert said in err
 
 
-def test_the_card_of_a_model_of_voices(cli: Callable[..., Any]) -> None:
+def test_the_card_of_a_model_of_voices(cli: Cli) -> None:
     status, out, _ = cli("models", "MODEL")
     assert status == 0
     assert "people who are enrolled" in out

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training.test_training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, RATE, corpus
 
 from framecls.errors import ConfigError
 from framecls.nn.network import Network, Output
@@ -33,8 +32,8 @@ from framecls.training.examples.preview import write_preview
 from framecls.training.job import Job, prepare
 from framecls.training.losses import batch_loss, take_shard
 from framecls.training.recipe import CODECS, SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
-
-__all__ = ["corpus"]  # a fixture
+from support.signals import RATE
+from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE
 
 
 def chirp(rate: int = RATE) -> np.ndarray:

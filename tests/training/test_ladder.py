@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training.test_training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
-import framecls
 from framecls.cli.boundary import run
 from framecls.training import ladder, saw
 from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
 from framecls.training.recipe import LADDER, RUNGS, Recipe, find_recipe, read_recipe
+from support.commands import run_command
+from support.training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,8 +177,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["m.jsonl", "--saw"], "one of the two"),
         (["m.jsonl", "--rungs", "fc,stairs"], "choose among fc, window, dot, additive"),
         (["m.jsonl", "--rungs", ","], "--rungs"),
-        (["m.jsonl", "--task", "sing"], "choose tag or identify"),
-        (["m.jsonl", "--task", "tag", "--recipe", "identify"], "not for framecls tag"),
         (["m.jsonl", "--recipe", "nope"], "nope"),
         (["--saw", "--recipe", "sound"], "--saw wants one label a frame"),
         (["--saw", "--recipe", "identify"], "--saw wants one label a frame"),
@@ -206,6 +201,5 @@ def test_wrong_usage_costs_no_torch() -> None:
         "status = run(['compare', '--saw', '--rungs', 'stairs'])\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 100 + status)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent)}
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 102, answer.stderr
+    answer = run_command(code=code)
+    assert answer.status == 102, answer.err

@@ -15,7 +15,6 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training.test_training import POOLED_RECIPE, SMALL
 
 from framecls.checkpoints.file import read_config
 from framecls.config import FeatureConfig
@@ -37,6 +36,7 @@ from framecls.training.loop import train
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.recipe import OptimConfig, Recipe, SampleConfig
+from support.training import POOLED_RECIPE, SMALL
 
 RATE = 16000
 # What all label files of these tests say of a.wav.

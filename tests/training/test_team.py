@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
-import framecls
-from framecls.checkpoints.network import load_network
 from framecls.errors import UsageError
 from framecls.training.examples.batch import IGNORED, Batch
 from framecls.training.job import Job, prepare
@@ -23,8 +19,9 @@ from framecls.training.loop import train
 from framecls.training.losses import take_shard
 from framecls.training.recipe import read_recipe
 from framecls.training.team import ALONE, join_team
+from support.commands import environment
+from support.training import weights, write_corpus
 
-RATE = 16000
 RECIPE = """
 name = "shared"
 task = "pooled"
@@ -55,28 +52,6 @@ workers = 0
 """
 
 
-def write_corpus(folder: Path) -> Path:
-    """Write tones of two kinds, some with phones, and a recipe; return the manifest."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(12):
-        label = ("low", "high")[number % 2]
-        times = np.arange(round(rng.uniform(0.6, 0.9) * RATE)) / RATE
-        tone = 0.3 * np.sin(2 * np.pi * rng.uniform(1, 1.5) * (200, 2000)[number % 2] * times)
-        soundfile.write(folder / f"{number}.wav", tone + 0.01 * rng.standard_normal(len(tone)), RATE)
-        split = "dev" if number < 4 else "train"
-        rows.append({"file": f"{number}.wav", "label": label, "speaker": f"s{number // 2}", "split": split})
-        if number % 3:
-            rows[-1]["phones"] = "l o u" if label == "low" else "h a"
-    (folder / "recipe.toml").write_text(RECIPE)
-    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder / "manifest.jsonl"
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(load_network(path).named_parameters())
-
-
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Return how far apart two networks are, as a share of the weights' size."""
     gap = sum(float((one[key] - other[key]).square().sum()) for key in one)
@@ -85,17 +60,18 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run two processes on the CPU."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    environment["GLOO_SOCKET_IFNAME"] = "lo"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(GLOO_SOCKET_IFNAME="lo"), timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    manifest = write_corpus(tmp_path)
+    manifest = write_corpus(tmp_path, n_speakers=6)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.toml")
     alone = Job(manifest, tmp_path / "alone.safetensors", recipe)
     train(alone, prepare(alone))
@@ -140,7 +116,8 @@ team.close()
 
 def test_the_losses_of_two_processes_that_stop_and_resume_are_those_of_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    manifest = write_corpus(tmp_path)
+    manifest = write_corpus(tmp_path, n_speakers=6)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "script.py").write_text(SCRIPT)
     alone = Job(manifest, tmp_path / "alone.safetensors", read_recipe(tmp_path / "recipe.toml"))
     expected: list[float] = []

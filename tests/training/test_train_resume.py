@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,40 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from training.test_training import POOLED_RECIPE, weights, write_corpus
 
-import framecls
 from framecls.errors import ConfigError, ModelError, OutputError
 from framecls.training import loop
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import Recipe, read_recipe
 from framecls.training.state import changed_settings, explain_mismatch
-
-RECIPE = """
-name = "toy"
-task = "pooled"
-[features]
-n_mels = 24
-[encoder]
-dim = 24
-n_layers = 1
-n_heads = 2
-ff_dim = 48
-subsampling = 2
-kernel = 5
-[window]
-length_s = 1.0
-overlap_s = 0.2
-[sample]
-length_s = [0.5, 1.0]
-[optim]
-steps = 30
-batch_s = 3.0
-warmup_steps = 5
-dev_every = 5
-workers = 0
-"""
+from support.commands import run_command, start_command
+from support.training import POOLED_RECIPE, RECIPE, weights, write_corpus
 
 
 def command(folder: Path) -> list[str]:
@@ -62,7 +35,7 @@ def command(folder: Path) -> list[str]:
         "--resume",
     ]
     where = [str(folder / "manifest.jsonl"), "-o", str(folder / "killed.safetensors")]
-    return [sys.executable, "-m", "framecls", "train", "identify", *where, *options]
+    return ["train", "identify", *where, *options]
 
 
 def read_step(state: Path) -> int:
@@ -78,11 +51,10 @@ def read_step(state: Path) -> int:
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path)
     (tmp_path / "toy.toml").write_text(RECIPE)
-    environment = {**os.environ, "PYTHONPATH": str(Path(framecls.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     state = tmp_path / "killed.safetensors.training" / "state.safetensors"
     killed_at = []
     for at_least in (2, 7):  # before the first dev measurement, and after it
-        process = subprocess.Popen(command(tmp_path), env=environment, stderr=subprocess.PIPE)
+        process = start_command(*command(tmp_path))
         give_up_s = time.monotonic() + 300
         while read_step(state) < at_least and process.poll() is None and time.monotonic() < give_up_s:
             time.sleep(0.01)
@@ -91,7 +63,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         killed_at.append(read_step(state))
     assert 2 <= killed_at[0] < killed_at[1] < 30
-    subprocess.run(command(tmp_path), env=environment, check=True, capture_output=True)
+    assert run_command(*command(tmp_path)).status == 0
     torch.set_num_threads(1)
     unbroken = Job(manifest, tmp_path / "unbroken.safetensors", read_recipe(tmp_path / "toy.toml"))
     train(unbroken, prepare(unbroken))

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from framecls.checkpoints.network import load_network, save_model
-from framecls.config import EncoderConfig, FeatureConfig, WindowConfig
+from framecls.config import WindowConfig
 from framecls.errors import ConfigError, ManifestError, ModelError, OutputError
 from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
@@ -43,62 +43,9 @@ from framecls.training.loop import train
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.optimizer import initialise
-from framecls.training.recipe import AugmentConfig, MixConfig, OptimConfig, Recipe, SampleConfig
-
-RATE = 16000
-GENTLE = AugmentConfig(
-    speed_chance=0,
-    reverb_chance=0,
-    equalize_chance=0,
-    low_pass_chance=0,
-    telephone_chance=0,
-    noise_chance=0.2,
-    frequency_masks=0,
-    time_masks=0,
-)
-SMALL = {
-    "features": FeatureConfig(n_mels=24),
-    "encoder": EncoderConfig(dim=24, n_layers=1, n_heads=2, ff_dim=48, subsampling=2, kernel=5, dropout=0.1),
-    "window": WindowConfig(1.0, 0.2),
-    "augment": GENTLE,
-}
-FRAME_RECIPE = Recipe(
-    "toy",
-    "frame",
-    overlapping=True,
-    mix=MixConfig(enabled=True, spread_db=3.0),
-    optim=OptimConfig(
-        steps=60, batch_s=12.0, learning_rate=3e-3, warmup_steps=5, dev_every=20, ema_decay=0.9, workers=0
-    ),
-    **SMALL,
-)  # type: ignore[arg-type]
-POOLED_RECIPE = replace(
-    FRAME_RECIPE, task="pooled", overlapping=False, mix=MixConfig(), sample=SampleConfig(length_s=(0.5, 1.0))
-)
-
-
-def write_corpus(folder: Path, n_speakers: int = 8) -> Path:
-    """Two kinds of clips that a small network can tell apart: low tones and high ones; a manifest beside them."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for speaker in range(n_speakers):
-        for label, low_hz in (("low", 200), ("high", 2000)):
-            times = np.arange(int(1.3 * RATE)) / RATE
-            tone = 0.3 * np.sin(2 * np.pi * rng.uniform(1, 1.5) * low_hz * times)
-            name = f"{label}{speaker}.wav"
-            soundfile.write(folder / name, tone, RATE)
-            rows.append({"file": name, "label": label, "speaker": f"s{speaker}", "source": f"mic{speaker % 2}"})
-            rows[-1]["split"] = "dev" if speaker < 2 else "train"
-            if label == "low":
-                rows[-1]["phones"] = "l o u"
-    manifest = folder / "manifest.jsonl"
-    manifest.write_text("\n".join(map(json.dumps, rows)))
-    return manifest
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
+from framecls.training.recipe import AugmentConfig, MixConfig, Recipe, SampleConfig
+from support.signals import RATE
+from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, weights, write_corpus
 
 
 def test_manifest_as_json_lines_and_csv_agree(corpus: Path) -> None:
@@ -306,10 +253,6 @@ def test_masks_cover_no_more_than_asked() -> None:
     changed = (masked != vectors).float().mean(dim=(1, 2))
     assert float(changed.max()) <= 8 / 40 + 50 / 300
     assert float(changed.max()) > 0
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(load_network(path).named_parameters())
 
 
 @pytest.mark.parametrize("recipe", [FRAME_RECIPE, POOLED_RECIPE], ids=["frame", "pooled"])

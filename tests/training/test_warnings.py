@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from training.test_training import FRAME_RECIPE, POOLED_RECIPE
 
 from framecls.cli.tables import make_console, survey_table
 from framecls.errors import ManifestError
@@ -18,6 +17,7 @@ from framecls.training.data.manifest import Recording, Span
 from framecls.training.data.survey import find_warnings, survey
 from framecls.training.job import Job, prepare
 from framecls.training.recipe import MixConfig
+from support.training import FRAME_RECIPE, POOLED_RECIPE
 
 EXCLUSIVE = replace(FRAME_RECIPE, overlapping=False, mix=MixConfig())
 

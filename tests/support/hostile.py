@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from models import RATE, tone
 from numpy.typing import NDArray
+
+from support.signals import RATE, make_tone
 
 
 def pcm(duration_s: float = 0.5, channels: int = 1) -> bytes:
     """Return 16-bit samples of a tone, the same in each channel."""
-    samples = (tone(duration_s) * 32767).astype("<i2")
+    samples = (make_tone(duration_s) * 32767).astype("<i2")
     return np.repeat(samples, channels).tobytes()
 
 
@@ -46,7 +47,7 @@ def wav(data: bytes | None = None, data_bytes: int | None = None, **format: Any)
 def encoded(container: str, subtype: str | None = None, samples: NDArray[Any] | None = None, rate: int = RATE) -> bytes:
     """Return (sample,) or (sample, channel) samples as a file of a format of libsndfile's."""
     file = io.BytesIO()
-    soundfile.write(file, tone(1.0) if samples is None else samples, rate, format=container, subtype=subtype)
+    soundfile.write(file, make_tone(1.0) if samples is None else samples, rate, format=container, subtype=subtype)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Tiny untrained models and synthesised recordings that tests of whole commands run on."""
+"""Tiny untrained models that tests of whole commands run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import soundfile
 import torch
-from numpy.typing import NDArray
 
 from framecls.checkpoints.network import save_model
 from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
-from framecls.inference.segments import Segment, Segmenter, order_segments
 from framecls.nn.network import Network
+from support.signals import RATE, make_noise
 
-RATE = 16000
 TAG_LABELS = ("speech", "music", "noise")
 LANGUAGES = ("de", "en", "fr")
 
@@ -49,25 +45,6 @@ def save_tiny_model(folder: Path, task: Literal["frame", "pooled"]) -> Path:
     return path
 
 
-def tone(duration_s: float, frequency_hz: float = 440.0, sample_rate: int = RATE) -> NDArray[np.float32]:
-    """Return (sample,) a tone under a little seeded noise."""
-    times = np.arange(round(duration_s * sample_rate)) / sample_rate
-    noise = np.random.default_rng(3).normal(0, 0.01, len(times))
-    return (0.3 * np.sin(2 * np.pi * frequency_hz * times) + noise).astype(np.float32)
-
-
-def write_wav(path: Path, duration_s: float = 1.0, frequency_hz: float = 440.0) -> Path:
-    """Write a 16 kHz mono recording, and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, tone(duration_s, frequency_hz), RATE, format="WAV", subtype="PCM_16")
-    return path
-
-
-def segment_whole(segmenter: Segmenter, scores: NDArray[np.float32]) -> list[Segment]:
-    """Return the segments of a whole recording, (frame, label) probabilities, by start and label."""
-    return order_segments([*segmenter.push(scores), *segmenter.finish(segmenter.rules.duration_s)], segmenter.labels)
-
-
 def tiny_voice_config() -> ModelConfig:
     """Return the settings of a network that answers with a vector for a voice; untrained, it tells tones by pitch."""
     return replace(
@@ -85,3 +62,8 @@ def save_tiny_voice_model(folder: Path, seed: int = 7) -> Path:
     path = folder / f"tiny-speaker{seed}.safetensors"
     save_model(Network(tiny_voice_config()), path)
     return path
+
+
+def noise_tensor(n_samples: int, seed: int = 0) -> torch.Tensor:
+    """Return (sample,) white noise for a network."""
+    return torch.from_numpy(make_noise(n_samples / RATE, seed=seed))
