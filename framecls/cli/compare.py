@@ -18,8 +18,8 @@ from framecls.cli.train import (
     choose_device,
     choose_split_by,
     load_recipe,
+    report_data,
     set_threads,
-    tell_data,
 )
 from framecls.errors import UsageError
 from framecls.training.recipe import RUNGS, Recipe
@@ -75,7 +75,7 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
-        tell_data(console, data, recipe)
+        report_data(console, data, recipe)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )
