@@ -64,7 +64,7 @@ def freeze(encoder: Encoder, n_layers: int, initialised: Collection[str]) -> Non
     for name, module in (("input", encoder.input), *((f"layers.{i}", encoder.layers[i]) for i in range(n_layers))):
         for key, parameter in module.named_parameters():
             if f"encoder.{name}.{key}" not in initialised:
-                raise ConfigError(f"optim.frozen_layers={n_layers}: --init brought no {name}, so it must learn")
+                raise ConfigError(f"optim.frozen_layers={n_layers}: --init has no {name}, which must learn")
             parameter.requires_grad_(False)
 
 

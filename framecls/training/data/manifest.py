@@ -153,8 +153,8 @@ def _group(rows: Iterable[Row], root: Path, reading: LabelSettings, found: Found
         recording = _record(row, root, reading)
         known = grouped.setdefault(recording.file, recording)
         spans.setdefault(recording.file, []).extend(recording.spans)
-        heard = (known.speaker, *known.others)
-        if recording.is_named and recording.speaker not in heard:
+        known_speakers = (known.speaker, *known.others)
+        if recording.is_named and recording.speaker not in known_speakers:
             grouped[recording.file] = replace(known, others=(*known.others, recording.speaker))
         if known.split != recording.split:
             in_two.setdefault(recording.file, row)
@@ -247,8 +247,8 @@ def choose_split_by(asked: SplitBy | None, *, voices: bool) -> SplitBy | None:
     return asked or ("speaker" if voices else None)
 
 
-def _split(recordings: Sequence[Recording], drawn: dict[Path, Split], how: str) -> Parts:
-    sides = [recording.split or drawn[recording.file] for recording in recordings]
+def _split(recordings: Sequence[Recording], chosen: dict[Path, Split], how: str) -> Parts:
+    sides = [recording.split or chosen[recording.file] for recording in recordings]
     train = [recording for recording, side in zip(recordings, sides, strict=True) if side == "train"]
     dev = [recording for recording, side in zip(recordings, sides, strict=True) if side == "dev"]
     return Parts(train, dev, how, tuple(sorted(_named(train) & _named(dev))))

@@ -164,11 +164,11 @@ def find_warnings(
 
 def _find_missing_labels(labels: Sequence[str], train: Sequence[Recording], dev: Sequence[Recording]) -> list[str]:
     warnings = []
-    learnt, measured = set(find_labels(train)), set(find_labels(dev))
-    if missing := [label for label in labels if label not in learnt]:
+    trained, measured = set(find_labels(train)), set(find_labels(dev))
+    if missing := [label for label in labels if label not in trained]:
         which, it = _in_words(missing)
         warnings.append(f"nothing to train on has {which}: the model will not know {it}")
-    if missing := [label for label in labels if label in learnt and label not in measured]:
+    if missing := [label for label in labels if label in trained and label not in measured]:
         which, it = _in_words(missing)
         warnings.append(f"nothing to measure on has {which}: the dev figures say nothing of {it}")
     return warnings
