@@ -22,7 +22,8 @@ from framecls.cli.train import (
     set_threads,
 )
 from framecls.errors import UsageError
-from framecls.training.recipe import RUNGS, Recipe
+from framecls.training.choices import RUNGS
+from framecls.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder

@@ -13,7 +13,8 @@ from framecls.cli.options import EvaluateOptions
 from framecls.cli.progress import StepBar
 from framecls.cli.train import cache_folder, check_machine, choose_split_by, load_recipe
 from framecls.errors import UsageError
-from framecls.training.recipe import CODECS, SPLITS, find_recipe
+from framecls.training.choices import CODECS, SPLITS
+from framecls.training.recipe import find_recipe
 
 
 def evaluate_model(options: EvaluateOptions) -> int:

@@ -18,7 +18,7 @@ from framecls.checkpoints import registry
 from framecls.cli.formats import SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
-from framecls.training.recipe import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
+from framecls.training.choices import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 

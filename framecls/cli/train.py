@@ -21,15 +21,8 @@ from framecls.cli.options import MachineOptions, TrainOptions
 from framecls.cli.progress import StepBar, clock
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
-from framecls.training.recipe import (
-    SPLIT_BY,
-    Recipe,
-    SplitBy,
-    change_recipe,
-    find_recipe,
-    read_recipe,
-    with_encoder,
-)
+from framecls.training.choices import SPLIT_BY, SplitBy
+from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job

@@ -9,6 +9,7 @@ from pathlib import Path
 from framecls.checkpoints.frontends import look_up
 from framecls.config import FeatureConfig, ModelConfig
 from framecls.errors import ConfigError, ManifestError
+from framecls.training.choices import SplitBy
 from framecls.training.data.clips import ClipStore, array_size, open_clips
 from framecls.training.data.labels import LabelSettings
 from framecls.training.data.manifest import (
@@ -24,7 +25,7 @@ from framecls.training.data.manifest import (
 from framecls.training.data.phones import with_phones
 from framecls.training.examples.teachers import FrameTeacher, VoiceTeacher, read_frame_teacher, read_voice_teacher
 from framecls.training.examples.voices import find_dev_fault
-from framecls.training.recipe import Recipe, SplitBy
+from framecls.training.recipe import Recipe
 from framecls.training.team import ALONE, Team
 
 

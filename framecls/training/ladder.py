@@ -18,10 +18,10 @@ from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Window
 from framecls.nn.network import Network
+from framecls.training.choices import LADDER, RUNGS
 from framecls.training.examples.loader import training_batches
 from framecls.training.job import Data, Job
 from framecls.training.loop import Run, measure_dev
-from framecls.training.recipe import LADDER, RUNGS
 
 _TOLERANCE = 0.02  # relative difference of parameter counts that is as good as none
 _SPEED_S = 0.4  # how long a network's speed is measured

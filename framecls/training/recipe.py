@@ -21,30 +21,12 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError
 from framecls.textfiles import parse_toml, read_toml
+from framecls.training.choices import CODECS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 _MOST_SHOWN = 80  # characters of a change in a message
 _ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
-
-# The encoder settings of each rung of the ladder, from the bottom up, and of what it can be compared with.
-RUNGS: dict[str, dict[str, str]] = {
-    "fc": {"kind": "fc"},
-    "window": {"kind": "window"},
-    "dot": {"kind": "attention", "score": "dot"},
-    "additive": {"kind": "attention", "score": "additive"},
-    "lstm": {"kind": "lstm"},
-}
-LADDER = tuple(name for name in RUNGS if name != "lstm")
-
-# Codecs for augmentation and measurement: G.711 and GSM at 8 kHz, the others at the recording's own rate.
-CODECS = ("mulaw", "gsm", "mp3", "opus", "vorbis")
-
-# What stays together when recordings are split, and which part of a manifest can be measured.
-SplitBy = Literal["source", "speaker", "file"]
-SPLIT_BY: tuple[SplitBy, ...] = ("source", "speaker", "file")
-MeasuredSplit = Literal["train", "dev", "all"]
-SPLITS: tuple[MeasuredSplit, ...] = ("train", "dev", "all")
 
 # The bounds of a random number, the smaller first.
 Range = tuple[float, float]
@@ -71,7 +53,7 @@ class MixConfig:
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
     alone: float = 0.0  # chance of a single label; similar labels are best separated alone
-    # Chance that a label's sound is continuous, as of fans, rain and engines: a clip is extended to the window. If those
+    # Chance that a label's sound is continuous, as of fans, rain and engines: a clip is extended to a window. If clips
     # of one label are shorter than of another, a network learns their lengths instead of their sound.
     lasting: dict[str, float] = field(default_factory=dict)
     # Sources are sampled in proportion to this power of their length: 0: all equally, 1: by length. Dev examples always

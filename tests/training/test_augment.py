@@ -14,6 +14,7 @@ import torch
 
 from framecls.errors import ConfigError
 from framecls.nn.network import Network, Output
+from framecls.training.choices import CODECS
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest
 from framecls.training.data.phones import index_phones
@@ -31,7 +32,7 @@ from framecls.training.examples.frames import FrameExamples
 from framecls.training.examples.preview import write_preview
 from framecls.training.job import Job, prepare
 from framecls.training.losses import batch_loss, take_shard
-from framecls.training.recipe import CODECS, SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
+from framecls.training.recipe import SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
 from support.signals import RATE
 from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE
 

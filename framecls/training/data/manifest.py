@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from framecls.errors import ManifestError
+from framecls.training.choices import SplitBy
 from framecls.training.data.labels import ARRAY_SUFFIXES, Found, LabelSettings, Row, Split, read_rows
-from framecls.training.recipe import SplitBy
 
 _log = logging.getLogger(__name__)
 

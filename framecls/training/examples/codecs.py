@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from framecls.training.recipe import CODECS
+from framecls.training.choices import CODECS
 
 Samples = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ def apply_codec(samples: Samples, sample_rate: int, name: str, level: float = 0.
     Args:
         samples: -1..1.
         sample_rate: Hz; the codec runs at its greatest rate up to this one.
-        name: one of `recipe.CODECS`.
+        name: one of `choices.CODECS`.
         level: of compression, 0 (best) to 1 (smallest), within the useful range of the codec.
     """
     codec = _CODECS[name]

@@ -13,6 +13,7 @@ from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import Engine
 from framecls.inference.identify import pool_windows
 from framecls.speakers.recognition import pool_vectors
+from framecls.training.choices import MeasuredSplit, SplitBy
 from framecls.training.data.clips import ClipStore, CodecStore, check_features, open_clips
 from framecls.training.data.labels import LabelSettings
 from framecls.training.data.manifest import Recording, check_labels, choose_split_by, read_manifest, split_recordings
@@ -28,7 +29,7 @@ from framecls.training.metrics.measure import measure
 from framecls.training.metrics.pooled import report_pooled
 from framecls.training.metrics.report import DevReport
 from framecls.training.metrics.verification import report_voices
-from framecls.training.recipe import MeasuredSplit, OptimConfig, Recipe, SplitBy
+from framecls.training.recipe import OptimConfig, Recipe
 
 
 @dataclass(frozen=True)
