@@ -36,64 +36,55 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-# What the source of a speech encoder begins with that torchaudio has, or that is the lower part of a framecls model.
-BUNDLE_PREFIX = "torchaudio:"
-MODEL_PREFIX = "framecls:"
+MODEL_PREFIX = "framecls:"  # of the source of an encoder that is the lower layers of a framecls model
 
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """The name and settings of a speech encoder whose vectors stand in place of log-mel energies.
+    """A pre-trained encoder whose vectors stand in place of log-mel features.
 
-    A recipe gives the first three fields; `encoder_sources.look_up` fills in the others when training begins.
+    A recipe gives the first three fields; `checkpoints.frontends.look_up` fills in the others when training begins.
     """
 
-    source: str = ""  # "torchaudio:WAVLM_BASE_PLUS", "framecls:language", or the path of a checkpoint
+    source: str = ""  # "framecls:MODEL", or for transformers the name or folder of an audio encoder
     layer: int = 0  # whose vectors, counted from 1; 0: a learnt mix of all
     tuned: bool = False  # its self-attention learns too
-    family: Literal["Wav2Vec2", "WavLM", "framecls"] = "Wav2Vec2"
-    # Arguments of torchaudio's factory; of a framecls model the tables "features" and "encoder", and the "digest" of
-    # the weights. None: not known yet.
+    carried: bool = False  # the model file holds its weights; else it only names it
+    family: Literal["transformers", "framecls"] = "transformers"
+    # Of a framecls model the tables "features" and "encoder", and the "digest" of the weights; of transformers "config"
+    # and how its input is normalised. Empty: not known yet.
     architecture: dict[str, Any] = field(default_factory=dict)
-    normalize_waveform: bool = False  # it wants to hear every window at the same loudness
+    dim: int = 0  # numbers in a vector
+    n_layers: int = 0  # layers of self-attention that are run
+    hop_samples: int = 0  # from one vector to the next
+    window_samples: int = 0  # that a vector describes
 
     def __post_init__(self) -> None:
         _require(self.layer >= 0, "layer must be 0 or more")
-        if self.architecture and self.family == "framecls":
-            spectra = self.own_features.kind in ("logmel", "mfcc")
-            _require(spectra, "pretrained.architecture: its features are no spectra")
-            _require(self.own_encoder.n_layers >= 1, "pretrained.architecture: it has no layers")
-        elif self.architecture:
-            for name, most in (("encoder_embed_dim", _MAX_DIM), ("encoder_num_layers", _MAX_LAYERS)):
-                number = self.architecture.get(name)
-                good = type(number) is int and 1 <= number <= most
-                _require(good, f"pretrained.architecture.{name} must be in 1..{most}")
-            layers = self.architecture.get("extractor_conv_layer_config")
-            few = isinstance(layers, list) and 1 <= len(layers) <= _MAX_CONVOLUTIONS
+        if not self.architecture:
+            return
+        _require(1 <= self.dim <= _MAX_DIM, f"pretrained.dim must be in 1..{_MAX_DIM}")
+        _require(1 <= self.n_layers <= _MAX_LAYERS, f"pretrained.n_layers must be in 1..{_MAX_LAYERS}")
+        _require(self.layer in (0, self.n_layers), "pretrained.layer is not the last that is run")
+        if self.family == "framecls":
             _require(
-                few and all(map(_is_convolution, layers or ())),
-                "pretrained.architecture: extractor_conv_layer_config is no list of 1 to "
-                f"{_MAX_CONVOLUTIONS} times [channels, width, step]",
+                self.own_features.kind in ("logmel", "mfcc"), "pretrained.architecture: its features are no spectra"
             )
-
-    @property
-    def bundle(self) -> str:
-        """Torchaudio's name for the encoder, empty where it is the user's own."""
-        return self.source.removeprefix(BUNDLE_PREFIX) if self.source.startswith(BUNDLE_PREFIX) else ""
+        else:
+            for key in ("conv_dim", "conv_stride", "conv_kernel"):
+                sizes = self._transformers.get(key, [1])
+                good = isinstance(sizes, list) and 1 <= len(sizes) <= _MAX_CONVOLUTIONS
+                good = good and all(type(size) is int and 1 <= size <= 65536 for size in sizes)
+                _require(good, f"pretrained.architecture.config.{key} is no list of 1 to {_MAX_CONVOLUTIONS} sizes")
 
     @property
     def model(self) -> str:
-        """The framecls model, by name or path, whose lower part the encoder is; empty where it is none."""
+        """The framecls model, by name or path, whose lower layers the encoder is; empty where it is none."""
         return self.source.removeprefix(MODEL_PREFIX) if self.source.startswith(MODEL_PREFIX) else ""
 
     @property
-    def named(self) -> bool:
-        """Whether a model file only names it; else it carries its weights."""
-        return bool(self.bundle or self.model) and not self.tuned
-
-    @property
     def own_features(self) -> FeatureConfig:
-        """How the encoder of a framecls model hears."""
+        """The features of a framecls model."""
         return from_dict(FeatureConfig, self.architecture.get("features"), "pretrained.architecture.features.")
 
     @property
@@ -102,59 +93,30 @@ class PretrainedConfig:
         return from_dict(EncoderConfig, self.architecture.get("encoder"), "pretrained.architecture.encoder.")
 
     @property
-    def dim(self) -> int:
-        """Numbers in one of its vectors."""
-        if self.family == "framecls":
-            return self.own_encoder.dim if self.architecture else 0
-        return int(self.architecture.get("encoder_embed_dim", 0))
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of self-attention that are run."""
-        if self.family == "framecls":
-            return self.own_encoder.n_layers if self.architecture else 0
-        return int(self.architecture.get("encoder_num_layers", 0))
+    def _transformers(self) -> dict[str, Any]:
+        config = self.architecture.get("config")
+        _require(isinstance(config, dict), "pretrained.architecture.config: a table was expected")
+        return typing.cast(dict[str, Any], config)
 
     def largest_arrays(self, n_vectors: int) -> dict[str, int]:
         """Return how many numbers the largest arrays have that lead to `n_vectors` vectors; none if not known."""
         if not self.architecture:
             return {}
         if self.family == "framecls":
-            frames, encoder, n_bins = n_vectors, self.own_encoder, self.own_features.n_fft // 2 + 1
+            encoder, n_bins = self.own_encoder, self.own_features.n_fft // 2 + 1
             arrays = {
-                "activations in its encoder": frames * max(3 * encoder.dim, encoder.ff_dim) * self.n_layers,
-                "spectrum in its encoder": frames * encoder.subsampling * n_bins,
+                "activations in its encoder": n_vectors * max(3 * encoder.dim, encoder.ff_dim) * self.n_layers,
+                "spectrum in its encoder": n_vectors * encoder.subsampling * n_bins,
             }
             if encoder.kind == "attention" and encoder.score == "additive":
-                arrays["pairs of frames in its encoder"] = encoder.n_heads * frames**2
+                arrays["pairs of frames in its encoder"] = encoder.n_heads * n_vectors**2
             return arrays
-        arrays, length = {}, n_vectors * self.hop_samples
-        for number, (channels, _, step) in enumerate(self.architecture["extractor_conv_layer_config"], start=1):
+        arrays, length = {"layers in its encoder": n_vectors * self.dim * self.n_layers}, n_vectors * self.hop_samples
+        sizes = zip(self._transformers.get("conv_dim", ()), self._transformers.get("conv_stride", ()), strict=False)
+        for number, (channels, step) in enumerate(sizes, start=1):
             length //= step
             arrays[f"convolution {number}"] = length * channels
-        arrays["layers in its encoder"] = n_vectors * self.dim * self.n_layers  # `extract_features` keeps all of them
         return arrays
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples from one vector to the next: the steps of all convolutions together."""
-        if self.family == "framecls":
-            return self.own_features.hop_samples * self.own_encoder.subsampling
-        return math.prod(step for _, _, step in self.architecture["extractor_conv_layer_config"])
-
-    @property
-    def kernel_samples(self) -> int:
-        """Samples that a vector has to itself, its spectra or convolutions included."""
-        if self.family == "framecls":
-            return self.own_features.n_fft - self.own_features.hop_samples + self.hop_samples
-        width = 1
-        for _, kernel, step in reversed(self.architecture["extractor_conv_layer_config"]):
-            width = (width - 1) * step + kernel
-        return width
-
-
-def _is_convolution(layer: Any) -> bool:
-    return isinstance(layer, list) and len(layer) == 3 and all(type(n) is int and 1 <= n <= 65536 for n in layer)
 
 
 @dataclass(frozen=True)
@@ -164,10 +126,9 @@ class FeatureConfig:
     The feature vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    # "given": vectors of `n_given` numbers, computed elsewhere, take the place of samples; sample_rate is how many of
-    # them there are a second, and hop and window are one.
-    # "mel" is the energy of each band, "logmel" its logarithm.
-    kind: Literal["logmel", "mel", "mfcc", "pretrained", "given"] = "logmel"
+    # "mel" is the energy of each band, "logmel" its logarithm. "precomputed": vectors of `precomputed_dim` numbers take
+    # the place of samples; sample_rate is how many of them there are a second, hop and window are 1.
+    kind: Literal["logmel", "mel", "mfcc", "pretrained", "precomputed"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -186,19 +147,20 @@ class FeatureConfig:
     # A window whose level (its RMS relative to full scale) is below this is amplified to it first; none: it never is.
     raise_to_dbfs: float | None = None
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
-    n_given: int = 0
+    precomputed_dim: int = 0
 
     def __post_init__(self) -> None:
-        _require((self.kind == "given") == (self.n_given > 0), 'n_given goes with kind = "given"')
+        is_precomputed = self.kind == "precomputed"
+        _require(is_precomputed == (self.precomputed_dim > 0), 'precomputed_dim goes with kind = "precomputed"')
         if self.raise_to_dbfs is not None:
-            _require(self.kind not in ("given", "pretrained"), "raise_to_dbfs is for features of mel bands")
+            _require(self.kind not in ("precomputed", "pretrained"), "raise_to_dbfs is for features of mel bands")
             _require(-100 <= self.raise_to_dbfs <= 0, f"raise_to_dbfs {self.raise_to_dbfs} is not in -100..0 dB")
-        if self.kind == "given":
-            _require(self.n_given <= 4096, "n_given must be in 1..4096")
+        if is_precomputed:
+            _require(self.precomputed_dim <= 4096, "precomputed_dim must be in 1..4096")
             _require(
                 1 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1..384000 vectors a second"
             )
-            _require(self.hop_samples == self.window_samples == 1, "given vectors are not cut into windows")
+            _require(self.hop_samples == self.window_samples == 1, "precomputed features are not cut into windows")
             return
         _require(1000 <= self.sample_rate <= 384000, f"sample_rate {self.sample_rate} is not in 1000..384000 Hz")
         _require(1 <= self.hop_samples <= self.window_samples, "hop_samples must be in 1..window_samples")
@@ -211,13 +173,11 @@ class FeatureConfig:
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2, "0 <= f_min_hz < f_max_hz <= sample_rate / 2"
         )
         if self.kind == "pretrained":
-            _require(bool(self.pretrained.source), "kind pretrained wants pretrained.source: which speech encoder")
-            # A vector of its convolutions reads as many samples as a spectrum would, and where that would: so the
-            # margins, and with them the times of frames, are the same arithmetic.
-            grid = (self.window_samples, self.n_fft, self.hop_samples)
-            own = self.pretrained
-            fits = not own.architecture or grid == (own.kernel_samples, own.kernel_samples, own.hop_samples)
-            _require(fits, "window_samples, n_fft and hop_samples are not those of the speech encoder")
+            _require(bool(self.pretrained.source), "kind pretrained wants pretrained.source: which encoder")
+            # Its vectors lie on the same grid as spectra, so margins and the times of frames are the same arithmetic.
+            own, grid = self.pretrained, (self.window_samples, self.n_fft, self.hop_samples)
+            fits = not own.architecture or grid == (own.window_samples, own.window_samples, own.hop_samples)
+            _require(fits, "window_samples, n_fft and hop_samples are not those of the encoder")
 
     @property
     def vectors_per_s(self) -> float:
@@ -227,18 +187,23 @@ class FeatureConfig:
     @property
     def dim(self) -> int:
         """Numbers in one feature vector; MFCCs come with their first and second differences."""
-        dims = {"logmel": self.n_mels, "mel": self.n_mels, "mfcc": 3 * self.n_mfcc, "given": self.n_given}
-        return self.pretrained.dim if self.kind == "pretrained" else dims[self.kind]
+        return {
+            "logmel": self.n_mels,
+            "mel": self.n_mels,
+            "mfcc": 3 * self.n_mfcc,
+            "pretrained": self.pretrained.dim,
+            "precomputed": self.precomputed_dim,
+        }[self.kind]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Axes of one sample: none, a number; of one that is a given vector, its length."""
-        return (self.n_given,) if self.kind == "given" else ()
+        """Axes of one sample: none of audio; of precomputed features the length of a vector."""
+        return (self.precomputed_dim,) if self.kind == "precomputed" else ()
 
     @property
     def margin_samples(self) -> int:
         """Samples that the first and last vector of a span read beyond it, on each side."""
-        return (self.n_fft - self.hop_samples) // 2 if self.kind != "given" else 0
+        return (self.n_fft - self.hop_samples) // 2 if self.kind != "precomputed" else 0
 
 
 @dataclass(frozen=True)
@@ -459,7 +424,7 @@ class ModelConfig:
             arrays["pairs of frames"] = encoder.n_heads * frames**2
         if features.kind == "pretrained":
             arrays |= features.pretrained.largest_arrays(vectors)
-        elif features.kind != "given":
+        elif features.kind != "precomputed":
             arrays["spectrum"] = vectors * (features.n_fft // 2 + 1)
         return arrays
 

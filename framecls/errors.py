@@ -42,6 +42,17 @@ class OutputError(FrameclsError):
     """Results cannot be kept where they were to go, and the next ones could not either: no room, or no such place."""
 
 
+class StdoutError(Exception):
+    """Standard output cannot be written.
+
+    It is no FrameclsError, and no OSError: nothing but the outermost layer can do anything about it.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.reader_left = isinstance(error, BrokenPipeError)
+
+
 class ModelError(FrameclsError):
     """A model file that cannot be found, or that is not what it claims to be."""
 

@@ -1,4 +1,4 @@
-"""Packages that only a part of framecls needs: they are loaded here, and what is said where that fails is said here."""
+"""Load packages that only a part of framecls needs, and say in one line what to do where that fails."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from types import ModuleType
 
 from framecls.errors import PackageError
 
-# What the import of a package raises that is damaged, or does not fit another package or the system.
+# Raised by the import of a package that is damaged, or does not fit another package or the system.
 _BROKEN = (ImportError, AttributeError, NameError, OSError, RuntimeError, SystemError, TypeError, ValueError)
-# These say that the machine has no room or too much is open; the package may be whole.
+# The machine has no memory left or too many open files; the package may be whole.
 _EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-# One pair of releases that load side by side. Every torchaudio is built for one release of torch; 2.11 is its last.
-_AUDIO_PAIR = "torch==2.11.0 torchaudio==2.11.0"
 _LONGEST_REASON = 200
 
 
@@ -25,12 +23,12 @@ def install_command(*distributions: str) -> str:
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a top-level module is there to be imported; it is not imported for that."""
+    """Return whether a top-level module can be found, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def require(purpose: str, *modules: str) -> None:
-    """Refuse to go on where a package is not installed; none is imported.
+    """Raise if packages are not installed, without importing them.
 
     Args:
         purpose: what needs them, as the beginning of a sentence.
@@ -67,30 +65,6 @@ def load(purpose: str, module: str, distribution: str = "") -> ModuleType:
             f"{purpose} needs {package}, and {distribution} {_version(distribution)} is installed but does not load "
             f"({_reason(error)}): {install_command('--force-reinstall', distribution)}"
         ) from error
-
-
-def load_torchaudio() -> ModuleType:
-    """Import torchaudio with its models and pipelines, which a torch that it was not built for keeps from loading.
-
-    Raises:
-        PackageError: it is not installed, or does not load beside the torch that is.
-    """
-    try:
-        torchaudio = importlib.import_module("torchaudio")
-        for name in ("models", "pipelines"):
-            importlib.import_module(f"torchaudio.{name}")
-    except _BROKEN as error:
-        _reraise_exhaustion(error)
-        purpose = "a pre-trained speech encoder needs torchaudio"
-        advice = f"install both of one release, from one index: {install_command(*_AUDIO_PAIR.split())}"
-        torch = f"torch {_version('torch')}"
-        if _is_absent(error, "torchaudio"):
-            raise PackageError(f"{purpose}, not installed beside {torch}: {advice}") from error
-        raise PackageError(
-            f"{purpose}, and torchaudio {_version('torchaudio')} does not load beside {torch} ({_reason(error)}): "
-            f"{advice}"
-        ) from error
-    return torchaudio
 
 
 def _is_absent(error: BaseException, package: str) -> bool:

@@ -1,8 +1,7 @@
-"""SQLite files of our own: made, recognised, and opened without trusting what is in them.
+"""SQLite files of framecls: create, recognise and open them without trusting their content.
 
-What stands where such a file should be may be anything: a link, a pipe, another program's database, or a file that
-somebody made to harm. None of these is written to, and none can make SQLite wait, run code of a schema, or touch a
-file beside it that is not its own.
+In the place of such a file may be anything: a link, a pipe, another program's database, or a malicious file. None of
+these is written to, and none can make SQLite wait, run code of a schema, or touch a file beside it that is not its own.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import sqlite3
 import stat
 import struct
@@ -32,16 +30,16 @@ _VERSION_AT, _APPLICATION_AT = 60, 68  # bytes of the header: PRAGMA user_versio
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _WAL_MAGICS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _SHM_VERSION = 3007000
-_STATEMENT_S = 120.0  # no statement of ours takes as long, unless the file is made so that it never ends
-_WATCH_EVERY = 100_000  # instructions of SQLite's machine
-# Nobody may put something else in a file's place between a look at it and its opening: without following links, and
-# without waiting for whoever might open the other end of a pipe.
-_CAREFULLY = os.O_RDONLY | sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
+_STATEMENT_S = 120.0  # only a malicious file makes a statement take so long
+_CHECK_EVERY = 100_000  # instructions of SQLite's virtual machine
+# Without following links, and without waiting for the other end of a pipe: the file may have been replaced since it was
+# looked at.
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of state file, as its header and its schema tell it from all others."""
+    """A kind of state file, recognised by its header and its schema."""
 
     name: str  # as in "not a journal of results"
     application_id: int  # PRAGMA application_id
@@ -51,9 +49,7 @@ class FileKind:
     error: type[FrameclsError]
     permissions: int = 0o666  # before the umask
     most_bytes: int = 10**9  # of one value
-    former: re.Pattern[bytes] | None = None  # how files of the kind began before they were SQLite's
-    # Whether changes go to a file beside it first (PRAGMA journal_mode = WAL): a change costs no wait for the disk.
-    wal: bool = False
+    wal: bool = False  # PRAGMA journal_mode = WAL: a change does not wait for the disk
 
 
 _ANY = FileKind("file of framecls", 0, 0, (), "name the file itself", FrameclsError)
@@ -64,38 +60,38 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.is_late = False
-        self._give_up_s = time.monotonic() + _STATEMENT_S
-        self.set_progress_handler(self._watch, _WATCH_EVERY)
+        self.timed_out = False
+        self._deadline_s = time.monotonic() + _STATEMENT_S
+        self.set_progress_handler(self._check_deadline, _CHECK_EVERY)
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """Execute one statement."""
-        self._give_up_s = time.monotonic() + _STATEMENT_S
+        self._deadline_s = time.monotonic() + _STATEMENT_S
         return super().execute(*arguments)
 
-    def _watch(self) -> bool:
-        self.is_late = time.monotonic() > self._give_up_s
-        return self.is_late
+    def _check_deadline(self) -> bool:
+        self.timed_out = time.monotonic() > self._deadline_s
+        return self.timed_out
 
 
-# POSIX gives the locks of a file away as soon as a process closes any descriptor of it. A file that a connection of
-# this process has open was looked at before, and is not opened again only to look at it.
+# POSIX releases the locks of a file as soon as a process closes any descriptor of it. A file that a connection of this
+# process has open was checked before, and is not opened again to be checked.
 _opening = threading.Lock()
 _open_files: Counter[tuple[int, int]] = Counter()
 
 
 @contextmanager
 def open_state_file(
-    path: Path, kind: FileKind, *, create: bool, patience_s: float, alone: bool = False
+    path: Path, kind: FileKind, *, create: bool, timeout_s: float, exclusive: bool = False
 ) -> Iterator[Connection]:
     """Open a state file, in autocommit mode, and close it after the block.
 
     Args:
         path: of the file.
         kind: what it must be.
-        create: make one where there is none, or an empty file.
-        patience_s: how long to wait for another process that has it locked.
-        alone: keep every other process from opening it meanwhile.
+        create: create it where there is none, or an empty file.
+        timeout_s: how long to wait for another process that has it locked.
+        exclusive: keep other processes from opening it.
 
     Raises:
         FrameclsError: of the kind's own class: it is something else, or damaged.
@@ -104,9 +100,9 @@ def open_state_file(
         sqlite3.Error: SQLite cannot use it; `explain` tells why.
     """
     while True:
-        connection, place = _connect(path, kind, create, patience_s)
+        connection, place = _connect(path, kind, create, timeout_s)
         try:
-            _prepare(connection, path, kind, alone=alone, patience_s=patience_s)
+            _prepare(connection, path, kind, exclusive=exclusive, timeout_s=timeout_s)
             if _place_of(path) != place:  # another process, which had it locked, removed it since
                 continue
             yield connection
@@ -117,7 +113,7 @@ def open_state_file(
                 _open_files[place] -= 1
 
 
-def _connect(path: Path, kind: FileKind, create: bool, patience_s: float) -> tuple[Connection, tuple[int, int]]:
+def _connect(path: Path, kind: FileKind, create: bool, timeout_s: float) -> tuple[Connection, tuple[int, int]]:
     with _opening:
         place = _place_of(path)
         if place is None and create:
@@ -131,7 +127,7 @@ def _connect(path: Path, kind: FileKind, create: bool, patience_s: float) -> tup
             check_place(path, kind)
         uri = f"{path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(
-            uri, uri=True, timeout=patience_s, isolation_level=None, check_same_thread=False, factory=Connection
+            uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False, factory=Connection
         )
         _open_files[place] += 1
         return connection, place
@@ -158,13 +154,13 @@ def read_header(path: Path) -> bytes:
 
 
 def find_damage(connection: sqlite3.Connection) -> str:
-    """Return what SQLite finds wrong with its own structures in a file; empty where all is well."""
+    """Return what SQLite's integrity check finds; empty for a sound file."""
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     return "" if found == "ok" else str(found)
 
 
 def check_place(path: Path, kind: FileKind) -> None:
-    """Refuse what is not a state file of a kind, or an empty file, by its header; so too the files beside it.
+    """Refuse a file that is neither empty nor of a kind, by its header, and foreign files beside it.
 
     Raises:
         FrameclsError: of the kind's own class, in a line that names the file.
@@ -177,7 +173,7 @@ def check_place(path: Path, kind: FileKind) -> None:
         beside = path.with_name(path.name + suffix)
         with contextlib.suppress(FileNotFoundError):
             first, last = _read_ends(beside, kind, is_beside=True)
-            if not _fits(suffix, first, last):
+            if not _is_own_file(suffix, first, last):
                 raise kind.error(f"{beside}: something else than SQLite's own file beside a {kind.name}: {kind.advice}")
     has_journal = os.path.lexists(f"{path}-journal")
     if header and not has_journal:
@@ -185,11 +181,11 @@ def check_place(path: Path, kind: FileKind) -> None:
 
 
 def _read_ends(path: Path, kind: FileKind, *, is_beside: bool = False) -> tuple[bytes, bytes]:
-    """Return the first bytes of a regular file and the last ones; anything else is refused, unopened if it can be."""
+    """Return the first and the last bytes of a regular file; refuse anything else, unopened where possible."""
     status = os.lstat(path)
     if stat.S_ISREG(status.st_mode):
         try:
-            descriptor = os.open(path, _CAREFULLY)
+            descriptor = os.open(path, _OPEN_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -203,21 +199,19 @@ def _read_ends(path: Path, kind: FileKind, *, is_beside: bool = False) -> tuple[
         finally:
             os.close(descriptor)
     beside = "the file beside " if is_beside else ""
-    raise kind.error(f"{path}: {_describe_type(status)}, not {beside}a {kind.name}: {kind.advice}")
+    raise kind.error(f"{path}: {_name_type(status)}, not {beside}a {kind.name}: {kind.advice}")
 
 
-def _describe_type(status: os.stat_result) -> str:
+def _name_type(status: os.stat_result) -> str:
     names = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     other = "another name of some file" if stat.S_ISREG(status.st_mode) else "a device"
     return names.get(stat.S_IFMT(status.st_mode), other)
 
 
 def _check_header(path: Path, header: bytes, kind: FileKind) -> None:
-    if kind.former is not None and kind.former.match(header):
-        raise kind.error(f"{path}: a {kind.name} of an earlier framecls, which this one cannot read: {kind.advice}")
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise kind.error(f"{path}: not a {kind.name}: {kind.advice}")
-    application_id, version = read_marks(header)
+    application_id, version = read_ids(header)
     if application_id != kind.application_id:
         raise kind.error(f"{path}: another program's database, not a {kind.name}: {kind.advice}")
     if version != kind.version:
@@ -226,7 +220,7 @@ def _check_header(path: Path, header: bytes, kind: FileKind) -> None:
         raise kind.error(f"{path}: a {kind.name} of the {'newer' if newer else 'unknown'} format {version}: {way_out}")
 
 
-def read_marks(header: bytes) -> tuple[int, int]:
+def read_ids(header: bytes) -> tuple[int, int]:
     """Return the application id and the version in the first 100 bytes of an SQLite file; (0, 0) of any other."""
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         return 0, 0
@@ -234,8 +228,8 @@ def read_marks(header: bytes) -> tuple[int, int]:
     return application_id, version
 
 
-def _fits(suffix: str, first: bytes, last: bytes) -> bool:
-    """Whether a file beside a database begins as SQLite's own; it overwrites or removes such a file without a look."""
+def _is_own_file(suffix: str, first: bytes, last: bytes) -> bool:
+    """Whether a file beside a database is SQLite's own, which SQLite overwrites or removes unchecked."""
     if not first:
         return True
     if suffix == "-wal":
@@ -247,9 +241,9 @@ def _fits(suffix: str, first: bytes, last: bytes) -> bool:
 
 
 def _check_unlocked(path: Path, kind: FileKind) -> None:
-    """Look at the schema without as much as a lock, so that a file which is not ours stays as it is.
+    """Check the schema without a lock, so that a foreign file stays untouched.
 
-    What another process is writing may look damaged; whether it is, shows when the file is opened properly.
+    What another process is writing may look damaged here; real damage shows when the file is opened.
     """
     uri = f"{path.absolute().as_uri()}?immutable=1"
     with contextlib.suppress(sqlite3.DatabaseError):
@@ -261,27 +255,27 @@ def _check_unlocked(path: Path, kind: FileKind) -> None:
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path, kind: FileKind) -> None:
-    expected = _rows_of_schema(kind.schema)
+    expected = _schema_rows(kind.schema)
     query = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
     if set(connection.execute(query, (len(expected) + 1,))) != expected:
         raise kind.error(f"{path}: not a {kind.name}, its tables are others: {kind.advice}")
 
 
 @functools.cache
-def _rows_of_schema(schema: tuple[str, ...]) -> frozenset[tuple[Any, ...]]:
+def _schema_rows(schema: tuple[str, ...]) -> frozenset[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for statement in schema:
             connection.execute(statement)
         return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
 
 
-def _prepare(connection: Connection, path: Path, kind: FileKind, *, alone: bool, patience_s: float) -> None:
-    """Make the tables of an empty file; refuse those that are not ours."""
+def _prepare(connection: Connection, path: Path, kind: FileKind, *, exclusive: bool, timeout_s: float) -> None:
+    """Create the tables of an empty file; refuse tables of another schema."""
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, kind.most_bytes)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
-    if alone:
+    if exclusive:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     if _is_empty(connection):
         connection.execute("BEGIN IMMEDIATE")
@@ -292,13 +286,13 @@ def _prepare(connection: Connection, path: Path, kind: FileKind, *, alone: bool,
             connection.execute(f"PRAGMA user_version = {kind.version}")
         connection.execute("COMMIT")
     _check_schema(connection, path, kind)
-    give_up_s = time.monotonic() + patience_s
+    deadline_s = time.monotonic() + timeout_s
     while kind.wal:
         try:
             connection.execute("PRAGMA journal_mode = WAL")  # a file system that cannot have it keeps the other mode
             return
         except sqlite3.OperationalError:  # SQLite itself waits for no other process here
-            if time.monotonic() >= give_up_s:
+            if time.monotonic() >= deadline_s:
                 raise
             time.sleep(0.02)
 
@@ -309,14 +303,14 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 
 def explain(connection: Connection | None, error: sqlite3.Error) -> str:
-    """Return why SQLite failed, in a user's words.
+    """Return why SQLite failed, as a message for a user.
 
     Raises:
-        KeyboardInterrupt: because the user stopped it.
+        KeyboardInterrupt: the user interrupted it.
     """
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_INTERRUPT":
-        if connection is None or not connection.is_late:
+        if connection is None or not connection.timed_out:
             raise KeyboardInterrupt from error
         return "damaged: it takes too long to read"
     if name == "SQLITE_FULL" or name == "SQLITE_IOERR_SHMSIZE":

@@ -20,7 +20,7 @@ from typing import Any
 
 from framecls.audio import find_inputs
 from framecls.checkpoints.file import read_config
-from framecls.config import PretrainedConfig
+from framecls.config import PretrainedConfig, from_dict
 from framecls.errors import FrameclsError
 from framecls.textfiles import read_json
 from framecls.training.recipe import change_recipe, find_recipe, read_recipe, shipped_recipes
@@ -29,7 +29,7 @@ CASE_LIMIT_S = 10.0
 MOST_CHARACTERS = 2500  # of a message
 
 NUMBERS = (0, -1, 1, 7, 64, 65, 4096, 2**16, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"))
-TEXTS = ("", "x", "window", "additive", "pretrained", "given", "\0", "\ud800", "é" * 300, "a." * 500, "../x", "-")
+TEXTS = ("", "x", "window", "additive", "pretrained", "precomputed", "\0", "\ud800", "é" * 300, "a." * 500, "../x", "-")
 
 
 def mutate(rng: random.Random, content: bytes) -> bytes:
@@ -84,10 +84,11 @@ def change(rng: random.Random, settings: dict[str, Any]) -> dict[str, Any]:
 
 def model_settings() -> dict[str, Any]:
     """Return the settings of a model that hears through a speech encoder."""
-    architecture = {
-        "encoder_embed_dim": 16,
-        "encoder_num_layers": 2,
-        "extractor_conv_layer_config": [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2],
+    own = {
+        "source": "lab/encoder",
+        "carried": True,
+        "architecture": {"config": {"conv_dim": [8] * 7, "conv_stride": [5, 2, 2, 2, 2, 2, 2]}, "input": {}},
+        **{"dim": 16, "n_layers": 2, "hop_samples": 320, "window_samples": 400},
     }
     return {
         "name": "m",
@@ -98,7 +99,7 @@ def model_settings() -> dict[str, Any]:
             "window_samples": 400,
             "n_fft": 400,
             "hop_samples": 320,
-            "pretrained": {"source": "x.pt", "tuned": True, "architecture": architecture},
+            "pretrained": own,
         },
         "encoder": {"dim": 16, "n_layers": 1, "n_heads": 2, "ff_dim": 32},
         "window": {"length_s": 2.0, "overlap_s": 0.5},
@@ -109,7 +110,7 @@ def model_settings() -> dict[str, Any]:
 def fuzz_model(rng: random.Random, folder: Path) -> None:
     """Read what the header of a model file says."""
     settings = json.dumps(change(rng, model_settings()))
-    version = rng.choice(["2", "2", "2", "1", "0", "-1", "٣", "9" * 10_000, "", "2.0"])
+    version = rng.choice(["3", "3", "3", "2", "0", "-1", "٣", "9" * 10_000, "", "2.0"])
     if rng.random() < 0.3:
         settings = mutate(rng, settings.encode()).decode(errors="replace")
     header = json.dumps({"__metadata__": {"framecls_format": version, "config": settings}}).encode()
@@ -121,17 +122,13 @@ def fuzz_model(rng: random.Random, folder: Path) -> None:
 
 
 def fuzz_encoder(rng: random.Random, folder: Path) -> None:
-    """Read the settings of a speech encoder."""
-    architecture = model_settings()["features"]["pretrained"]["architecture"]
-    text = json.dumps(change(rng, architecture)).encode()
+    """Read the settings of a pre-trained encoder."""
+    text = json.dumps(change(rng, model_settings()["features"]["pretrained"])).encode()
     path = folder / "encoder.json"
     path.write_bytes(mutate(rng, text) if rng.random() < 0.4 else text)
-    settings = read_json(path)
-    if isinstance(settings, dict):
-        config = PretrainedConfig("x.pt", architecture=settings)
-        assert config.n_layers <= 64
-        if settings:
-            assert config.kernel_samples >= 1
+    config = from_dict(PretrainedConfig, read_json(path))
+    assert config.n_layers <= 64 or not config.architecture
+    assert all(number >= 0 for number in config.largest_arrays(100).values())
 
 
 def fuzz_recipe(rng: random.Random, folder: Path) -> None:

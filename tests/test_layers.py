@@ -132,7 +132,18 @@ def test_torch_is_imported_only_when_it_is_needed(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if unit(m) != "recipes"])
 def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) -> None:
-    optional = {"torchaudio", "librosa", "numba", "scipy", "sklearn", "ray", "pyarrow", "onnx", "onnxruntime"}
+    optional = {
+        "transformers",
+        "torchaudio",
+        "librosa",
+        "numba",
+        "scipy",
+        "sklearn",
+        "ray",
+        "pyarrow",
+        "onnx",
+        "onnxruntime",
+    }
     assert not optional & packages(module, lazy=False)
 
 

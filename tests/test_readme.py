@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import typer
 
-from framecls.cli import formats, guide
+from framecls.cli import guide
 from framecls.cli.app import app
 from framecls.cli.boundary import run
-from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INCOMPLETE, INTERRUPTED, USAGE
 from framecls.cli.interrupts import Terminated
+from framecls.cli.messages import BROKEN_PIPE, DONE, FAILED, INCOMPLETE, INTERRUPTED, USAGE
+from framecls.output.formats import WRITERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,7 +92,7 @@ def test_each_command_and_option_exists(words: list[str]) -> None:
     for option in (word for word in words[n_names:] if re.match(r"--?[a-z]", word)):
         assert option.partition("=")[0] in known
     if "-f" in words:
-        assert words[words.index("-f") + 1] in formats.SUFFIXES
+        assert words[words.index("-f") + 1] in WRITERS
     if words[:1] == ["guide"] and words[1:]:
         assert words[1] in GUIDES
 
@@ -166,7 +167,7 @@ def test_the_list_of_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_readme_is_short_and_names_what_there_is() -> None:
     assert len(README.splitlines()) <= 250
-    for name in (*formats.SUFFIXES, *GUIDES):
+    for name in (*WRITERS, *GUIDES):
         assert f"`{name}`" in README
     shown = {words[0] for text in (README, *GUIDES.values()) for words in shown_commands(text)}
     assert shown >= {words[0] for words in commands() if words} - {"guide"}

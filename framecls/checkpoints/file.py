@@ -1,6 +1,6 @@
-"""What is in a model file: settings, and weights as they are stored. `checkpoint` makes networks of them.
+"""Read model files: the settings in their metadata, and their weights.
 
-safetensors holds plain arrays and strings, so reading runs no code from the file.
+A model is one safetensors file, which holds plain arrays and strings, so reading runs no code from it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,19 @@ from framecls.errors import ConfigError, ModelError, is_out_of_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
-# The metadata of a model is a few kilobytes, and a name and shape of a weight 150 bytes; a header that claims more is
-# not one of ours.
+FORMAT_VERSION = 3
+# Metadata takes a few kilobytes, and the name and shape of a weight 150 bytes: no model has a longer header.
 _MAX_HEADER_BYTES = 4 * 2**20
 _MAX_VERSION_DIGITS = 9
-# Beside a matrix stored as 8-bit integers stands, under its name with this behind it, what to multiply each row by.
-_SCALE = ".scale"
-# Settings that are no more; files of earlier versions say them, and all but a few say what now always holds.
-_RETIRED = {"embedding_activation": "none"}
-_MIN_NARROWED = 2**16  # weights of the smallest matrix that is stored as 8-bit integers
+_SCALE = ".scale"  # the suffix of the name of a quantized matrix' scales, one a row
+_MIN_QUANTIZED = 2**16  # weights of the smallest matrix that is quantized
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Read what a model file says of itself, without its weights and without torch.
+    """Read the settings of a model file, without its weights and without torch.
 
     Raises:
-        ModelError: the file cannot be read, is no framecls model, or is of a newer format.
+        ModelError: the file cannot be read, is no framecls model, or is of another version of the format.
     """
     metadata = _read_metadata(path)
     if "framecls_format" not in metadata:
@@ -44,13 +40,11 @@ def read_config(path: Path) -> ModelConfig:
     if not version.isdecimal() or len(version) > _MAX_VERSION_DIGITS or int(version) < 1:
         raise ModelError(f"{path}: a model of the unknown format {version[:20]!r}")
     if int(version) > FORMAT_VERSION:
-        raise ModelError(f"{path}: of the newer format {version} (known here: up to {FORMAT_VERSION}): update framecls")
+        raise ModelError(f"{path}: of the newer format {version} (known here: {FORMAT_VERSION}): update framecls")
+    if int(version) < FORMAT_VERSION:
+        raise ModelError(f"{path}: of format {version}, from before the first release: train the model again")
     try:
-        settings = json.loads(metadata.get("config", ""))
-        for name, value in _RETIRED.items():
-            if isinstance(settings, dict) and settings.get(name) == value:
-                del settings[name]
-        return from_dict(ModelConfig, settings)
+        return from_dict(ModelConfig, json.loads(metadata.get("config", "")))
     except (ValueError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path}: its settings cannot be used: {error}") from error
 
@@ -81,11 +75,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ModelError: the file is damaged.
     """
     stored = read_stored(path)
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in widen(stored).items()}
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in dequantize(stored).items()}
 
 
 def read_stored(path: Path) -> dict[str, Tensor]:
-    """Return what a model file holds, as it holds it; `widen` makes weights of it.
+    """Return the tensors of a model file as they are stored; `dequantize` makes weights of them.
 
     Raises:
         ModelError: the file is damaged, or the system does not let it be read.
@@ -104,7 +98,7 @@ def read_stored(path: Path) -> dict[str, Tensor]:
 
 
 def find_system_fault(path: Path, error: Exception) -> str | None:
-    """Return what keeps the system from reading a file; None where it was read, and is itself at fault.
+    """Return why the system cannot read a file; None if it can, and the content is at fault.
 
     Args:
         path: of the file.
@@ -118,7 +112,7 @@ def find_system_fault(path: Path, error: Exception) -> str | None:
         return os.strerror(int(number[1]))
     if not isinstance(error, OSError):
         return None
-    # safetensors says that a file is not there for whatever kept it from being opened.
+    # safetensors reports every failure to open a file as one that is not there.
     try:
         with path.open("rb"):
             return str(error)
@@ -126,18 +120,18 @@ def find_system_fault(path: Path, error: Exception) -> str | None:
         return reason.strerror or str(reason)
 
 
-def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
-    """Return weights as a file holds them.
+def quantize(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+    """Convert weights to what a file stores.
 
-    As "int8", each row of a matrix (each filter of a convolution) is stored in steps of a 127th of its greatest
-    weight. Biases, norms and small matrices stay 16-bit floats: they save little, and a small matrix is often the first
-    one, whose columns differ by as much as what they read.
+    "int8" stores each row of a matrix (each filter of a convolution) in steps of a 127th of its greatest weight.
+    Biases, norms and small matrices become 16-bit floats: they take little room, and a small matrix is often the input
+    layer, whose columns differ in scale as its features do.
     """
     import torch
 
     stored = {}
     for key, tensor in state.items():
-        if precision != "int8" or tensor.ndim < 2 or tensor.numel() < _MIN_NARROWED:
+        if precision != "int8" or tensor.ndim < 2 or tensor.numel() < _MIN_QUANTIZED:
             stored[key] = tensor.to(torch.float32 if precision == "float32" else torch.float16)
             continue
         rows = tensor.flatten(1)
@@ -147,8 +141,8 @@ def narrow(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tenso
     return stored
 
 
-def widen(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as a network takes them; what fits no network is left for `fill` to refuse."""
+def dequantize(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply quantized matrices by their scales; a matrix without fitting scales is returned as it is."""
     import torch
 
     state = {}

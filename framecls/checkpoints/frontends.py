@@ -1,50 +1,59 @@
-"""Where pre-trained speech encoders come from: what a source says of an encoder, and the weights that it has.
+"""Where pre-trained encoders come from: `nn.frontend.PretrainedFrontend`, looked up, built and filled.
 
 A source is one of
 
-- `torchaudio:NAME`: a bundle of torchaudio (wav2vec 2.0, HuBERT, WavLM, XLS-R); torch fetches its weights once and
-  reads them from its cache from then on;
-- the path of a file that holds the state dict of torchaudio's class, with its settings as JSON in a file beside it;
-- the path of a folder as Hugging Face's transformers saves one; settings and weights get torchaudio's names;
-- `framecls:MODEL`: the lower layers of a framecls model.
+- `framecls:MODEL`: the lower layers of a framecls model, by name or path;
+- the name or folder of an audio encoder of transformers, which is an extra: Whisper, wav2vec 2.0, HuBERT,
+  WavLM, UniSpeech, data2vec, w2v-BERT or AST. transformers fetches a named one once and reads its cache from then on.
 
-This module reads them; `speech_encoder` runs the first three as features, and `nn.listener` the last.
+A model file only names an encoder that ships with framecls or has a name in transformers, and stays as it is; it
+carries the weights of one that was tuned, or came from a file of the user's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-from urllib.error import URLError
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from framecls import packages
 from framecls.checkpoints import registry
-from framecls.checkpoints.file import find_system_fault, read_config, read_stored, widen
-from framecls.config import BUNDLE_PREFIX, MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
-from framecls.errors import ConfigError, ModelError, is_out_of_memory
+from framecls.checkpoints.file import dequantize, read_config, read_stored
+from framecls.config import MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
+from framecls.errors import ConfigError, FrameclsError, ModelError, is_out_of_memory
+from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TransformersEncoder
 from framecls.textfiles import read_json
 
-# The functions of torchaudio.models that build an encoder.
-_FACTORIES = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
-State = dict[str, Tensor]  # weights by name
-
-
-@dataclass(frozen=True)
-class _Found:
-    """An encoder that a source names: what builds it, and its weights unless torch has still to fetch them."""
-
-    family: Literal["Wav2Vec2", "WavLM"]
-    architecture: dict[str, Any]
-    normalize_waveform: bool
-    state: State | None = None
+_RATE = 16000  # Hz, of all encoders here
+_STATE = "features.encoder."  # what the names of carried weights begin with in a model file
+# Kinds of transformers that read samples through convolutions, and those that read spectra.
+_WAVEFORM_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio")
+_WHISPER, _W2V_BERT, _AST = "whisper", "wav2vec2-bert", "audio-spectrogram-transformer"
+_KINDS = (*_WAVEFORM_KINDS, _WHISPER, _W2V_BERT, _AST)
+_SPECTRUM_HOP, _SPECTRUM_WINDOW = 160, 400  # samples, of the spectra that those read
+# A layer that is left out gets no gradient, and then a run could not be resumed to the same weights; augmentation is
+# the recipe's; what is above the encoder is never run.
+_SWITCHED_OFF = {
+    "layerdrop": 0.0,
+    "encoder_layerdrop": 0.0,
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+    "add_adapter": False,
+    "decoder_layers": 0,
+}
+_NOT_STORED = ("id2label", "label2id", "architectures", "transformers_version", "_name_or_path", "dtype")
+_MOST_CHARACTERS = 200  # of a reason that transformers gives
 
 
 def look_up(config: FeatureConfig) -> FeatureConfig:
@@ -53,356 +62,367 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
     Weights that have to be fetched are fetched now.
 
     Raises:
-        PackageError: the encoder is one of torchaudio's, which does not load.
+        PackageError: the encoder is one of transformers, which does not load.
         ConfigError: there is no such encoder, or no such layer in it.
-        ModelError: the checkpoint cannot be used, or the weights cannot be fetched.
+        ModelError: the encoder cannot be used, or its weights cannot be fetched.
     """
     if config.kind != "pretrained" or config.pretrained.architecture:
         return config
-    asked = config.pretrained
-    if asked.model:
+    if config.pretrained.model:
         return _look_up_model(config)
-    found = _find(asked.source)
-    n_layers = found.architecture["encoder_num_layers"]
-    if not 0 <= asked.layer <= n_layers:
-        raise ConfigError(f"{asked.source}: it has layers 1 to {n_layers}, and there is no {asked.layer}: 0 mixes all")
-    architecture = {
-        **found.architecture,
-        # What is above the layer that is asked for is never run.
-        "encoder_num_layers": asked.layer or n_layers,
-        "aux_num_out": None,
-        # A layer that is left out gets no gradient, and then a run could not be resumed to the same weights.
-        "encoder_layer_drop": 0.0,
-    }
-    try:
-        pretrained = replace(
-            asked,
-            source=asked.source if asked.bundle else Path(asked.source).name,
-            family=found.family,
-            architecture=json.loads(json.dumps(architecture)),
-            normalize_waveform=found.normalize_waveform,
+    found = _look_up_transformers(config.pretrained)
+    open_frontend(found, config.pretrained.source)
+    return _on_grid(config, found, _RATE, config.f_max_hz)
+
+
+def open_frontend(config: PretrainedConfig, source: str) -> PretrainedFrontend:
+    """Build a frontend with the weights that a source has.
+
+    Args:
+        config: as `look_up` completed it.
+        source: as the recipe says it; of a model file that only names it, `config.source`.
+
+    Raises:
+        PackageError: the encoder is one of transformers, which does not load.
+        ModelError: the weights cannot be read or fetched, or are not those of the encoder.
+    """
+    if config.family == "transformers":
+        return PretrainedFrontend(config, _load_transformers(config, source))
+    encoder = _lower_layers(config)
+    state = {key: tensor.float() for key, tensor in dequantize(_read_lower_layers(config, source)).items()}
+    _check_weights(encoder, state, source)
+    encoder.load_state_dict(state, strict=False, assign=True)  # the tables of the features are no weights
+    return PretrainedFrontend(config, encoder)
+
+
+def build_frontend(config: PretrainedConfig, state: Mapping[str, Tensor]) -> PretrainedFrontend:
+    """Build the frontend of a model file; what the file carries is left to be filled.
+
+    Args:
+        config: the settings in the file.
+        state: all weights of the file, which are checked before memory is taken for as many.
+
+    Raises:
+        PackageError: the encoder is one of transformers, which does not load.
+        ModelError: the settings do not go together, or the weights are not those of the encoder.
+    """
+    if not config.carried:
+        if config.family == "transformers" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.source):
+            raise ModelError(f"{config.source[:_MOST_CHARACTERS]!r} is no name of an encoder of transformers")
+        return open_frontend(config, config.source)
+    if config.family == "framecls":
+        return PretrainedFrontend(config, _lower_layers(config))
+    with _transformers(config.source) as transformers:
+        settings = _settings_of(transformers, config)
+        with torch.device("meta"):
+            model = _build(transformers, settings)
+        carried = {key.removeprefix(_STATE + "model."): tensor for key, tensor in state.items()}
+        _check_weights(model, carried, config.source)
+        return PretrainedFrontend(config, _wrap(transformers, _build(transformers, settings), settings, config))
+
+
+def _on_grid(config: FeatureConfig, found: PretrainedConfig, sample_rate: int, f_max_hz: float) -> FeatureConfig:
+    """Return settings of features on the grid of an encoder's vectors."""
+    width = found.window_samples
+    return replace(
+        config,
+        sample_rate=sample_rate,
+        window_samples=width,
+        hop_samples=found.hop_samples,
+        n_fft=width,
+        f_max_hz=f_max_hz,
+        pretrained=found,
+    )
+
+
+def _check_layer(config: PretrainedConfig, n_layers: int) -> int:
+    """Return how many layers are run."""
+    if not 0 <= config.layer <= n_layers or not n_layers:
+        raise ConfigError(
+            f"{config.source}: it has layers 1 to {n_layers}, and there is no {config.layer}: 0 mixes all"
         )
-    except ConfigError as error:
-        raise ConfigError(f"{asked.source}: {error}") from None
-    if found.state is not None:
-        with torch.device("meta"):  # its settings may call for a network far larger than the file
-            wanted = build(pretrained)
-        check_weights(wanted, found.state, asked.source)
-    if pretrained.bundle:
-        open_bundle(pretrained.bundle, pretrained.n_layers)
-    width, hop = pretrained.kernel_samples, pretrained.hop_samples
-    return replace(config, sample_rate=16000, window_samples=width, hop_samples=hop, n_fft=width, pretrained=pretrained)
+    return config.layer or n_layers
+
+
+# Lower layers of a framecls model
 
 
 def _look_up_model(config: FeatureConfig) -> FeatureConfig:
-    """See `look_up`: the encoder of a framecls model, with a vector every 20 ms if it hears as Whisper does."""
+    """See `look_up`: the encoder of a framecls model, with a vector every 20 ms if its stem is that of Whisper."""
     asked = config.pretrained
     path = registry.locate(asked.model)
     model = read_config(path)
-    if model.features.kind not in ("logmel", "mfcc"):
-        raise ConfigError(f"{asked.source}: it hears through another encoder itself: name that")
-    n_layers = model.encoder.n_layers
-    if not 0 <= asked.layer <= n_layers or not n_layers:
-        raise ConfigError(f"{asked.source}: it has layers 1 to {n_layers}, and there is no {asked.layer}: 0 mixes all")
+    features, encoder = model.features, model.encoder
+    if features.kind not in ("logmel", "mfcc"):
+        raise ConfigError(f"{asked.source}: it has a pre-trained encoder itself: name that")
     # Two convolutions halve the rate; the mean that may follow is for speed.
-    subsampling = 2 if model.encoder.stem == "convolution" else model.encoder.subsampling
-    encoder = replace(model.encoder, n_layers=asked.layer or n_layers, subsampling=subsampling)
-    features = {key: value for key, value in to_dict(model.features).items() if key != "pretrained"}
+    subsampling = 2 if encoder.stem == "convolution" else encoder.subsampling
+    encoder = replace(encoder, n_layers=_check_layer(asked, encoder.n_layers), subsampling=subsampling)
     shipped = asked.model in registry.names()
-    chosen = replace(
+    hop_samples = features.hop_samples * subsampling
+    found = replace(
         asked,
         source=asked.source if shipped else path.name,
+        carried=asked.tuned or not shipped,
         family="framecls",
         architecture={
-            "features": features,
+            "features": {key: value for key, value in to_dict(features).items() if key != "pretrained"},
             "encoder": to_dict(encoder),
             "digest": _digest(_lower_part(read_stored(path), encoder.n_layers)),
         },
+        dim=encoder.dim,
+        n_layers=encoder.n_layers,
+        hop_samples=hop_samples,
+        window_samples=features.n_fft - features.hop_samples + hop_samples,
     )
-    width, hop = chosen.kernel_samples, chosen.hop_samples
-    return replace(
-        config,
-        sample_rate=model.features.sample_rate,
-        window_samples=width,
-        hop_samples=hop,
-        n_fft=width,
-        f_max_hz=model.features.f_max_hz,
-        pretrained=chosen,
-    )
+    return _on_grid(config, found, features.sample_rate, features.f_max_hz)
 
 
-def read_lower_part(config: PretrainedConfig, source: str) -> State:
-    """Return the weights of the lower part of a framecls model.
+def _lower_layers(config: PretrainedConfig) -> LowerLayers:
+    """Build the lower layers of a framecls model without memory for their weights."""
+    with torch.device("meta"):
+        return LowerLayers(config.own_features, config.own_encoder)
 
-    Raises:
-        ModelError: they cannot be read, or are not those that the settings were made for.
-    """
+
+def _read_lower_layers(config: PretrainedConfig, source: str) -> dict[str, Tensor]:
+    """Return the weights of the lower layers as the model's file stores them; they must be those trained with."""
     stored = _lower_part(read_stored(registry.locate(source.removeprefix(MODEL_PREFIX))), config.n_layers)
     if _digest(stored) != config.architecture.get("digest"):
         raise ModelError(f"it was trained on another version of {source} than the one that is here: train it again")
-    return widen(stored)
+    return stored
 
 
-def _lower_part(stored: State, n_layers: int) -> State:
-    """Keep what is before and in the first layers of an encoder."""
+def _lower_part(stored: Mapping[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     kept = ("encoder.input.", *(f"encoder.layers.{number}." for number in range(n_layers)))
     return {key: tensor for key, tensor in stored.items() if key.startswith(kept)}
 
 
 def _digest(stored: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights: of their names, types, shapes and values."""
-    found = hashlib.sha256()
+    """Return a hash of the names, types, shapes and values of weights."""
+    digest = hashlib.sha256()
     for key, tensor in sorted(stored.items()):
-        found.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()[:32]
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
-def build(config: PretrainedConfig) -> Any:
-    """Return an untrained encoder of torchaudio's classes, as far as the last layer that is run.
-
-    Raises:
-        PackageError: torchaudio does not load.
-        ModelError: the settings do not go together.
-    """
-    factory = _factory(config.family)
-    try:
-        model = factory(**config.architecture)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(f"{config.source}: no speech encoder can be built of its settings: {error}") from error
-    return _trim(model, config.n_layers)
-
-
-def _factory(family: str) -> Callable[..., Any]:
-    """Return the function of torchaudio that builds encoders of a family."""
-    factory: Callable[..., Any] = getattr(packages.load_torchaudio().models, _FACTORIES[family])
-    return factory
-
-
-def check_weights(wanted: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are not those of an encoder.
-
-    Raises:
-        ModelError: some are missing or have other shapes.
-    """
-    parameters = dict(wanted.named_parameters())
-    if missing := sorted(parameters.keys() - state.keys()):
+def _check_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are missing or have other shapes."""
+    wanted = dict(encoder.named_parameters())
+    if missing := sorted(wanted.keys() - state.keys()):
         raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
-    for key, tensor in parameters.items():
-        if state[key].shape != tensor.shape:
-            shapes = f"{list(state[key].shape)}, not {list(tensor.shape)}"
+    for key, parameter in wanted.items():
+        if state[key].shape != parameter.shape:
+            shapes = f"{list(state[key].shape)}, not {list(parameter.shape)}"
             raise ModelError(f"{source}: its weights do not fit its settings: {key} has shape {shapes}")
 
 
-def _trim(model: Any, n_layers: int) -> Any:
-    """Take off what is never run: upper layers, the head, and a norm that torchaudio applies after the last layer."""
-    model.aux = None
-    transformer = model.encoder.transformer
-    transformer.layers = transformer.layers[:n_layers]
-    if not transformer.layer_norm_first:
-        transformer.layer_norm = nn.Identity()
-    return model
+# Encoders of transformers
 
 
-def read_weights(config: PretrainedConfig, source: str) -> State:
-    """Return the weights that a bundle or checkpoint has for an encoder with these settings, by torchaudio's names.
-
-    Raises:
-        PackageError: torchaudio does not load.
-        ConfigError: there is no such source.
-        ModelError: they cannot be read or fetched.
-    """
-    if bundle := PretrainedConfig(source=source).bundle:
-        state: State = open_bundle(bundle, config.n_layers).state_dict()
-        return state
-    found = _find(source)
-    assert found.state is not None
-    return found.state
-
-
-def _bundles() -> dict[str, Any]:
-    """Return torchaudio's encoders by the names of their bundles."""
-    pipelines = packages.load_torchaudio().pipelines
-    named = {name: getattr(pipelines, name) for name in dir(pipelines) if name.isupper()}
-    return {name: bundle for name, bundle in named.items() if isinstance(bundle, pipelines.Wav2Vec2Bundle)}
-
-
-def _find(source: str) -> _Found:
-    """Return what a bundle or checkpoint says of its encoder; the weights of a bundle are not fetched for that."""
-    if bundle_name := PretrainedConfig(source=source).bundle:
-        bundles = _bundles()
-        if bundle_name not in bundles:
-            raise ConfigError(f"{source}: torchaudio has no such speech encoder: choose {', '.join(bundles)}")
-        return _of_bundle(bundles[bundle_name])
-    path = Path(source)
-    if not os.path.exists(path):
-        raise ConfigError(
-            f"{source}: no such file; a speech encoder is {BUNDLE_PREFIX}NAME, {MODEL_PREFIX}NAME "
-            "or the path of a checkpoint"
+def _look_up_transformers(asked: PretrainedConfig) -> PretrainedConfig:
+    """Complete the settings of an encoder of transformers."""
+    source, folder = asked.source, Path(asked.source)
+    if source.startswith("torchaudio:"):
+        raise ConfigError(f"{source}: encoders come from transformers: give such a name as microsoft/wavlm-base-plus")
+    is_folder = folder.is_dir()
+    if is_folder:
+        _check_folder(folder)
+    elif folder.exists():
+        raise ConfigError(f"{source}: not a folder as transformers saves an encoder")
+    with _transformers(source) as transformers:
+        settings = transformers.AutoConfig.from_pretrained(source)
+        _check_kind(settings, source)
+        settings.num_hidden_layers = _check_layer(asked, settings.num_hidden_layers)
+        for name, value in _SWITCHED_OFF.items():
+            if hasattr(settings, name):
+                setattr(settings, name, value)
+        table = json.loads(settings.to_json_string(use_diff=False))
+        hop_samples, window_samples = _grid(settings)
+        return replace(
+            asked,
+            source=folder.name if is_folder else source,
+            carried=asked.tuned or is_folder,
+            architecture={
+                "config": {key: value for key, value in table.items() if key not in _NOT_STORED},
+                "input": _read_input(transformers, source),
+            },
+            dim=settings.hidden_size,
+            n_layers=settings.num_hidden_layers,
+            hop_samples=hop_samples,
+            window_samples=window_samples,
         )
-    return _of_folder(path) if path.is_dir() else _of_checkpoint(path)
 
 
-def _of_bundle(bundle: Any) -> _Found:
-    return _Found(bundle._model_type, dict(bundle._params), bundle._normalize_waveform)
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose config.json is not that of an encoder; it is read in bounded time and memory."""
+    settings = read_json(folder / "config.json")
+    if not isinstance(settings, dict) or settings.get("model_type") not in _KINDS:
+        raise ConfigError(f"{folder}: its config.json is of no encoder that is known here: {', '.join(_KINDS)}")
 
 
-def open_bundle(name: str, n_layers: int) -> Any:
-    """Return an encoder of torchaudio, in evaluation mode and without gradients; each call gives another.
+def _check_kind(settings: Any, source: str) -> None:
+    if settings.model_type not in _KINDS:
+        raise ConfigError(f"{source}: {settings.model_type!r} is no encoder that is known here: {', '.join(_KINDS)}")
 
-    Raises:
-        PackageError: torchaudio does not load.
-        ModelError: its weights are not in torch's cache and cannot be fetched.
-    """
-    bundles = _bundles()
-    if name not in bundles:
-        raise ModelError(f"torchaudio has no speech encoder {name!r}: choose {', '.join(bundles)}")
+
+def _read_input(transformers: Any, source: str) -> dict[str, Any]:
+    """Return how an encoder was trained to have its input normalised, from its preprocessor_config.json."""
     try:
-        model = bundles[name].get_model(dl_kwargs={"progress": False})
-    except (OSError, RuntimeError, EOFError) as error:
-        if is_out_of_memory(error):
-            raise
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        if not isinstance(error, URLError | ConnectionError | TimeoutError):
-            raise ModelError(f"the speech encoder {name}: what is in {folder} cannot be read: {error}") from error
-        reason = getattr(error, "reason", error)
-        raise ModelError(
-            f"the speech encoder {name} is not in {folder} and could not be fetched ({reason}): "
-            "connect to a network once, or set TORCH_HOME to where it is"
-        ) from error
-    return _trim(getattr(model, "model", model), n_layers).eval().requires_grad_(False)
+        table, _ = transformers.SequenceFeatureExtractor.get_feature_extractor_dict(source)
+    except OSError:  # not every encoder has one
+        return {"do_normalize": False}
+    kept = {key: table[key] for key in ("mean", "std") if isinstance(table.get(key), int | float)}
+    return {"do_normalize": bool(table.get("do_normalize", True)), **kept}
 
 
-def _of_checkpoint(path: Path) -> _Found:
-    """Read a file of weights as torchaudio names them; a JSON file of the same name beside it says what they build.
-
-    That file has the arguments of `torchaudio.models.wav2vec2_model` or `wavlm_model`, and may have "family" and
-    "normalize_waveform". Without it the encoder of torchaudio with the same weights is looked for.
-    """
-    state = _read_state_dict(path)
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        for bundle in _bundles().values():
-            found = _of_bundle(bundle)
-            if _fits(found, state):
-                return replace(found, state=state)
-        raise ModelError(f"{path}: the weights of no speech encoder that torchaudio has: describe it in {beside.name}")
-    settings = _read_json(beside)
-    family = settings.pop("family", "Wav2Vec2")
-    normalizes = settings.pop("normalize_waveform", False)
-    n_layers = settings.get("encoder_num_layers")
-    if family not in _FACTORIES or not isinstance(normalizes, bool) or type(n_layers) is not int:
-        raise ModelError(f"{beside}: it does not describe a speech encoder of torchaudio")
-    return _Found(family, settings, normalizes, state)
+def _grid(settings: Any) -> tuple[int, int]:
+    """Return the samples from one vector to the next, and those that a vector describes."""
+    if settings.model_type == _WHISPER:  # the second vector's middle is `hop` after the first sample, see `_select`
+        return 2 * _SPECTRUM_HOP, 4 * _SPECTRUM_HOP
+    if settings.model_type == _W2V_BERT:  # two spectra are joined
+        return 2 * _SPECTRUM_HOP, _SPECTRUM_WINDOW + _SPECTRUM_HOP
+    if settings.model_type == _AST:
+        return _SPECTRUM_HOP * settings.time_stride, _SPECTRUM_HOP * (settings.patch_size - 1) + _SPECTRUM_WINDOW
+    hop, width = 1, 1
+    for kernel, stride in reversed(list(zip(settings.conv_kernel, settings.conv_stride, strict=True))):
+        hop, width = hop * stride, (width - 1) * stride + kernel
+    return hop, width
 
 
-def _fits(found: _Found, state: Mapping[str, Tensor]) -> bool:
-    """Return whether an encoder has weights of these names and shapes."""
-    projection = state.get("encoder.feature_projection.projection.weight")
-    if projection is None or len(projection) != found.architecture["encoder_embed_dim"]:
-        return False  # said at once; to build the larger ones, even without memory for them, takes a while
-    with torch.device("meta"):
-        wanted = _factory(found.family)(**{**found.architecture, "aux_num_out": None}).state_dict()
-    return all(key in state and state[key].shape == tensor.shape for key, tensor in wanted.items())
-
-
-def _read_state_dict(path: Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, MemoryError) as error:
-        raise ModelError(f"{path}: cannot be read as weights: {find_system_fault(path, error) or error}") from error
-    except Exception as error:  # torch's own pickle.UnpicklingError says in many lines how to load it unsafely
-        raise ModelError(f"{path}: not a file of weights alone: save the state_dict of the encoder") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path}: not a file of weights alone: save the state_dict of the encoder")
-    return state
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        settings = read_json(path)
-    except ConfigError as error:
-        raise ModelError(str(error)) from error
-    if not isinstance(settings, dict):
-        raise ModelError(f"{path}: it does not describe a speech encoder")
+def _settings_of(transformers: Any, config: PretrainedConfig) -> Any:
+    """Return the settings object of transformers that a model file describes."""
+    settings = transformers.AutoConfig.for_model(**config.architecture["config"])
+    _check_kind(settings, config.source)
+    told = (config.dim, config.n_layers, config.hop_samples, config.window_samples)
+    if told != (settings.hidden_size, settings.num_hidden_layers, *_grid(settings)):
+        raise ModelError(f"{config.source}: its settings do not go together")
     return settings
 
 
-# Settings of Hugging Face's config.json, and what torchaudio calls them.
-_HUGGING_FACE = {
-    "conv_bias": "extractor_conv_bias",
-    "hidden_size": "encoder_embed_dim",
-    "feat_proj_dropout": "encoder_projection_dropout",
-    "num_conv_pos_embeddings": "encoder_pos_conv_kernel",
-    "num_conv_pos_embedding_groups": "encoder_pos_conv_groups",
-    "num_hidden_layers": "encoder_num_layers",
-    "num_attention_heads": "encoder_num_heads",
-    "attention_dropout": "encoder_attention_dropout",
-    "intermediate_size": "encoder_ff_interm_features",
-    "activation_dropout": "encoder_ff_interm_dropout",
-    "hidden_dropout": "encoder_dropout",
-    "do_stable_layer_norm": "encoder_layer_norm_first",
-    "layerdrop": "encoder_layer_drop",
-}
-_HUGGING_FACE_WAVLM = {"num_buckets": "encoder_num_buckets", "max_bucket_distance": "encoder_max_distance"}
-_MODEL_TYPES: dict[str, Literal["Wav2Vec2", "WavLM"]] = {"wav2vec2": "Wav2Vec2", "hubert": "Wav2Vec2", "wavlm": "WavLM"}
+def _build(transformers: Any, settings: Any) -> nn.Module:
+    """Build an encoder without weights of its own."""
+    model: nn.Module
+    if settings.model_type == _WHISPER:  # its decoder is never run
+        model = transformers.models.whisper.modeling_whisper.WhisperEncoder(settings)
+    else:
+        model = transformers.AutoModel.from_config(settings)
+    return _trim(model, settings)
 
 
-def _of_folder(folder: Path) -> _Found:
-    """Read a checkpoint in the form of Hugging Face's transformers: config.json, and weights beside it."""
-    settings = _read_json(folder / "config.json")
-    family = _MODEL_TYPES.get(str(settings.get("model_type")))
-    if family is None:
-        raise ModelError(f"{folder}: its config.json is of no wav2vec2, hubert or wavlm model")
-    names = _HUGGING_FACE | (_HUGGING_FACE_WAVLM if family == "WavLM" else {})
+def _trim(model: nn.Module, settings: Any) -> nn.Module:
+    """Take off the norm after the last layer, which need not be the last that was trained."""
+    if settings.model_type in (_WHISPER, _AST):
+        model.set_submodule("layer_norm" if settings.model_type == _WHISPER else "layernorm", nn.Identity())
+    elif getattr(settings, "do_stable_layer_norm", False):
+        model.set_submodule("encoder.layer_norm", nn.Identity())
+    return model.float()
+
+
+def _load_transformers(config: PretrainedConfig, source: str) -> TransformersEncoder:
+    """Load an encoder, all of whose weights must be there."""
+    with _transformers(source) as transformers:
+        settings = _settings_of(transformers, config)
+        with torch.device("meta"):
+            wanted = dict(_build(transformers, settings).named_parameters())
+        if Path(source).is_dir():
+            n_bytes = sum(file.stat().st_size for file in Path(source).iterdir() if file.is_file())
+            if sum(map(torch.numel, wanted.values())) > n_bytes:  # found before as much memory is taken
+                raise ModelError(f"{source}: weights are missing: the encoder of its settings is larger than its files")
+        model, info = transformers.AutoModel.from_pretrained(source, config=settings, output_loading_info=True)
+        prefix = "encoder." if settings.model_type == _WHISPER else ""
+        if missing := sorted({key.removeprefix(prefix) for key in info["missing_keys"]} & wanted.keys()):
+            raise ModelError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
+        encoder = _trim(model.get_encoder() if settings.model_type == _WHISPER else model, settings)
+        if config.carried and (more := sorted(encoder.state_dict().keys() - wanted.keys())):
+            raise ConfigError(
+                f"{source}: it has numbers beside its weights, such as {more[0]}: use it untuned, by name"
+            )
+        return _wrap(transformers, encoder, settings, config)
+
+
+def _wrap(transformers: Any, model: nn.Module, settings: Any, config: PretrainedConfig) -> TransformersEncoder:
+    """Return an encoder with what makes its input, and picks the vectors from its hidden states."""
+    layers = "encoder.layers" if settings.model_type not in (_WHISPER, _AST) else "layers"
+    prepare, select = _make_prepare(transformers, settings, config), _make_select(settings)
+    return TransformersEncoder(model, config, layers, prepare, select, _most_vectors(settings))
+
+
+def _most_vectors(settings: Any) -> int | None:
+    """Return how many vectors an encoder gives at most, None if as many as its input has."""
+    if settings.model_type == _WHISPER:
+        return int(settings.max_source_positions) - 1
+    if settings.model_type == _AST:
+        return (int(settings.max_length) - int(settings.patch_size)) // int(settings.time_stride) + 1
+    return None
+
+
+def _make_prepare(transformers: Any, settings: Any, config: PretrainedConfig) -> Callable[[Tensor], Tensor]:
+    """Return a function from (batch, sample) waveforms to the input of an encoder."""
+    own = config.architecture.get("input", {})
+    if settings.model_type in _WAVEFORM_KINDS:
+        return _normalize_waveform if own.get("do_normalize") is True else _pass_through
+    options: dict[str, Any] = {}
+    if settings.model_type == _WHISPER:
+        extractor = transformers.WhisperFeatureExtractor(feature_size=settings.num_mel_bins)
+        options = {"padding": "max_length", "max_length": 2 * _SPECTRUM_HOP * settings.max_source_positions}
+    elif settings.model_type == _W2V_BERT:
+        extractor = transformers.SeamlessM4TFeatureExtractor()
+    else:
+        scale = {key: float(own[key]) for key in ("mean", "std") if key in own}
+        extractor = transformers.ASTFeatureExtractor(
+            num_mel_bins=settings.num_mel_bins, max_length=settings.max_length, **scale
+        )
+    name = extractor.model_input_names[0]
+
+    def prepare(waveform: Tensor) -> Tensor:
+        rows = list(waveform.float().cpu().numpy())
+        inputs: Tensor = extractor(rows, sampling_rate=_RATE, return_tensors="pt", **options)[name]
+        return inputs.to(waveform)
+
+    return prepare
+
+
+def _make_select(settings: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function from (batch, position, channel) hidden states to (batch, vector, channel)."""
+    if settings.model_type == _WHISPER:  # the middle of vector j is 320 j samples after the first
+        return lambda states: states[:, 1:]
+    if settings.model_type == _AST:  # two class tokens, then patches by frequency and time: bands are averaged
+        n_bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
+        return lambda states: states[:, 2:].view(len(states), n_bands, -1, states.shape[2]).mean(dim=1)
+    return _pass_through
+
+
+def _pass_through(x: Tensor) -> Tensor:
+    return x
+
+
+def _normalize_waveform(waveform: Tensor) -> Tensor:
+    return functional.layer_norm(waveform, waveform.shape[1:], eps=1e-7)  # as Wav2Vec2FeatureExtractor
+
+
+@contextlib.contextmanager
+def _transformers(source: str) -> Iterator[Any]:
+    """Import transformers for a while without its remarks; what it raises becomes one line."""
+    names = ("transformers", "transformers.utils.logging", "huggingface_hub.errors")
+    transformers, logging, hub = (cast(Any, packages.load("a pre-trained encoder", name)) for name in names)
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        architecture = {own: settings[theirs] for theirs, own in names.items()}
-        convolutions = zip(settings["conv_dim"], settings["conv_kernel"], settings["conv_stride"], strict=True)
-        architecture["extractor_conv_layer_config"] = [list(layer) for layer in convolutions]
-        architecture["extractor_mode"] = f"{settings['feat_extract_norm']}_norm"
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder}: its config.json does not describe a speech encoder: {error}") from error
-    weights = next((p for p in (folder / "model.safetensors", folder / "pytorch_model.bin") if p.is_file()), None)
-    if weights is None:
-        raise ModelError(f"{folder}: there is neither model.safetensors nor pytorch_model.bin in it")
-    prepared = folder / "preprocessor_config.json"
-    normalizes = bool(_read_json(prepared).get("do_normalize", True)) if prepared.is_file() else False
-    state = from_hugging_face(_read_state_dict(weights), str(settings["model_type"]))
-    return _Found(family, architecture, normalizes, state)
-
-
-def from_hugging_face(state: Mapping[str, Tensor], model_type: str) -> State:
-    """Return weights under the names that torchaudio gives them; heads and masks are left out."""
-    renamed: State = {}
-    for key, tensor in state.items():
-        name = key.removeprefix(f"{model_type}.")
-        name = name.replace("conv.weight_g", "conv.parametrizations.weight.original0")
-        name = name.replace("conv.weight_v", "conv.parametrizations.weight.original1")
-        if name.startswith("feature_extractor."):
-            renamed[name] = tensor
-        elif name.startswith("feature_projection."):
-            renamed[f"encoder.{name}"] = tensor
-        elif name.startswith("encoder."):
-            renamed[f"encoder.transformer.{name.removeprefix('encoder.')}"] = tensor
-    return _join_projections(renamed) if model_type == "wavlm" else renamed
-
-
-def _join_projections(state: State) -> State:
-    """Join WavLM's query, key and value projections, which torchaudio keeps as one."""
-    joined = dict(state)
-    for key in state:
-        if key.endswith(".attention.q_proj.weight"):
-            base = key.removesuffix("q_proj.weight")
-            for kind in ("weight", "bias"):
-                parts = [joined.pop(f"{base}{which}_proj.{kind}") for which in "qkv"]
-                joined[f"{base}attention.in_proj_{kind}"] = torch.cat(parts)
-                joined[f"{base}attention.out_proj.{kind}"] = joined.pop(f"{base}out_proj.{kind}")
-    return joined
+        yield transformers
+    except FrameclsError:
+        raise
+    except (
+        OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, ImportError,
+        SafetensorError, hub.StrictDataclassError,
+    ) as error:  # fmt: skip
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        shown = reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]} …"
+        raise ModelError(f"{source}: transformers cannot open this encoder: {shown}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()

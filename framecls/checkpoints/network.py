@@ -1,18 +1,16 @@
-"""One model, one `.safetensors` file: the weights, and in its metadata everything needed to run them.
-
-safetensors holds plain arrays and strings, so loading runs no code from the file.
-"""
+"""Build the network of a model file, and write one: the weights, and in the metadata all that is needed to run them."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framecls.checkpoints.file import FORMAT_VERSION, narrow, read_config, read_stored, read_weights
+from framecls.checkpoints.file import FORMAT_VERSION, quantize, read_config, read_stored, read_weights
 from framecls.config import ModelConfig, Precision, to_dict
 from framecls.errors import ModelError
 
@@ -30,16 +28,35 @@ def load_network(path: Path) -> Network:
     """
     import torch
 
+    from framecls.checkpoints.frontends import build_frontend
     from framecls.nn.network import Network
 
     config = read_config(path)
     state = read_weights(path)
-    # Shapes only: settings may call for a network far larger than the file, and no weight is drawn to be thrown away.
+    frontend = build_frontend(config.features.pretrained, state) if config.features.kind == "pretrained" else None
+    # Without memory for weights: settings may ask for a network far larger than the file.
     with torch.device("meta"):
-        network = Network(config)
+        network = Network(config, frontend)
     _check_weights(network, state, str(path))
     network.load_state_dict(state, strict=False, assign=True)  # the tables of the features are no weights
     return network.eval().requires_grad_(False)
+
+
+def new_network(config: ModelConfig, source: str = "") -> Network:
+    """Build an untrained network; a pre-trained encoder in it has its weights.
+
+    Args:
+        config: its settings, as `frontends.look_up` completed them.
+        source: where a pre-trained encoder comes from, as the recipe says it.
+
+    Raises:
+        ModelError: the encoder cannot be read or fetched.
+    """
+    from framecls.checkpoints.frontends import open_frontend
+    from framecls.nn.network import Network
+
+    features = config.features
+    return Network(config, open_frontend(features.pretrained, source) if features.kind == "pretrained" else None)
 
 
 def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
@@ -57,14 +74,14 @@ def fill(network: Network, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def rebuild(network: Network, config: ModelConfig, changed: Mapping[str, Tensor]) -> Network:
-    """Return a network of other settings that has the weights of this one, but for those that are given by name.
+    """Build a network of other settings with the weights of this one, except those given by name.
 
     Raises:
         ModelError: as `fill`.
     """
     from framecls.nn.network import Network
 
-    rebuilt = Network(config)
+    rebuilt = Network(config, copy.deepcopy(network.features) if config.features.kind == "pretrained" else None)
     fill(rebuilt, {**dict(network.named_parameters()), **changed}, config.name)
     return rebuilt.eval().requires_grad_(False)
 
@@ -92,14 +109,14 @@ def save_model(
         network: its parameters are written.
         path: where to; a file there is replaced.
         config: what to write in place of `network.config` (a fuller card, say).
-        precision: how matrices are stored, see `narrow`; they are widened again on loading.
+        precision: how matrices are stored, see `quantize`.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.named_parameters()}
-    _write(narrow(state, precision), path, config or network.config)
+    _write(quantize(state, precision), path, config or network.config)
 
 
 def save_settings(model: Path, path: Path, config: ModelConfig) -> None:
-    """Write a model file with other settings and the very weights of another, as that one stores them.
+    """Write a model file with other settings and the stored weights of another, unchanged.
 
     Raises:
         ModelError: the other file is damaged, or this one cannot be written.

@@ -1,4 +1,4 @@
-"""A model as an ONNX file, and an ONNX file as a network: for programs that have no torch."""
+"""Export models to ONNX, for programs without torch, and run the exported files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from framecls.checkpoints.network import load_network
 from framecls.checkpoints.registry import locate
 from framecls.config import ModelConfig, to_dict
 from framecls.errors import ModelError, UsageError
-from framecls.nn.features import ConvolutionFeatures
+from framecls.nn.features import ConvolutionFeatures, FeatureExtractor
+from framecls.nn.frontend import PretrainedFrontend
 from framecls.nn.network import Network, Output
 
 _NEEDED = ("onnx", "onnxscript")
 _EXAMPLE_FRAMES = 50
-# The graph holds the waves of a Fourier transform: as many numbers as the square of its length.
+# The graph holds the matrix of the Fourier transform: the square of its length in numbers.
 _MOST_FFT = 4096
 _MOST_FRAMES, _MOST_WINDOWS = 1 << 20, 1 << 16
 
@@ -34,6 +35,7 @@ class _FromWaveform(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        assert isinstance(network.features, FeatureExtractor)
         self.features = ConvolutionFeatures(network.features)
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
@@ -78,21 +80,19 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
     """Write a loaded network as `export_onnx` does.
 
     Raises:
-        UsageError: its features are a pre-trained encoder, or computed elsewhere, which is not exported.
+        UsageError: its features are precomputed or a pre-trained encoder, which is not exported.
     """
-    if features and network.config.features.kind == "given":
+    if features and network.config.features.kind == "precomputed":
+        raise UsageError(f"the model {network.config.name} takes precomputed features: --no-features exports it")
+    if features and isinstance(network.features, PretrainedFrontend):
         raise UsageError(
-            f"the model {network.config.name} takes vectors that were computed elsewhere: --no-features writes it so"
-        )
-    if features and network.features.encoder is not None:
-        raise UsageError(
-            f"the model {network.config.name} hears through a pre-trained encoder, which is not exported: "
-            "--no-features writes what is above it"
+            f"the model {network.config.name} has a pre-trained encoder, which is not exported: "
+            "--no-features exports what is above it"
         )
     if features and network.config.features.n_fft > _MOST_FFT:
         raise UsageError(
             f"the model {network.config.name} has spectra of {network.config.features.n_fft} samples, and at most "
-            f"{_MOST_FFT} are exported: --no-features writes what is above them"
+            f"{_MOST_FFT} are exported: --no-features exports what is above them"
         )
     module = (_FromWaveform(network) if features else _FromVectors(network)).eval()
     with _quiet(), torch.no_grad():
@@ -119,7 +119,7 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
 
 
 def describe(config: ModelConfig, *, features: bool = True) -> dict[str, str]:
-    """Return the metadata of an ONNX file: numbers as text, lists and tables as JSON."""
+    """Return the metadata of an exported model: numbers as text, lists and tables as JSON."""
     decision = config.decision
     facts: dict[str, Any] = {
         "name": config.name,
@@ -144,7 +144,7 @@ def describe(config: ModelConfig, *, features: bool = True) -> dict[str, str]:
 
 
 class OnnxNetwork:
-    """An exported network, features included, run by onnxruntime on the CPU in the place of a `Network`.
+    """Run an exported network, features included, with onnxruntime on the CPU in place of a `Network`.
 
     Args:
         path: a file that `save_onnx` wrote.
@@ -173,7 +173,7 @@ class OnnxNetwork:
 
 
 def _example(config: ModelConfig, features: bool) -> tuple[Tensor, Tensor]:
-    """Return two windows, one of them with padding; the graph that is traced with them takes any."""
+    """Return two windows, one of them padded, to trace the graph with."""
     n_frames = torch.tensor([_EXAMPLE_FRAMES, _EXAMPLE_FRAMES // 2])
     if features:
         n_samples = _EXAMPLE_FRAMES * config.hop_samples + 2 * config.features.margin_samples
@@ -192,7 +192,7 @@ def _free_shapes(config: ModelConfig, features: bool) -> dict[str, dict[int, Any
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what the exporter says of packages that nobody asked for."""
+    """Silence the exporter's remarks about optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

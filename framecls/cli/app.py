@@ -80,9 +80,10 @@ def root(
 @takes(TagOptions)
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
-    from framecls.cli.classify import StringJob, TagJob, classify
+    from framecls.cli.classify import classify
+    from framecls.cli.operations import StringOperation, TagOperation
 
-    return classify(options, StringJob(options) if options.string else TagJob(options))
+    return classify(StringOperation(options) if options.string else TagOperation(options))
 
 
 @app.command(
@@ -95,9 +96,10 @@ def tag(options: TagOptions) -> int:
 @takes(IdentifyOptions)
 def identify(options: IdentifyOptions) -> int:
     """Say what each recording as a whole is: the language that is spoken in it, or who speaks."""
-    from framecls.cli.classify import IdentifyJob, classify
+    from framecls.cli.classify import classify
+    from framecls.cli.operations import IdentifyOperation
 
-    return classify(options, IdentifyJob(options))
+    return classify(IdentifyOperation(options))
 
 
 @app.command(

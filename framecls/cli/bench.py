@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, Console, escape, set_up_logging
+from framecls.cli.messages import DONE, FAILED, open_messages
 from framecls.cli.options import BenchOptions, ExportOptions
-from framecls.cli.progress import StepBar, clock
-from framecls.cli.train import check_machine
+from framecls.cli.progress import ProgressBar
 from framecls.errors import AudioError, UsageError
+from framecls.output.text import escape, hms
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from framecls.bench import Report, Timing
 
 
@@ -29,7 +27,7 @@ def export_model(options: ExportOptions) -> int:
         UsageError: no model has that name, or what writes ONNX is not installed.
         ModelError: the model cannot be used, or the file not be written.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     path = registry.locate(options.model)
     read_config(path)
     checks.check_overwrites({"-o": options.output}, {"the model": path})
@@ -37,7 +35,7 @@ def export_model(options: ExportOptions) -> int:
     from framecls.checkpoints.onnx import export_onnx
 
     export_onnx(options.model, options.output, features=not options.no_features)
-    Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
+    messages.note(f"{escape(str(options.output))}: written")
     return DONE
 
 
@@ -48,10 +46,9 @@ def run_bench(options: BenchOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the model or the recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
-    check_machine(options)
+    messages = open_messages(options)
+    checks.check_report_format(options.format)
+    checks.check_machine(options)
     checks.check_count("--repeats", options.repeats)
     if not 1 <= options.length <= 36000:
         raise UsageError(f"--length {options.length} s: 1 to 36000 s")
@@ -73,21 +70,20 @@ def run_bench(options: BenchOptions) -> int:
         threads=options.threads,
         batch_size=options.batch_size,
     )
-    console = Console(quiet=options.quiet, debug=options.debug)
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []
     try:
         report = bench.run(job, bar.show, left_out.append)
     except AudioError as error:
         bar.hide()
-        console.failure(str(options.file), error)
+        messages.input_failed(str(options.file), error)
         return FAILED
     finally:
         bar.hide()
     for line in left_out:
-        console.note(escape(line))
+        messages.note(escape(line))
     for name, how in report.not_installed.items():
-        console.note(f"{name} is not installed: {how}")
+        messages.note(f"{name} is not installed: {how}")
     if options.format == "json":
         sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
     else:
@@ -96,38 +92,29 @@ def run_bench(options: BenchOptions) -> int:
 
 
 def _print_tables(report: Report) -> None:
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console, make_table
 
     console = make_console(sys.stdout)
     threads = f"{report.threads} thread{'s' if report.threads != 1 else ''}"
-    several = f", {report.files:,} recordings, {clock(report.duration)}" if report.files > 1 else ""
+    several = f", {report.files:,} recordings, {hms(report.duration)}" if report.files > 1 else ""
     where = f"{report.runtime}, {report.device}, {threads}"
     console.print(f"{escape(report.model)} on {escape(report.file)}{several} ({where})", markup=False)
     peers = report.against
-    table = _table("", "Time", "Spread", "× real time", *(f"× {name}" for name in peers))
-    titles = {"decode": f"decode, {report.decoders} at once"} if report.decoders > 1 else {}
+    titles = ("Time", "Spread", "× real time", *(f"× {name}" for name in peers))
+    table = make_table(("", "left"), *((title, "right") for title in titles))
+    renamed = {"decode": f"decode, {report.decoders} at once"} if report.decoders > 1 else {}
     for name, speed in {**report.stages, **peers}.items():
         ratios = [f"{peer.ratio:.1f}" if name == "whole" else "" for peer in peers.values()]
-        table.add_row(titles.get(name, name), *_times(speed), f"{speed.times_real_time:,.0f}", *ratios)
+        table.add_row(renamed.get(name, name), *_times(speed), f"{speed.times_real_time:,.0f}", *ratios)
     console.print(table)
     console.print(f"the whole takes {report.whole_to_decode:.2f} times as long as decoding alone")
     if report.peak_memory_bytes is not None:
         console.print(f"peak memory of the whole command: {report.peak_memory_bytes / 1e6:.0f} MB")
     if report.start_up:
-        table = _table("Start-up", "Time", "Spread")
+        table = make_table(("Start-up", "left"), ("Time", "right"), ("Spread", "right"))
         for name, timing in report.start_up.items():
             table.add_row(name, *_times(timing))
         console.print(table)
-
-
-def _table(first: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _times(timing: Timing) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The outermost layer of the command: whatever happens becomes an exit status and at most one line on stderr."""
+"""The outermost layer of the command: every outcome becomes an exit status and at most one line on stderr."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from framecls.cli.console import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Console, describe, one_line
 from framecls.cli.interrupts import Terminated, end_on_signals
-from framecls.cli.streams import StdoutError, guarded_streams
-from framecls.errors import UsageError
+from framecls.cli.messages import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Messages, error_message
+from framecls.cli.streams import guarded_streams
+from framecls.errors import StdoutError, UsageError
+from framecls.output.text import one_line
 
 
 def main() -> None:
     """Run the command line of this process and end it."""
-    _occupy_standard_descriptors()
+    _reserve_standard_descriptors()
     end_on_signals()
-    # Not by sys.exit: to take torch apart, object by object, keeps a user waiting for half a second. And a decoder may
-    # be in the middle of a block, or in a read of a silent pipe, where Python would stop it and then complain, page by
-    # page, of what it still holds.
-    _leave(run(sys.argv[1:]))
+    # Not by sys.exit: to destroy the objects of torch takes half a second. And the thread of a decoder may be in the
+    # middle of a block, or reading a silent pipe, where Python would stop it and then report the objects it holds.
+    _exit(run(sys.argv[1:]))
 
 
-def _occupy_standard_descriptors() -> None:
+def _reserve_standard_descriptors() -> None:
     """Keep the first file that is opened from taking the place of a standard stream that the caller has closed."""
     for descriptor in range(3):
         try:
@@ -34,8 +34,8 @@ def _occupy_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
 
 
-def _leave(status: int) -> NoReturn:
-    """End the process as `sys.exit` does, temporary files removed, but with no look at what threads still hold."""
+def _exit(status: int) -> NoReturn:
+    """End the process after the exit handlers, without waiting for threads or destroying objects."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # None: it was closed by the caller
@@ -45,36 +45,36 @@ def _leave(status: int) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
-    # Asked for here, and not of the parsed options, because parsing too can fail.
-    console = Console(debug="--debug" in arguments)
+    # Not from the parsed options, because parsing can fail.
+    messages = Messages(debug="--debug" in arguments)
     with guarded_streams():
         try:
             status = _dispatch(list(arguments))
             sys.stdout.flush()
             return status
         except KeyboardInterrupt:
-            console.error("interrupted")
+            messages.error("interrupted")
             return INTERRUPTED
         except Terminated as signal:
-            console.error("terminated")
+            messages.error("terminated")
             return signal.status
         except StdoutError as error:
-            return _report_stdout(error, console)
+            return _report_stdout(error, messages)
         except UsageError as error:
-            console.show_traceback(error)
-            console.error(describe(error))
+            messages.show_traceback(error)
+            messages.error(error_message(error))
             return USAGE
         except Exception as error:
-            console.show_traceback(error)
-            console.report(error)
+            messages.show_traceback(error)
+            messages.fatal(error)
             return FAILED
 
 
-def _report_stdout(error: StdoutError, console: Console) -> int:
-    if error.reader_left:  # who has enough, as `head` has, is told nothing
+def _report_stdout(error: StdoutError, messages: Messages) -> int:
+    if error.reader_left:  # as `head` does when it has enough: no error
         return BROKEN_PIPE
-    console.show_traceback(error)
-    console.error(f"cannot write the results: {one_line(str(error))}")
+    messages.show_traceback(error)
+    messages.error(f"cannot write the results: {one_line(str(error))}")
     return FAILED
 
 
@@ -91,7 +91,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise _translate(error) from error
     if callable(command):
         return int(command())
-    if command == INTERRUPTED:  # Typer heard Ctrl-C while it read the arguments, and says nothing of it
+    if command == INTERRUPTED:  # Typer caught a Ctrl-C while it read the arguments
         raise KeyboardInterrupt
     return command if isinstance(command, int) else DONE  # --help and --version have printed all there is
 

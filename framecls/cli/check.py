@@ -1,4 +1,4 @@
-"""`framecls check`: whether a file that framecls wrote is whole, and what it holds."""
+"""`framecls check`: whether files of framecls are damaged, and what they contain."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framecls.checkpoints.file import read_config
-from framecls.cli.console import Console, escape, set_up_logging
+from framecls.cli import checks
+from framecls.cli.messages import open_messages
 from framecls.cli.options import CheckOptions
-from framecls.errors import FrameclsError, UsageError
+from framecls.errors import FrameclsError
 from framecls.output.destination import check_folder_record, key_of_output
 from framecls.output.journal import JOURNAL, Record, open_journal
-from framecls.output.stored import from_stored
+from framecls.output.stored import from_record
+from framecls.output.text import escape
 from framecls.speakers.gallery import GALLERY, open_gallery
-from framecls.statefile import check_place, read_header, read_marks
+from framecls.statefile import check_place, read_header, read_ids
 
 _SAFETENSORS_BYTES = 9  # a length, and the brace that a header begins with
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a file."""
+    """The contents of a file that framecls wrote."""
 
     kind: str
     version: int | None = None  # of the format
     model: str = ""  # whose results, voices or weights; several by commas
     records: int = 0  # results, clips or arrays
-    invalid: int = 0  # of them: damaged, or such as framecls does not write
+    invalid: int = 0  # of the records: damaged, or not as framecls writes them
     problem: str = ""  # what is wrong with the file as a whole
 
     @property
     def whole(self) -> bool:
-        """Whether all is as framecls wrote it."""
+        """Whether nothing is damaged."""
         return not self.problem and not self.invalid
 
 
 def check_files(options: CheckOptions) -> int:
-    """Print a row a file and return the exit status; files that are not whole are failures.
+    """Print a row for each file and return the exit status; a damaged file is a failure.
 
     Raises:
         UsageError: there is no such format.
     """
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
-    set_up_logging(options.verbose, options.debug)
-    console = Console(quiet=options.quiet, debug=options.debug)
+    checks.check_report_format(options.format)
+    messages = open_messages(options)
     rows: list[tuple[Path, Contents]] = []
     for path in options.files:
         try:
@@ -56,29 +56,25 @@ def check_files(options: CheckOptions) -> int:
             contents = Contents("", problem=str(error).removeprefix(f"{path}: "))
         rows.append((path, contents))
         if contents.problem:
-            console.failure(str(path), FrameclsError(contents.problem))
+            messages.input_failed(str(path), FrameclsError(contents.problem))
         elif contents.invalid:
             said = f"{contents.invalid:,} of {contents.records:,} records are damaged"
-            console.failure(str(path), FrameclsError(said))
+            messages.input_failed(str(path), FrameclsError(said))
     if options.format == "json":
         found = [{"file": str(p), **dataclasses.asdict(c), "whole": c.whole} for p, c in rows]
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         _print(rows)
-    return console.status
+    return messages.status
 
 
 def _print(rows: list[tuple[Path, Contents]]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console, make_table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("File", "Kind", "Format", "Model"):
-        table.add_column(title, overflow="fold")
-    for title in ("Records", "Invalid", "Whole"):
-        table.add_column(title, justify="right", no_wrap=True)
+    texts, numbers = ("File", "Kind", "Format", "Model"), ("Records", "Invalid", "Whole")
+    table = make_table(*((title, "fold") for title in texts), *((title, "right") for title in numbers))
     for path, contents in rows:
         version = "" if contents.version is None else str(contents.version)
         counts = (f"{contents.records:,}", f"{contents.invalid:,}") if contents.kind else ("", "")
@@ -95,7 +91,7 @@ def _print(rows: list[tuple[Path, Contents]]) -> None:
 
 
 def inspect(path: Path) -> Contents:
-    """Return what is in a file.
+    """Return the contents of a file that framecls wrote.
 
     Raises:
         FrameclsError: it is none that framecls writes, or cannot be read.
@@ -103,11 +99,10 @@ def inspect(path: Path) -> Contents:
     header = read_header(path)
     if not header:
         raise FrameclsError(f"{path}: this file is empty")
-    application_id, _ = read_marks(header)
+    application_id, _ = read_ids(header)
     if application_id == GALLERY.application_id:
         return _inspect_gallery(path)
-    former = JOURNAL.former
-    if application_id == JOURNAL.application_id or (former is not None and former.match(header)):
+    if application_id == JOURNAL.application_id:
         return _inspect_journal(path)
     if len(header) >= _SAFETENSORS_BYTES and header[8:9] == b"{":
         return _inspect_weights(path)
@@ -118,7 +113,7 @@ def _inspect_journal(path: Path) -> Contents:
     check_place(path, JOURNAL)
     models: set[str] = set()
     n_records = n_invalid = 0
-    with open_journal(path, alone=False, create=False) as journal:
+    with open_journal(path, exclusive=False, create=False) as journal:
         problem = journal.find_damage()
         for key, record in journal.records():
             n_records += 1
@@ -138,7 +133,7 @@ def _model_of(key: str, record: Record | None) -> str:
     if record is None:
         raise ValueError("its digest is another")
     if "output" not in record.values:
-        return from_stored(record).model
+        return from_record(record).model
     check_folder_record(record)
     if key != key_of_output(record.values["output"]):
         raise ValueError("it is of another file")

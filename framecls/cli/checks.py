@@ -1,4 +1,4 @@
-"""Checks of options that need neither torch nor the network: what is wrong with them is said at once."""
+"""Checks of options that need neither torch nor the network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,59 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli.options import ENGINES, LOCAL, RAY, ReadingOptions
-from framecls.config import ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
+from framecls.config import DecisionConfig, ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
 from framecls.errors import WHO_IS, ConfigError, UsageError, suggest
 from framecls.output.files import is_device
+from framecls.output.formats import WRITERS
 from framecls.output.languages import LANGUAGES, find_languages
 
 if TYPE_CHECKING:
     from framecls.audio import Input
-    from framecls.cli.options import RunOptions
+    from framecls.cli.options import MachineOptions, RunOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
+
+
+def choose_format(name: str | None, output: str | None, frames: bool = False) -> str:
+    """Return the format that -f names, or else the one that the suffix of -o stands for.
+
+    Raises:
+        UsageError: there is no such format, none can be told from -o, or it does not go with the other options.
+    """
+    chosen = _pick_format(name, output)
+    if WRITERS[chosen].binary and output is None:
+        raise UsageError(f"-f {chosen} is not for a terminal or a pipe: name a file or a folder with -o")
+    if frames and not WRITERS[chosen].takes_frames:
+        able = [name for name, writer in WRITERS.items() if writer.takes_frames]
+        raise UsageError(f"--frames does not go with -f {chosen}: choose {', '.join(able)}")
+    return chosen
+
+
+def _pick_format(name: str | None, output: str | None) -> str:
+    if name is not None:
+        if name not in WRITERS:
+            raise UsageError(f"-f {name}: there is no such format, choose {', '.join(WRITERS)}")
+        return name
+    if output is None:
+        return "table"
+    by_suffix = {writer.suffix.casefold(): name for name, writer in WRITERS.items()}  # .txt: audacity, the last of them
+    suffix = PurePath(output).suffix.casefold()
+    if output.endswith("/") or suffix not in by_suffix:
+        raise UsageError(f"-o {output}: name the format with -f: {', '.join(WRITERS)}")
+    return by_suffix[suffix]
+
+
+def check_report_format(format: str) -> None:
+    """Refuse a format that a command does not print its figures in."""
+    if format not in ("table", "json"):
+        raise UsageError(f"-f {format}: choose table or json")
 
 
 def check_device(name: str) -> None:
@@ -38,6 +74,13 @@ def check_count(option: str, value: int | None) -> None:
     """Refuse a number of things below one."""
     if value is not None and value < 1:
         raise UsageError(f"{option} {value}: at least 1")
+
+
+def check_machine(options: MachineOptions) -> None:
+    """Refuse numbers and devices that no machine has."""
+    check_device(options.device)
+    check_count("--threads", options.threads)
+    check_count("--batch-size", options.batch_size)
 
 
 def check_engine(options: RunOptions) -> None:
@@ -149,10 +192,10 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
 
 
 def _refuse_given(name: str, config: ModelConfig) -> None:
-    if config.features.kind == "given":
+    if config.features.kind == "precomputed":
         raise UsageError(
-            f"-m {name}: this model takes vectors of {config.features.n_given} numbers that were computed elsewhere, "
-            "not audio: measure it with framecls evaluate"
+            f"-m {name}: this model takes vectors of {config.features.precomputed_dim} numbers that were computed "
+            "elsewhere, not audio: measure it with framecls evaluate"
         )
 
 
@@ -184,13 +227,13 @@ def find_voice_model(name: str) -> ModelConfig:
     return config
 
 
-def check_decision(
+def change_decision(
     config: ModelConfig, thresholds: Mapping[str, float], min_duration_s: float | None, min_gap_s: float | None
-) -> None:
-    """Refuse rules of decision that the model does not have, or that decide nothing of its results.
+) -> DecisionConfig:
+    """Return a model's rules of decision with those of the options in place of its own.
 
     Raises:
-        UsageError: there is one.
+        UsageError: the model has no such rule, or it would decide nothing.
     """
     rules = (
         ("--threshold", {"thresholds": thresholds}),
@@ -199,9 +242,10 @@ def check_decision(
     )
     for option, rule in rules:
         try:
-            config.with_decision(**rule)
+            config = config.with_decision(**rule)
         except ConfigError as error:
             raise UsageError(f"{option}: {error}") from error
+    return config.decision
 
 
 def check_overwrites(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framecls.cli.console import DONE, Console, set_up_logging
+from framecls.cli import checks
+from framecls.cli.messages import DONE, Messages, open_messages
 from framecls.cli.options import CompareOptions
-from framecls.cli.progress import StepBar
+from framecls.cli.progress import ProgressBar
 from framecls.cli.train import (
     cache_folder,
     change_settings,
-    check_machine,
     choose_device,
     choose_split_by,
     load_recipe,
@@ -36,21 +36,22 @@ def compare_rungs(options: CompareOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the recipe, the manifest or a recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    messages = open_messages(options)
+    checks.check_report_format(options.format)
     if (options.manifest is None) != options.saw:
         raise UsageError("name a manifest or give --saw, one of the two; see framecls compare --help")
     rungs = _parse_rungs(options.rungs)
     recipe = _choose_recipe(options)
-    check_machine(options)
+    checks.check_machine(options)
     set_threads(options.threads)
     with cache_folder(options.cache) as cache:
-        _show(_compare(options, recipe, rungs, cache), options.format)
+        _show(_compare(options, recipe, rungs, cache, messages), options.format)
     return DONE
 
 
-def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], cache: Path) -> Ladder:
+def _compare(
+    options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], cache: Path, messages: Messages
+) -> Ladder:
     from framecls.training import ladder
     from framecls.training.job import Job, prepare
     from framecls.training.saw import write_saw
@@ -67,16 +68,15 @@ def _compare(options: CompareOptions, recipe: Recipe, rungs: tuple[str, ...], ca
         tier=options.tier,
         split_by=choose_split_by(options.split_by),
     )
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()
-        console = Console(quiet=options.quiet)
-        console.note(
+        messages.note(
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
-        report_data(console, data, recipe)
+        report_data(messages, data, recipe)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )
@@ -104,6 +104,7 @@ def _show(ladder: Ladder, format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(dataclasses.asdict(ladder)) + "\n")
         return
-    from framecls.cli.tables import ladder_table, make_console
+    from framecls.cli.tables import ladder_table
+    from framecls.output.tables import make_console
 
     make_console(sys.stdout).print(ladder_table(ladder))

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from framecls.cli import checks
-from framecls.cli.console import INTERRUPTED, Console, escape, set_up_logging
+from framecls.cli.messages import INTERRUPTED, Messages, open_messages
 from framecls.cli.options import EnrollOptions
-from framecls.cli.progress import InputBar, clock
+from framecls.cli.progress import InputProgress
 from framecls.config import EACH, ReadOptions
 from framecls.errors import UsageError
 from framecls.output.resume import observe
+from framecls.output.text import escape, hms
 from framecls.speakers.gallery import check_name, default_path, open_gallery
 
 if TYPE_CHECKING:
@@ -21,22 +22,19 @@ if TYPE_CHECKING:
 
 
 def enroll_voice(options: EnrollOptions) -> int:
-    """Hear every input, store the voices of those that could be heard, and return the exit status.
+    """Embed the voice of every input, store those that could be read, and return the exit status.
 
     Raises:
         UsageError: what is wrong with the options.
         FrameclsError: what stops the whole run: the model, or the gallery.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     name = check_name(options.name)
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
+    checks.check_machine(options)
     reading = ReadOptions(**checks.parse_reading(options))
     if reading.channel == EACH:
         raise UsageError("--channel each is not for enroll, which hears one person: choose one channel")
     checks.find_voice_model(options.model)
-    console = Console(quiet=options.quiet, debug=options.debug)
 
     from framecls.audio import Input, find_inputs
 
@@ -45,20 +43,20 @@ def enroll_voice(options: EnrollOptions) -> int:
         if isinstance(item, Input):
             inputs.append(item)
         else:
-            console.failure(item.name, item.error)
+            messages.input_failed(item.name, item.error)
     states = observe(inputs)
     sizes_bytes = [states[item.relative].size_bytes if item.relative in states else 0 for item in inputs]
-    bar = InputBar(sizes_bytes, wanted=not (options.quiet or options.no_progress), write_line=console.note)
+    bar = InputProgress(sizes_bytes, enabled=not (options.quiet or options.no_progress), write_line=messages.note)
     try:
         if inputs:
-            _enroll(options, reading, name, inputs, console, bar)
+            _enroll(options, reading, name, inputs, messages, bar)
     except KeyboardInterrupt:
         bar.hide()
-        console.error("interrupted: nothing was enrolled")
+        messages.error("interrupted: nothing was enrolled")
         return INTERRUPTED
     finally:
         bar.hide()
-    return console.status
+    return messages.status
 
 
 def _enroll(
@@ -66,8 +64,8 @@ def _enroll(
     reading: ReadOptions,
     name: str,
     inputs: Sequence[Input],
-    console: Console,
-    bar: InputBar,
+    messages: Messages,
+    bar: InputProgress,
 ) -> None:
     from framecls.inference.engine import load_engine
     from framecls.speakers.recognition import Embedding, embed_recording, enroll, identity
@@ -86,11 +84,11 @@ def _enroll(
             voice = embed_recording(engine, item.source, options=reading, progress=bar.advance)
         except Exception as error:
             bar.hide()
-            console.failure(item.name, error)
+            messages.input_failed(item.name, error)
             bar.finish_input(0.0)
             continue
         bar.hide()
-        console.remark(item.name, voice.remarks)
+        messages.report_warnings(item.name, voice.remarks)
         voices.append((item.name, voice))
         bar.finish_input(voice.duration_s)
     bar.hide()
@@ -100,12 +98,12 @@ def _enroll(
     heard_s = sum(voice.heard_s for _, voice in voices)
     old = len(voices) - done.n_new
     again = f", {old} of them enrolled before" if old else ""
-    console.note(
-        f"{escape(name)}: {_count(len(voices))}, {clock(heard_s)} of speech{again}; {_count(done.n_clips)} in all, "
+    messages.note(
+        f"{escape(name)}: {_count(len(voices))}, {hms(heard_s)} of speech{again}; {_count(done.n_clips)} in all, "
         f"in {escape(str(path))} ({time.monotonic() - began:.1f} s)"
     )
     for warning in done.warnings:
-        console.note(f"look again: {escape(warning)}")
+        messages.note(f"look again: {escape(warning)}")
 
 
 def _count(number: int) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 from framecls.checkpoints import registry
 from framecls.cli import checks
-from framecls.cli.console import DONE, Console, escape, set_up_logging
+from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import EvaluateOptions
-from framecls.cli.progress import StepBar
-from framecls.cli.train import cache_folder, check_machine, choose_split_by, load_recipe
+from framecls.cli.progress import ProgressBar
+from framecls.cli.train import cache_folder, choose_split_by, load_recipe
 from framecls.errors import UsageError
+from framecls.output.text import escape
 from framecls.training.choices import CODECS, SPLITS
 from framecls.training.recipe import find_recipe
 
@@ -24,13 +25,12 @@ def evaluate_model(options: EvaluateOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the model, the manifest or a recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     if options.split not in SPLITS:
         raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     checks.check_seconds("--length", options.length)
-    check_machine(options)
+    checks.check_machine(options)
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
@@ -49,7 +49,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from framecls.training.metrics import evaluate
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(options.cache) as cache:
         test = evaluate.Test(
             manifest=options.manifest,
@@ -69,7 +69,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.output is not None:
         with atomic_write(options.output, binary=False) as stream:
             stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
-        Console(quiet=options.quiet).note(f"{escape(str(options.output))}: written")
+        messages.note(f"{escape(str(options.output))}: written")
     _print_figures(figures, options.format)
     return DONE
 
@@ -78,7 +78,8 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(figures) + "\n")
         return
-    from framecls.cli.tables import FigureTable, make_console, summarise_confusion
+    from framecls.cli.tables import figure_table, summarise_confusion
+    from framecls.output.tables import make_console
 
     figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
-    make_console(sys.stdout).print(FigureTable(figures))
+    make_console(sys.stdout).print(figure_table(figures))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from framecls.cli.console import DONE
+from framecls.cli.messages import DONE
 from framecls.cli.options import GuideOptions
 from framecls.errors import UsageError, suggest
 
@@ -48,7 +48,7 @@ def show_guide(options: GuideOptions) -> int:
         return DONE
     from rich.markdown import Markdown
 
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console
 
     make_console(sys.stdout).print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
     return DONE

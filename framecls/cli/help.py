@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from framecls.cli.console import USAGE
+from framecls.cli.messages import USAGE
 from framecls.cli.options import OUTPUT
 
 

@@ -1,4 +1,4 @@
-"""Signals: the first Ctrl-C lets the recording under way finish, the second stops at once; SIGTERM ends in order."""
+"""Signals: the first Ctrl-C lets the present recording finish, the second stops at once; SIGTERM cleans up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from framecls.cli.console import SIGNALLED
+from framecls.cli.messages import SIGNALLED
 
 _ANNOUNCE_S = 1.0  # how long a terminal may take to show a line
 
@@ -16,25 +16,25 @@ _ANNOUNCE_S = 1.0  # how long a terminal may take to show a line
 class Interrupts:
     """A context in which the first Ctrl-C only sets `asked`, and `check` raises KeyboardInterrupt once it is set.
 
-    Where Ctrl-C is ignored already, as in a background job, or outside the main thread, nothing changes.
+    Nothing changes where Ctrl-C is ignored already, as in a background job, or outside the main thread.
     """
 
-    def __init__(self, announce: Callable[[], None], *, patient: bool) -> None:
+    def __init__(self, announce: Callable[[], None], *, finish_current: bool) -> None:
         """Prepare the context.
 
         Args:
-            announce: tells the user that the request was heard; called in a thread of its own, because a signal may
-                come in the middle of a write.
-            patient: wait for the recording under way; else the first Ctrl-C stops at once.
+            announce: confirms the request to the user; called in a thread of its own, because a signal may come in the
+                middle of a write.
+            finish_current: let the present recording finish; else the first Ctrl-C stops at once.
         """
         self._announce = announce
-        self._patient = patient
+        self._finish_current = finish_current
         self._asked = False
         self._before: Any = None
         self._announcing: threading.Thread | None = None
 
     def __enter__(self) -> Interrupts:
-        if self._patient and threading.current_thread() is threading.main_thread():
+        if self._finish_current and threading.current_thread() is threading.main_thread():
             self._before = signal.getsignal(signal.SIGINT)
             if self._before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._handle)
@@ -44,7 +44,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._announcing is not None:
-            self._announcing.join(_ANNOUNCE_S)  # before anything else is said
+            self._announcing.join(_ANNOUNCE_S)  # before other messages
         if self._before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._before)
 
@@ -54,10 +54,10 @@ class Interrupts:
         return self._asked
 
     def check(self) -> None:
-        """Stop, between two recordings, if the user wants to.
+        """Stop between two recordings if the user asked for it.
 
         Raises:
-            KeyboardInterrupt: the user does.
+            KeyboardInterrupt: the user did.
         """
         if self._asked:
             raise KeyboardInterrupt
@@ -71,7 +71,7 @@ class Interrupts:
 
 
 class Terminated(SystemExit):
-    """A signal asked this process to end. A SystemExit, so that a forked process that gets one ends without a word."""
+    """A signal asked this process to end. A SystemExit, so that a forked process ends silently."""
 
     def __init__(self, number: int) -> None:
         self.status = SIGNALLED + number
@@ -79,20 +79,19 @@ class Terminated(SystemExit):
 
 
 def end_on_signals() -> None:
-    """Have SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed; what is ignored stays ignored.
+    """Have SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed; ignored signals stay ignored.
 
-    Only the first one is heard: whoever sends it often sends it again, to the whole group of processes, and what it
-    began must not be cut off.
+    Only the first one counts: it is often sent again, to the whole process group, and must not interrupt the cleanup.
     """
-    heard = False
+    is_ending = False
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        if not heard:
-            heard = True
+    def terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
             raise Terminated(number)
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, leave)
+            signal.signal(number, terminate)

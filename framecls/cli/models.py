@@ -14,11 +14,13 @@ from rich.text import Text
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
-from framecls.cli.console import DONE, Console, escape, set_up_logging
+from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ModelsOptions
-from framecls.cli.tables import make_console, show_figure
+from framecls.cli.tables import show_figure
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
+from framecls.output.tables import make_console, make_table
+from framecls.output.text import escape
 
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
 _TRAINED = "trained with"  # the card's own "command"; that of the user is above it
@@ -28,23 +30,17 @@ _MANY = 12  # labels of which the list shows only the number
 
 def list_models(options: ModelsOptions) -> int:
     """Print the shipped models and return the exit status; one that cannot be read is reported, the others listed."""
-    set_up_logging(options.verbose, options.debug)
-    messages = Console(quiet=options.quiet, debug=options.debug)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Name", no_wrap=True, style="bold")
-    table.add_column("Command", no_wrap=True)
-    table.add_column("Labels", overflow="fold")
-    table.add_column("Size", justify="right", no_wrap=True)
-    table.add_column("Date", no_wrap=True)
+    messages = open_messages(options)
+    table = make_table(("Name", "left"), ("Command", "left"), ("Labels", "fold"), ("Size", "right"), ("Date", "left"))
     for name in registry.names():
         path = registry.locate(name)
         try:
             config = read_config(path)
         except ModelError as error:
-            messages.failure(name, error)
+            messages.input_failed(name, error)
             continue
-        row = (name, _COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
-        table.add_row(*(Text(escape(cell)) for cell in row))
+        row = (_COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
+        table.add_row(Text(name, style="bold"), *(Text(escape(cell)) for cell in row))
     if table.row_count:
         make_console(sys.stdout).print(table)
     else:
@@ -59,7 +55,7 @@ def show_model(options: ModelsOptions) -> int:
         UsageError: no model has that name.
         ModelError: there is no such file, or it is no model.
     """
-    set_up_logging(options.verbose, options.debug)
+    open_messages(options)
     assert options.model is not None
     path = registry.locate(options.model)
     config = read_config(path)
@@ -99,7 +95,7 @@ def _network(config: ModelConfig) -> str:
     encoder, features = config.encoder, config.features
     kind = f"{encoder.kind} ({encoder.score})" if encoder.kind == "attention" else encoder.kind
     layers = f"{encoder.n_layers} layer{'s' if encoder.n_layers != 1 else ''} of {encoder.dim}"
-    heard = {"given": "features computed elsewhere", "pretrained": f"{features.pretrained.source} features"}
+    heard = {"precomputed": "features computed elsewhere", "pretrained": f"{features.pretrained.source} features"}
     return f"{kind}, {layers}, on {features.dim} {heard.get(features.kind, f'{features.kind} features')}"
 
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from framecls.checkpoints import registry
-from framecls.cli.formats import SUFFIXES
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
+from framecls.output.formats import WRITERS
 from framecls.training.choices import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
@@ -199,8 +199,8 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions)
             "-f",
             "--format",
             metavar="FORMAT",
-            help=f"{', '.join(SUFFIXES)}; else by the suffix of -o, or table.",
-            autocompletion=_one_of(*SUFFIXES),
+            help=f"{', '.join(WRITERS)}; else by the suffix of -o, or table.",
+            autocompletion=_one_of(*WRITERS),
         ),
     ] = None
     output: Annotated[
@@ -215,7 +215,7 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions)
         _labels(
             "--threshold",
             metavar="LABEL=P",
-            help="Probability from which a label counts; repeatable.",
+            help="Probability from which a label counts; identify: unknown=P for all.",
             show_default=False,
         ),
     ] = field(default_factory=list)
@@ -246,15 +246,6 @@ class IdentifyOptions(RunOptions):
     """`framecls identify`."""
 
     model: ModelOption = "language"
-    threshold: Annotated[
-        list[str],
-        _labels(
-            "--threshold",
-            metavar="unknown=P",
-            help="Probability below which the answer is unknown; LABEL=P: of one.",
-            show_default=False,
-        ),
-    ] = field(default_factory=list)
     top_k: Annotated[int, _labels("--top-k", metavar="N", help="How many candidates to list.")] = DEFAULT_TOP_K
     among: Annotated[
         list[str],
@@ -383,7 +374,11 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     ] = None
     encoder: Annotated[
         str | None,
-        _training("--encoder", metavar="SOURCE", help="A pre-trained encoder: framecls:language, or a path."),
+        _training(
+            "--encoder",
+            metavar="SOURCE",
+            help="Pre-trained: framecls:language, microsoft/wavlm-base-plus, a path.",
+        ),
     ] = None
     teacher: Annotated[
         Path | None,

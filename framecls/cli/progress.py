@@ -1,4 +1,4 @@
-"""How far a run is: a bar for a person at a terminal, a plain line now and then for a log; nothing for a short run."""
+"""Show the progress of a run: a bar on a terminal, a line now and then in a log, nothing for a short run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from framecls.output.text import hms
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_PATIENCE_S = 1.0  # a run that is over sooner shows no bar
-# Plain lines come this often, and more rarely as time goes on: a log of a day does not fill with them.
+_SHOW_AFTER_S = 1.0  # a shorter run shows no bar
+# Lines come this often, and more rarely as time goes on, so that they do not fill the log of a day.
 _LINE_EVERY_S = 10.0
-_LINE_SHARE = 0.05  # of the time gone by
+_LINE_SHARE = 0.05  # of the time so far
 _LINE_AT_LEAST_EVERY_S = 300.0
 
 
-class StepBar:
-    """Steps done of all, with a few words; appears when a run has gone on for a while."""
+class ProgressBar:
+    """A bar on the terminal that appears when a run has gone on for a while."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._wanted = wanted and sys.stderr.isatty()
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled and sys.stderr.isatty()
         self._start = time.monotonic()
         self._bar: tuple[Progress, TaskID] | None = None
 
@@ -35,29 +37,29 @@ class StepBar:
     @property
     def is_due(self) -> bool:
         """Whether there is a terminal to show the bar on, and the run has gone on for long enough."""
-        return self._wanted and self.elapsed_s >= _PATIENCE_S
+        return self._enabled and self.elapsed_s >= _SHOW_AFTER_S
 
     def show(self, title: str, done: float, total: float | None, text: str = "", count: str | None = None) -> None:
-        """Bring the bar up to date, and back if it was hidden.
+        """Update the bar, and show it again if it was hidden.
 
         Args:
-            title: what is under way.
+            title: of the work.
             done: how much of it is done.
             total: how much there is, None for unknown.
-            text: what else there is to say.
-            count: what stands for `done` and `total`; by default both of them.
+            text: shown after the bar.
+            count: shown for `done` and `total`; by default both of them.
         """
         if not self.is_due:
             return
         if self._bar is None:
             self._bar = self._make()
         progress, task = self._bar
-        progress.start()  # it does nothing while the bar is on
+        progress.start()  # no effect while the bar is shown
         count = f"{done:.0f}/{total:.0f}" if count is None and total is not None else count or ""
         progress.update(task, description=title, completed=done, total=total, text=text, count=count)
 
     def hide(self) -> None:
-        """Take the bar off the terminal, so that something else can be printed; the next `show` brings it back."""
+        """Hide the bar, so that something else can be printed, until the next `show`."""
         if self._bar is not None:
             self._bar[0].stop()
 
@@ -71,8 +73,9 @@ class StepBar:
 
     @staticmethod
     def _make() -> tuple[Progress, TaskID]:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+
+        from framecls.output.tables import make_console
 
         columns = (
             TextColumn("{task.description}"),
@@ -80,22 +83,22 @@ class StepBar:
             TextColumn("{task.fields[count]}", style="progress.download"),
             TextColumn("{task.fields[text]}", style="dim"),
         )
-        # Standard output may be a pipe: its text is data, and must not be led past the bar.
+        # What goes to stdout is data, which rich must not redirect.
         progress = Progress(
-            *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+            *columns, console=make_console(sys.stderr), transient=True, redirect_stdout=False, redirect_stderr=False
         )
         return progress, progress.add_task("", total=None, text="", count="")
 
 
 @dataclass
-class Pace:
-    """What is done of a run, and what that says of the rest.
+class Throughput:
+    """Counts what is done of a run, and estimates how long the rest will take.
 
-    The audio that is left is estimated from the sizes of the files: as much a byte as in those that are done.
+    The audio that is left is estimated from the sizes of the files and the audio per byte in those that are done.
     """
 
-    sizes_bytes: Sequence[int]  # of the inputs in order, 0 where it is not known
-    length_s: float | None = None  # of the only input, if there is but one and it is known
+    sizes_bytes: Sequence[int]  # of the inputs in order, 0: unknown
+    length_s: float | None = None  # of a single input, if known
     n_done: int = field(default=0, init=False)
     audio_s: float = field(default=0.0, init=False)
     _heard_bytes: int = field(default=0, init=False)  # of inputs that gave audio
@@ -107,7 +110,7 @@ class Pace:
         self._unknown_left = sum(1 for size in self.sizes_bytes if not size)
 
     def finish(self, audio_s: float) -> None:
-        """Count the next input as done, or as failed with none of its audio."""
+        """Count the next input as done, or as failed with `audio_s` 0."""
         size_bytes = self.sizes_bytes[self.n_done]
         self.n_done += 1
         self.audio_s += audio_s
@@ -116,21 +119,21 @@ class Pace:
         if audio_s > 0:
             self._heard_bytes += size_bytes
 
-    def describe(self, elapsed_s: float, under_way_s: float = 0.0) -> str:
-        """Return it in words.
+    def summary(self, elapsed_s: float, under_way_s: float = 0.0) -> str:
+        """Return what is done, the speed, and the time that is left.
 
         Args:
             elapsed_s: since the run began.
-            under_way_s: audio that is done of the input after those.
+            under_way_s: audio that is done of the present input.
         """
         heard_s = self.audio_s + under_way_s
         speed = heard_s / max(elapsed_s, 1e-9)
         parts = [f"{self.n_done:,} of {len(self.sizes_bytes):,} files"]
-        parts.append(f"{clock(heard_s)} of {'audio' if self.length_s is None else clock(self.length_s)}")
+        parts.append(f"{hms(heard_s)} of {'audio' if self.length_s is None else hms(self.length_s)}")
         parts.append(f"{speed:.0f} times real time")
         left_s = self.left_s(elapsed_s, under_way_s)
         if left_s is not None:
-            parts.append(f"{clock(left_s)} left")
+            parts.append(f"{hms(left_s)} left")
         return ", ".join(parts)
 
     def left_s(self, elapsed_s: float, under_way_s: float = 0.0) -> float | None:
@@ -143,58 +146,58 @@ class Pace:
         return max(audio_left_s, 0.0) * elapsed_s / (self.audio_s + under_way_s)
 
 
-class InputBar(StepBar):
-    """How many inputs are done, how many hours of audio, how fast, and how long it will take.
+class InputProgress(ProgressBar):
+    """Shows how many inputs are done, how much audio, how fast, and how long it will take.
 
-    On a terminal it is a bar; elsewhere, where there are several inputs, it is a plain line now and then.
+    A bar on a terminal; elsewhere, for several inputs, a line now and then.
     """
 
     def __init__(
         self,
         sizes_bytes: Sequence[int],
         *,
-        wanted: bool,
+        enabled: bool,
         write_line: Callable[[str], None] | None = None,
         find_length_s: Callable[[], float | None] | None = None,
     ) -> None:
         """Prepare the bar.
 
         Args:
-            sizes_bytes: of the inputs in order, 0 where it is not known.
-            wanted: show anything at all.
+            sizes_bytes: of the inputs in order, 0: unknown.
+            enabled: show anything at all.
             write_line: writes a line where there is no terminal.
-            find_length_s: of a single input, gives its length, None for unknown; called only once a bar is shown.
+            find_length_s: returns the length of a single input, None for unknown; called when a bar is shown.
         """
-        super().__init__(wanted=wanted)
-        self._pace = Pace(sizes_bytes)
-        self._write_line = write_line if wanted and not sys.stderr.isatty() and len(sizes_bytes) > 1 else None
+        super().__init__(enabled=enabled)
+        self._throughput = Throughput(sizes_bytes)
+        self._write_line = write_line if enabled and not sys.stderr.isatty() and len(sizes_bytes) > 1 else None
         self._next_line_s = _LINE_EVERY_S
         self._find_length_s = find_length_s
 
     def advance(self, audio_s: float) -> None:
-        """Show that `audio_s` seconds of the present input are done."""
+        """Show how many seconds of the present input are done."""
         elapsed_s = self.elapsed_s
         if self._write_line is not None:
             if elapsed_s >= self._next_line_s:
-                self._next_line_s = elapsed_s + line_gap_s(elapsed_s)
-                self._write_line(self._pace.describe(elapsed_s, audio_s))
+                self._next_line_s = elapsed_s + line_interval_s(elapsed_s)
+                self._write_line(self._throughput.summary(elapsed_s, audio_s))
             return
         if not self.is_due:
             return
         if self._find_length_s is not None:
-            self._pace.length_s = self._find_length_s()
+            self._throughput.length_s = self._find_length_s()
             self._find_length_s = None
-        _, _, text = self._pace.describe(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
-        if len(self._pace.sizes_bytes) > 1:
-            self.show("", self._pace.n_done, len(self._pace.sizes_bytes), text)
-        else:  # one recording fills the bar by its seconds
+        _, _, text = self._throughput.summary(elapsed_s, audio_s).partition("files, ")  # the bar itself counts them
+        if len(self._throughput.sizes_bytes) > 1:
+            self.show("", self._throughput.n_done, len(self._throughput.sizes_bytes), text)
+        else:  # the bar of a single recording is in seconds
             count, _, text = text.partition(", ")
-            self.show("", audio_s, self._pace.length_s, text, count)
+            self.show("", audio_s, self._throughput.length_s, text, count)
 
     def finish_input(self, audio_s: float) -> None:
-        """Count an input as done, or as failed with none of its audio."""
-        self._pace.finish(audio_s)
-        if len(self._pace.sizes_bytes) > 1:
+        """Count an input as done, or as failed with `audio_s` 0."""
+        self._throughput.finish(audio_s)
+        if len(self._throughput.sizes_bytes) > 1:
             self.advance(0.0)
 
     def print_above(self, line: str) -> bool:
@@ -205,12 +208,6 @@ class InputBar(StepBar):
         return True
 
 
-def line_gap_s(elapsed_s: float) -> float:
-    """Return how long after `elapsed_s` seconds the next plain line comes."""
+def line_interval_s(elapsed_s: float) -> float:
+    """Return the seconds until the next line, after `elapsed_s` seconds."""
     return min(max(_LINE_EVERY_S, _LINE_SHARE * elapsed_s), _LINE_AT_LEAST_EVERY_S)
-
-
-def clock(seconds: float) -> str:
-    """Return a length of time as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

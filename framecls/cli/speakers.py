@@ -11,32 +11,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from framecls.cli import checks
-from framecls.cli.console import DONE, INCOMPLETE, Console, escape, set_up_logging
+from framecls.cli.messages import DONE, INCOMPLETE, open_messages
 from framecls.cli.options import (
-    MessageOptions,
     SpeakersExportOptions,
     SpeakersImportOptions,
     SpeakersListOptions,
     SpeakersRemoveOptions,
     SpeakersRenameOptions,
 )
-from framecls.cli.progress import clock
-from framecls.errors import GalleryError, UsageError
+from framecls.errors import GalleryError
 from framecls.output.files import atomic_write, is_device
+from framecls.output.text import escape, hms
 from framecls.speakers.exchange import read_clips, write_clip
 from framecls.speakers.gallery import Clip, check_name, default_path, open_gallery
 
 
 def list_people(options: SpeakersListOptions) -> int:
-    """Print a row a person and return the exit status.
+    """Print a row for each person and return the exit status.
 
     Raises:
         UsageError: there is no such format.
         GalleryError: the gallery cannot be used.
     """
-    console = _begin(options)
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    messages = open_messages(options)
+    checks.check_report_format(options.format)
     path = options.gallery or default_path()
     people = []
     if _may_exist(path):
@@ -46,60 +44,54 @@ def list_people(options: SpeakersListOptions) -> int:
         rows = [{"name": p.name, "clips": p.n_clips, "heard": round(p.heard_s, 3), "added": p.added} for p in people]
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
     elif people:
-        _print_people([(p.name, str(p.n_clips), clock(p.heard_s), p.added[:10]) for p in people])
+        _print_people([(p.name, str(p.n_clips), hms(p.heard_s), p.added[:10]) for p in people])
     if not people:
-        console.note(f"nobody is enrolled in {escape(str(path))}: framecls enroll NAME CLIP...")
+        messages.note(f"nobody is enrolled in {escape(str(path))}: framecls enroll NAME CLIP...")
     return DONE
 
 
 def _may_exist(path: Path) -> bool:
-    """Return False where there is nothing; where that cannot be told, whoever opens it says why."""
+    """Return False where there is nothing; other errors are for `open_gallery` to report."""
     try:
         path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return True
 
 
 def _print_people(rows: list[tuple[str, str, str, str]]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from framecls.cli.tables import make_console
+    from framecls.output.tables import make_console, make_table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Name", overflow="fold", style="bold")
-    for title in ("Clips", "Speech", "Last added"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(escape(cell)) for cell in row))
+    table = make_table(("Name", "fold"), *((title, "right") for title in ("Clips", "Speech", "Last added")))
+    for name, *numbers in rows:
+        table.add_row(Text(escape(name), style="bold"), *numbers)
     make_console(sys.stdout).print(table)
 
 
 def remove_people(options: SpeakersRemoveOptions) -> int:
     """Forget people and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     with open_gallery(options.gallery or default_path()) as gallery:
         gallery.remove([check_name(name) for name in options.names])
-    console.note(f"forgotten: {', '.join(map(escape, options.names))}")
+    messages.note(f"forgotten: {', '.join(map(escape, options.names))}")
     return DONE
 
 
 def rename_person(options: SpeakersRenameOptions) -> int:
     """Give somebody another name and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     old, new = check_name(options.old), check_name(options.new)
     with open_gallery(options.gallery or default_path()) as gallery:
         gallery.rename(old, new)
-    console.note(f"{escape(options.old)} is {escape(new)} from now on")
+    messages.note(f"{escape(options.old)} is {escape(new)} from now on")
     return DONE
 
 
 def export_people(options: SpeakersExportOptions) -> int:
     """Write people's clips and return the exit status."""
-    console = _begin(options)
+    messages = open_messages(options)
     path = options.gallery or default_path()
     checks.check_overwrites({"-o": options.output}, {"the gallery": path})
     with open_gallery(path) as gallery:
@@ -110,7 +102,7 @@ def export_people(options: SpeakersExportOptions) -> int:
         sys.stdout.writelines(lines)
         return status
     _write_private(options.output, lines)
-    console.note(f"{escape(str(options.output))}: {len(clips)} clips of {len({clip.name for clip in clips})} people")
+    messages.note(f"{escape(str(options.output))}: {len(clips)} clips of {len({clip.name for clip in clips})} people")
     return status
 
 
@@ -141,7 +133,7 @@ def import_people(options: SpeakersImportOptions) -> int:
     Raises:
         GalleryError: a file cannot be read or is no export, or its vectors are another model's; nothing is enrolled.
     """
-    console = _begin(options)
+    messages = open_messages(options)
     clips: list[Clip] = []
     for name in options.files:
         try:
@@ -151,7 +143,7 @@ def import_people(options: SpeakersImportOptions) -> int:
             raise GalleryError(f"{name}: cannot be read: {error.strerror}") from error
     with open_gallery(options.gallery or default_path(), create=True) as gallery:
         n_new = gallery.add(clips)
-    console.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
+    messages.note(f"{n_new} clips of {len({clip.name for clip in clips})} people imported, {len(clips) - n_new} known")
     return DONE
 
 
@@ -164,8 +156,3 @@ def _open_export(name: str) -> Iterator[BinaryIO]:
     if sys.stdin is None:
         raise GalleryError("standard input is closed: pipe an export into it, or give a file")
     yield sys.stdin.buffer
-
-
-def _begin(options: MessageOptions) -> Console:
-    set_up_logging(options.verbose, options.debug)
-    return Console(quiet=options.quiet, debug=options.debug)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from framecls.cli.console import Console
-from framecls.cli.formats import STREAMED
+from framecls.cli.messages import Messages
 from framecls.cli.options import LOCAL, TagOptions
-from framecls.cli.streams import StdoutError, check_stdout
+from framecls.cli.streams import open_stdout
 from framecls.config import ReadOptions
-from framecls.errors import UsageError
+from framecls.errors import StdoutError, UsageError
+from framecls.output.formats import WRITERS, Writer
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from framecls.model import Model
 
 
-def check_stream(options: TagOptions, format: str) -> None:
+def check_stream(options: TagOptions, writer: Writer) -> None:
     """Refuse what does not go with --stream.
 
     Raises:
@@ -29,9 +28,10 @@ def check_stream(options: TagOptions, format: str) -> None:
     """
     if options.output is not None:
         raise UsageError("--stream prints to stdout: leave -o out and redirect it, as in > FILE")
-    if format not in STREAMED:
-        wrong = "needs -f" if options.format is None else f"does not go with -f {format}"
-        raise UsageError(f"--stream {wrong}: choose {', '.join(STREAMED)}")
+    if not writer.streams:
+        wrong = "needs -f" if options.format is None else f"does not go with -f {writer.name}"
+        able = [name for name, kind in WRITERS.items() if kind.streams]
+        raise UsageError(f"--stream {wrong}: choose {', '.join(able)}")
     if options.frames:
         raise UsageError("--stream gives segments: leave --frames out")
     if options.engine != LOCAL:
@@ -40,25 +40,25 @@ def check_stream(options: TagOptions, format: str) -> None:
         raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
 
 
-def stream_inputs(inputs: Sequence[Input], model: Model, format: str, reading: ReadKeywords, console: Console) -> None:
+def stream_inputs(
+    inputs: Sequence[Input], model: Model, format: str, reading: ReadKeywords, messages: Messages
+) -> None:
     """Print the segments of each input in turn; one that fails is reported and does not stop the others."""
     from framecls.output.segments import SegmentWriter
 
-    # The same bytes everywhere, whatever the locale or the system.
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(encoding="utf-8", newline="\n")
-    check_stdout()
+    stdout = open_stdout()
     writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
-    writer.begin(sys.stdout)
+    writer.begin(stdout)
     for item in inputs:
         channel = item.channel or ReadOptions(**reading).channel_number
-        with closing(model.stream(item.source, remark=partial(console.remark, item.name), **reading)) as segments:
+        with closing(
+            model.stream(item.source, remark=partial(messages.report_warnings, item.name), **reading)
+        ) as segments:
             try:
                 for segment in segments:
-                    writer.write(item.name, channel, segment, sys.stdout)
-                    sys.stdout.flush()
+                    writer.write(item.name, channel, segment, stdout)
+                    stdout.flush()
             except StdoutError:
                 raise
             except Exception as error:
-                console.failure(item.name, error)
+                messages.input_failed(item.name, error)

@@ -1,4 +1,4 @@
-"""The streams that the command writes to: what goes wrong with stdout is told apart from all else, by its own type."""
+"""Stdout and stderr as the command writes to them: errors of stdout have a type of their own."""
 
 from __future__ import annotations
 
@@ -12,32 +12,22 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from framecls.cli.console import PROGRAM
+from framecls.cli.messages import PROGRAM
+from framecls.errors import StdoutError
 
-# What stands for the characters of our own texts where a stream has ASCII only.
-_PLAIN = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
-_WAIT_S = 0.01  # between two tries where the system cannot say when a stream can be written again
-
-
-class StdoutError(Exception):
-    """Standard output cannot be written.
-
-    It is no FrameclsError, and no OSError: nothing but the outermost layer can do anything about it.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error.strerror or str(error))
-        self.reader_left = isinstance(error, BrokenPipeError)
+# Characters of our own messages, and what replaces them where a stream has ASCII only.
+_REPLACEMENTS = {"×": "x", "–": "-", "…": "...", "·": "-", "→": "->"}
+_RETRY_S = 0.01  # between two attempts, where select does not work
 
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
     """Have `sys.stdout` raise `StdoutError`, and `sys.stderr` nothing at all, where they cannot be written.
 
-    Both wait where they are in non-blocking mode and full, and show any text: what their encoding does not have is made
-    plain, or escaped, so that no file name can break a message.
+    Both wait where they are in non-blocking mode and full, and take any text: characters that their encoding lacks are
+    replaced or escaped.
     """
-    codecs.register_error(PROGRAM, _make_plain)
+    codecs.register_error(PROGRAM, _replace_unencodable)
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _guard(sys.stdout, _Stdout), _guard(sys.stderr, _Stderr)
     try:
@@ -47,24 +37,28 @@ def guarded_streams() -> Iterator[None]:
             with contextlib.suppress(StdoutError, ValueError):
                 stream.flush()
         raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-        if isinstance(raw, _Patient):
-            raw.discards = True  # what could not be written has been told, and is not tried again
+        if isinstance(raw, _BlockingStream):
+            raw.discards = True  # the failure was reported, and is not met again
         sys.stdout, sys.stderr = before
 
 
-def check_stdout() -> None:
-    """Refuse to begin work whose results nobody could get.
+def open_stdout(*, for_people: bool = False) -> TextIO:
+    """Return stdout, ready for results; for programs these are the same bytes whatever the locale or the system.
 
     Raises:
-        StdoutError: standard output is closed.
+        StdoutError: it is closed: nobody could get the results.
     """
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if isinstance(raw, _Patient):
+    if isinstance(raw, _BlockingStream):
         raw.check()
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if not for_people and reconfigure is not None:
+        reconfigure(encoding="utf-8", newline="\n")
+    return sys.stdout
 
 
-class _Patient(io.RawIOBase):
-    """A raw stream that writes all it is given, however long that takes; closing it leaves the inner one open."""
+class _BlockingStream(io.RawIOBase):
+    """A raw stream that writes everything, in non-blocking mode too; closing it leaves the inner one open."""
 
     def __init__(self, inner: io.RawIOBase | None) -> None:
         self._inner = inner  # None: the stream was closed before this process began
@@ -116,32 +110,32 @@ class _Patient(io.RawIOBase):
         return self._inner
 
     def _wait(self) -> None:
-        """Wait until a stream in non-blocking mode takes more; that mode is shared with others, who may need it."""
+        """Wait until a stream in non-blocking mode takes more; the mode is left, since other processes share it."""
         try:
             select.select([], [self.fileno()], [])
         except (OSError, ValueError):  # select knows only sockets here, or no such high number
-            time.sleep(_WAIT_S)
+            time.sleep(_RETRY_S)
 
     def _fail(self, error: OSError) -> None:
         raise NotImplementedError
 
 
-class _Stdout(_Patient):
+class _Stdout(_BlockingStream):
     def _fail(self, error: OSError) -> None:
         raise StdoutError(error) from error
 
 
-class _Stderr(_Patient):
-    """What is said on it is for whoever listens; with nobody there the work goes on."""
+class _Stderr(_BlockingStream):
+    """Messages that nobody can read are dropped; the work goes on."""
 
     def _fail(self, error: OSError) -> None:
         self.discards = True
 
 
-def _guard(stream: TextIO | None, kind: type[_Patient]) -> TextIO:
+def _guard(stream: TextIO | None, kind: type[_BlockingStream]) -> TextIO:
     if stream is None:  # closed by the caller
         return _wrap(kind(None), "utf-8", line_buffering=False)
-    if type(stream) is not io.TextIOWrapper:  # not one of the process: somebody collects what is written
+    if type(stream) is not io.TextIOWrapper:  # not a stream of the process: a test captures what is written
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=PROGRAM)
@@ -151,14 +145,14 @@ def _guard(stream: TextIO | None, kind: type[_Patient]) -> TextIO:
     return _wrap(kind(inner), stream.encoding, line_buffering=stream.line_buffering or stream.write_through)
 
 
-def _wrap(raw: _Patient, encoding: str, *, line_buffering: bool) -> TextIO:
+def _wrap(raw: _BlockingStream, encoding: str, *, line_buffering: bool) -> TextIO:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors=PROGRAM, line_buffering=line_buffering)
 
 
-def _make_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    plain = _PLAIN.get(error.object[error.start])
+    plain = _REPLACEMENTS.get(error.object[error.start])
     if plain is not None:
         return plain, error.start + 1
     error.end = error.start + 1  # what follows may be ours again

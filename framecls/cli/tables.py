@@ -1,202 +1,93 @@
-"""Results as tables on a stream, with the interface of a writer."""
+"""Figures of models and data as tables."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any
 
-import rich.console
 from rich.cells import cell_len
-from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from framecls.cli.console import escape
-from framecls.output.tables import export_svg, identify_table, make_recorder, tag_table
-from framecls.output.text import clock, length, printable
-from framecls.results import Identification, TagResult
+from framecls.output.tables import make_table
+from framecls.output.text import clock, escape, length
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder
 
 _WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
-_PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 _GAP = 2  # columns between two of a table
 _NARROWEST_NAME = 16  # columns of a name that is broken
 
 
-class TableWriter:
-    """A table for each recording that was tagged, as it comes; one table of all that were identified, at the end."""
-
-    def __init__(self, frames: bool = False, times: bool = False) -> None:
-        self._frames = frames
-        self._times = times
-        self._identified: list[Identification] = []
-        self._n_written = 0
-
-    def begin(self, stream: IO[Any]) -> None:
-        """Nothing comes before the first table."""
-
-    def write(self, result: TagResult | Identification, stream: IO[Any]) -> None:
-        """Print a tagged recording, keep an identified one for `end`."""
-        if isinstance(result, Identification):
-            self._identified.append(result)
-            return
-        console = self._console(stream)
-        if self._n_written:
-            console.print()
-        self._n_written += 1
-        console.print(tag_table(result, times=self._times))
-        if self._frames:
-            console.print(frame_table(result, console.encoding))
-
-    def end(self, stream: IO[Any]) -> None:
-        """Print the identified recordings."""
-        if self._identified:
-            self._console(stream).print(identify_table(self._identified))
-
-    def _console(self, stream: IO[Any]) -> rich.console.Console:
-        return make_console(stream)
-
-
-class SvgWriter(TableWriter):
-    """The same tables as one picture of a terminal."""
-
-    def __init__(self, frames: bool = False, times: bool = False) -> None:
-        super().__init__(frames, times)
-        self._recorder = make_recorder()
-
-    def end(self, stream: IO[Any]) -> None:
-        """Write the picture."""
-        super().end(stream)
-        stream.write(export_svg(self._recorder))
-
-    def _console(self, stream: IO[Any]) -> rich.console.Console:
-        return self._recorder
-
-
-def make_console(stream: IO[Any]) -> rich.console.Console:
-    """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
-    asked = stream.isatty() or "COLUMNS" in os.environ
-    return rich.console.Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
-
-
-def frame_table(result: TagResult, encoding: str) -> Table:
-    """Return a row a frame: the middle of it in time, and each label's probability."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Time", justify="right", no_wrap=True)
-    for label in result.labels:
-        table.add_column(printable(label, encoding), justify="right", no_wrap=True)
-    for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
-        table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
-    return table
-
-
-class FigureTable:
-    """Figures by name; a dict of rows with the same keys is a table, beside its name where it fits and below if not."""
-
-    def __init__(self, figures: dict[str, Any]) -> None:
-        self._figures = [
-            (Text(escape(key), style="dim"), show_figure(value))
-            for key, value in figures.items()
-            if not _is_nameless(value)
-        ]
-        self._key_width = max((cell_len(key.plain) for key, _ in self._figures), default=0)
-
-    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
-        left = options.max_width - self._key_width - _GAP
-        grid = self._make_grid()
-        for key, value in self._figures:
-            if isinstance(value, Text) or Measurement.get(console, options, value).minimum <= left:
-                grid.add_row(key, value)
-                continue
-            yield from (grid, key, Padding(value, (0, 0, 0, _GAP)))
-            grid = self._make_grid()
-        yield grid
-
-    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
-        sizes = [Measurement.get(console, options, value) for _, value in self._figures]
-        left = self._key_width + _GAP
-        least, most = max((s.minimum for s in sizes), default=0), max((s.maximum for s in sizes), default=0)
-        return Measurement(left + least, left + most)
-
-    def _make_grid(self) -> Table:
-        grid = Table.grid(padding=(0, _GAP, 0, 0))
-        grid.add_column(min_width=self._key_width)
-        grid.add_column(overflow="fold")
-        return grid
+def figure_table(figures: dict[str, Any]) -> RenderableType:
+    """Return figures by name; a dict of rows with the same keys is a table below its name."""
+    parts: list[RenderableType] = []
+    grid = None
+    for key, value in figures.items():
+        if _is_nameless(value):
+            continue
+        name = Text(escape(key), style="dim")
+        if _has_rows(value):
+            parts += [name, Padding(RowTable(value), (0, 0, 0, _GAP))]
+            grid = None
+            continue
+        if grid is None:
+            grid = Table.grid(padding=(0, _GAP, 0, 0))
+            grid.add_column(min_width=max(len(escape(k)) for k, v in figures.items() if not _has_rows(v)))
+            grid.add_column(overflow="fold")
+            parts.append(grid)
+        grid.add_row(name, show_figure(value))
+    return Group(*parts)
 
 
 class RowTable:
     """Rows by name with the same columns: as many columns beside each other as the width has room for, then the next.
 
-    No name and no figure is cut; names may break.
+    No name and no figure is cut; names may fold, titles break after a _.
     """
 
     def __init__(self, rows: dict[str, dict[str, Any]]) -> None:
         self._names = [Text(escape(name) or "none named", overflow="fold") for name in rows]
-        columns = dict.fromkeys(key for row in rows.values() for key in row)
-        self._columns: list[_Column] = []
-        for column in columns:
-            cells = [show_figure(row.get(column, "")) for row in rows.values()]
-            self._columns.append(_Column(escape(column), cells))
-        self._name_width = max(cell_len(name.plain) for name in self._names)
+        titles = dict.fromkeys(key for row in rows.values() for key in row)
+        self._columns = {title: [show_figure(row.get(title, "")) for row in rows.values()] for title in titles}
 
-    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
-        for broken in (False, True):  # no title is broken for nothing
-            waiting = [(column, column.width(console, options, broken=broken)) for column in self._columns]
-            spare = options.max_width - _GAP - sum(width + _GAP for _, width in waiting)
-            if spare >= self._name_width:
-                break
-        wanted = spare if spare >= _NARROWEST_NAME else max(_NARROWEST_NAME, options.max_width // 3)
-        name_width = min(self._name_width, wanted)
-        while waiting:
-            table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim")
-            table.add_column("", width=name_width)
-            left, shown = options.max_width - name_width - _GAP, list[_Column]()
-            while waiting and (not shown or waiting[0][1] + _GAP <= left):
-                column, width = waiting.pop(0)
-                left -= width + _GAP
-                shown.append(column)
-                table.add_column(column.break_title(width), justify="right", min_width=width)
-            for index, name in enumerate(self._names):
-                table.add_row(name, *(column.cells[index] for column in shown))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths, titles = [], []
+        for title, cells in self._columns.items():
+            widest = max(Measurement.get(console, options, cell).maximum for cell in cells)
+            titles.append(_break_title(escape(title), widest))
+            widths.append(max(widest, *map(cell_len, titles[-1].split("\n"))) + _GAP)
+        spare = options.max_width - _GAP - sum(widths)
+        most = spare if spare >= _NARROWEST_NAME else max(_NARROWEST_NAME, options.max_width // 3)
+        name_width = min(most, max(cell_len(name.plain) for name in self._names))
+        columns = list(zip(titles, self._columns.values(), widths, strict=True))
+        while columns:
+            table = make_table(("", "fold"))
+            table.columns[0].width = name_width
+            left = options.max_width - name_width - _GAP
+            shown: list[list[RenderableType]] = []
+            while columns and (not shown or columns[0][2] <= left):
+                title, cells, width = columns.pop(0)
+                left -= width
+                shown.append(cells)
+                table.add_column(title, justify="right", min_width=width - _GAP)
+            for name, *row in zip(self._names, *shown, strict=True):
+                table.add_row(name, *row)
             yield table
 
-    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
-        least, most = (
-            self._name_width + _GAP + sum(c.width(console, options, broken=broken) + _GAP for c in self._columns)
-            for broken in (True, False)
-        )
-        return Measurement(least, most)
 
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    cells: Sequence[RenderableType]
-
-    def width(self, console: rich.console.Console, options: ConsoleOptions, *, broken: bool = True) -> int:
-        """Return the columns of the terminal that it takes: its title may be broken after a _, its cells may not."""
-        widths = [Measurement.get(console, options, cell).maximum for cell in self.cells]
-        return max([*widths, *(cell_len(word) for word in (self._words() if broken else [self.title]))])
-
-    def break_title(self, width: int) -> str:
-        """Return the title in lines of at most `width`."""
-        lines = [""]
-        for word in self._words():
-            if lines[-1] and cell_len(lines[-1] + word) > width:
-                lines.append("")
-            lines[-1] += word
-        return "\n".join(lines)
-
-    def _words(self) -> list[str]:
-        *first, last = self.title.split("_")
-        return [*(f"{word}_" for word in first), last]
+def _break_title(title: str, width: int) -> str:
+    """Return a title in lines of at most `width` columns, as far as breaks after a _ can do that."""
+    lines = [""]
+    for word in re.findall("[^_]*_|[^_]+", title):
+        if lines[-1] and cell_len(lines[-1] + word) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
 
 
 def _is_nameless(value: Any) -> bool:
@@ -204,12 +95,16 @@ def _is_nameless(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {""}
 
 
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
+
+
 def show_figure(value: Any) -> RenderableType:
     """Return one figure, or a table of them."""
-    if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+    if _has_rows(value):
         return RowTable(value)
     if isinstance(value, dict):
-        return FigureTable(value)
+        return figure_table(value)
     if value is None:
         return Text("–")
     if isinstance(value, list):
@@ -228,7 +123,7 @@ def summarise_confusion(confusion: dict[str, dict[str, int]]) -> Any:
     return {f"{true} as {said}": count for count, true, said in most}
 
 
-def survey_table(figures: dict[str, Any]) -> FigureTable:
+def survey_table(figures: dict[str, Any]) -> RenderableType:
     """Return what a manifest holds, lengths of time as people write them."""
 
     def shown(key: str, value: Any) -> Any:
@@ -236,15 +131,13 @@ def survey_table(figures: dict[str, Any]) -> FigureTable:
             return {name: shown(name, inner) for name, inner in value.items()}
         return length(value) if key.endswith("seconds") else value
 
-    return FigureTable(shown("", figures))
+    return figure_table(shown("", figures))
 
 
 def ladder_table(ladder: Ladder) -> Group:
     """Return a row a rung: its dev figure, size and speed; then, where the dev set has sources, a row a source."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("Rung", no_wrap=True)
-    for column in (ladder.figure[:1].upper() + ladder.figure[1:], "Parameters", "Epoch", "Frames/s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    titles = (ladder.figure[:1].upper() + ladder.figure[1:], "Parameters", "Epoch", "Frames/s")
+    table = make_table(("Rung", "left"), *((title, "right") for title in titles))
     for rung in ladder.rungs:
         name = rung.name if rung.encoder.kind != "attention" else f"attention/{rung.name}"
         speed = length(rung.epoch_s), f"{rung.frames_per_s:,.0f}"
@@ -257,14 +150,7 @@ def ladder_table(ladder: Ladder) -> Group:
     sources = list(dict.fromkeys(source for rung in ladder.rungs for source in rung.by_source))
     if not sources:
         return Group(table, Text(), note)
-    return Group(table, Text(), _source_table(ladder, sources), Text(), note)
-
-
-def _source_table(ladder: Ladder, sources: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("Source", overflow="fold")
-    for rung in ladder.rungs:
-        table.add_column(rung.name, justify="right", no_wrap=True)
+    by_source = make_table(("Source", "fold"), *((rung.name, "right") for rung in ladder.rungs))
     for source in sources:
-        table.add_row(Text(escape(source)), *(f"{rung.by_source[source]:.3f}" for rung in ladder.rungs))
-    return table
+        by_source.add_row(Text(escape(source)), *(f"{rung.by_source[source]:.3f}" for rung in ladder.rungs))
+    return Group(table, Text(), by_source, Text(), note)

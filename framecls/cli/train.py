@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Literal
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
-from framecls.cli.console import DONE, FAILED, INTERRUPTED, Console, escape, set_up_logging
-from framecls.cli.options import MachineOptions, TrainOptions
-from framecls.cli.progress import StepBar, clock
+from framecls.cli.messages import DONE, FAILED, INTERRUPTED, Messages, open_messages
+from framecls.cli.options import TrainOptions
+from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
+from framecls.output.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
@@ -41,21 +42,21 @@ def train_model(options: TrainOptions) -> int:
         UsageError: what is wrong with the options.
         FrameclsError: the recipe, the manifest or a recording cannot be used.
     """
-    set_up_logging(options.verbose, options.debug)
+    messages = open_messages(options)
     recipe = _choose_recipe(options)
     _check_options(options)
-    check_machine(options)
+    checks.check_machine(options)
     set_threads(options.threads)
     if options.check:
         return _check(options, recipe)
     if options.preview is not None:
-        return _preview(options, recipe, options.preview)
+        return _preview(options, recipe, options.preview, messages)
 
     from framecls.training.team import join_team
 
     team, device = join_team(options.device)
     try:
-        return _train(options, recipe, team, choose_device(device))
+        return _train(options, recipe, team, choose_device(device), messages)
     except FrameclsError:
         if team.local_rank > 0:  # the first process of this machine says the same
             return FAILED
@@ -64,30 +65,29 @@ def train_model(options: TrainOptions) -> int:
         team.close()
 
 
-def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str) -> int:
+def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messages: Messages) -> int:
     from framecls.training.job import prepare
     from framecls.training.loop import train
 
-    quiet = options.quiet or not team.is_first
-    console = Console(quiet=quiet, debug=options.debug)
+    messages.quiet = messages.quiet or not team.is_first
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
-    report = TrainReport(console, StepBar(wanted=not (quiet or options.no_progress)))
+    report = TrainReport(messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
     try:
         data = prepare(job, report.decoded)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
-        console.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
-        report_data(console, data, recipe)
-        last = train(job, data, report.step, lambda done: _report_resumed(console, job, done))
+        messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
+        report_data(messages, data, recipe)
+        last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
             return INTERRUPTED
-        console.error(f"interrupted{report.describe_state()}")
+        messages.error(f"interrupted{report.describe_state()}")
         return INTERRUPTED
     finally:
         report.bar.hide()
-    console.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
+    messages.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
     return DONE
 
 
@@ -98,15 +98,15 @@ def _describe_kept(recipe: Recipe, last: DevReport) -> str:
     return f"{kept} of this run; the last dev score was {last.score:.4f}"
 
 
-def _report_resumed(console: Console, job: Job, done: int) -> None:
+def _report_resumed(messages: Messages, job: Job, done: int) -> None:
     """Report from which step a run is resumed."""
     steps = job.recipe.optim.steps
     if not done:
-        console.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
+        messages.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
     elif done < steps:
-        console.note(f"going on after step {done} of {steps}")
+        messages.note(f"going on after step {done} of {steps}")
     else:
-        console.note(f"all {steps} steps were done before")
+        messages.note(f"all {steps} steps were done before")
 
 
 def _check_options(options: TrainOptions) -> None:
@@ -115,8 +115,7 @@ def _check_options(options: TrainOptions) -> None:
         raise UsageError("missing option -o / --output: the model file to write; see framecls train --help")
     if options.check and options.preview is not None:
         raise UsageError("--check and --preview: choose one of them")
-    if options.format not in ("table", "json"):
-        raise UsageError(f"-f {options.format}: choose table or json")
+    checks.check_report_format(options.format)
     if options.output is not None:
         _check_output(options.output)
     checks.check_seconds("--save-every", options.save_every)
@@ -163,7 +162,7 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     """Print what the manifest holds, then raise its problems."""
     from framecls.training.data.survey import survey
 
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         job = _make_job(options, recipe, choose_device(options.device))
         found = survey(job, lambda done, total: bar.show("reading", done, total))
@@ -172,7 +171,8 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     if options.format == "json":
         sys.stdout.write(json.dumps({**found.figures, "problems": found.problems}) + "\n")
     else:
-        from framecls.cli.tables import make_console, survey_table
+        from framecls.cli.tables import survey_table
+        from framecls.output.tables import make_console
 
         make_console(sys.stdout).print(survey_table(found.figures))
     sys.stdout.flush()
@@ -182,11 +182,11 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     return DONE
 
 
-def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
+def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Messages) -> int:
     from framecls.training.examples.preview import LIST_NAME, write_preview
     from framecls.training.job import prepare
 
-    bar = StepBar(wanted=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(None) as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), temporary)
@@ -194,23 +194,22 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path) -> int:
         finally:
             bar.hide()
         write_preview(data, recipe, folder, _N_PREVIEWED)
-    console = Console(quiet=options.quiet, debug=options.debug)
-    console.note(
+    messages.note(
         f"{escape(str(folder))}: {_N_PREVIEWED} examples; what was done to each: {escape(str(folder / LIST_NAME))}"
     )
     return DONE
 
 
-def report_data(console: Console, data: Data, recipe: Recipe) -> None:
+def report_data(messages: Messages, data: Data, recipe: Recipe) -> None:
     """Report how recordings were split, and the warnings about them."""
     from framecls.training.data.survey import find_warnings
 
-    console.note(f"split {data.split}")
+    messages.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-        console.note(f"heard on both sides, so the dev figures flatter: {names}")
+        messages.note(f"heard on both sides, so the dev figures flatter: {names}")
     for line in find_warnings(recipe, data.config.labels, data.train, data.dev, data.length_s):
-        console.note(escape(line))
+        messages.note(escape(line))
 
 
 def choose_split_by(name: str | None) -> SplitBy | None:
@@ -228,8 +227,8 @@ def choose_split_by(name: str | None) -> SplitBy | None:
 class TrainReport:
     """Show the progress of training."""
 
-    console: Console
-    bar: StepBar
+    messages: Messages
+    bar: ProgressBar
     at: Progress | None = None
 
     def decoded(self, done: int, total: int) -> None:
@@ -243,9 +242,9 @@ class TrainReport:
         if is_new and progress.dev is not None:
             self.bar.hide()
             where = f"step {progress.step} of {progress.steps}"
-            self.console.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
+            self.messages.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
         dev = f"dev {progress.dev.score:.4f}, " if progress.dev is not None else ""
-        text = f"loss {progress.loss:.4f}, {dev}{clock(progress.seconds_left)} left"
+        text = f"loss {progress.loss:.4f}, {dev}{hms(progress.seconds_left)} left"
         self.bar.show("training", progress.step, progress.steps, text)
 
     def describe_state(self) -> str:
@@ -294,13 +293,6 @@ def load_recipe(name: str) -> Recipe:
     except ConfigError as error:
         raise UsageError(f"--recipe: {error}") from error
     return read_recipe(path)
-
-
-def check_machine(options: MachineOptions) -> None:
-    """Check the device, and numbers of threads and windows."""
-    checks.check_device(options.device)
-    checks.check_count("--threads", options.threads)
-    checks.check_count("--batch-size", options.batch_size)
 
 
 def choose_device(name: str) -> str:

@@ -84,12 +84,12 @@ class Engine:
             AudioError: the source is missing, unreadable, empty, or not audio.
         """
         features = self.config.features
-        if features.kind == "given":
+        if features.kind == "precomputed":
             vectors = as_array(source) if is_array(source) else np.zeros(0)
-            if vectors.ndim != 2 or vectors.shape[1] != features.n_given:
+            if vectors.ndim != 2 or vectors.shape[1] != features.precomputed_dim:
                 raise UsageError(
-                    f"the model {self.config.name} takes vectors of {features.n_given} numbers that were computed "
-                    "elsewhere, not audio: measure it with framecls evaluate"
+                    f"the model {self.config.name} takes vectors of {features.precomputed_dim} numbers that were "
+                    "computed elsewhere, not audio: measure it with framecls evaluate"
                 )
             return open_vectors(np.asarray(vectors, np.float32), features.sample_rate)
         recording = source.source if isinstance(source, Channel) else source

@@ -48,7 +48,7 @@ class PhoneNetwork(nn.Module):
 
     def forward(self, waveform: Tensor, n_frames: Tensor) -> Output:
         """Return (batch, frame, 1 + phone) log-probabilities, blank first, as logits; see `Network.forward`."""
-        x, _ = self._network.listen(self._network.extract(waveform, n_frames), n_frames)
+        x, _ = self._network.encode(self._network.extract(waveform, n_frames), n_frames)
         return Output(self._phones(x).float().log_softmax(dim=2))
 
 

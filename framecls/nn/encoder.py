@@ -1,8 +1,7 @@
-"""The ladder: what each output vector may know of the sequence grows from rung to rung.
+"""Encoders of four kinds, the rungs of the ladder: what each output vector depends on.
 
-`fc` sees its own frame, `window` a few neighbours, `attention` everything. Beside it stands `lstm`, which the lecture
-sets self-attention against: it, too, hears everything before a frame, but one frame after the other, and what is long
-ago only as far as it was not forgotten.
+`fc` sees its own frame, `window` a few neighbours, `attention` every frame. `lstm`, which the lecture compares with
+self-attention, reads one frame after the other, and knows earlier frames as far as its state keeps them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from framecls.config import EncoderConfig
 from framecls.nn.attention import ATTENTIONS
 
 _MIN_ROWS = 2
-_ONNX_LSTM = 14  # the set of operators whose LSTM this is; later ones change nothing that is used here
+_ONNX_LSTM_OPSET = 14  # later versions of the operator change nothing that is used here
 
 
 class FeedForward(nn.Module):
@@ -38,17 +37,17 @@ class FeedForward(nn.Module):
         y: Tensor = self.layers(x)
         return y
 
-    def add_nothing(self) -> None:
-        """Make what comes out zero, from which it can learn."""
+    def init_zero_output(self) -> None:
+        """Set the last layer to zero, so that the block adds nothing until it has learnt."""
         _zero(self.layers[3])
 
 
 class ConvolutionPosition(nn.Module):
-    """Tell positions apart by their neighbours: a gated depthwise convolution.
+    """Encode position by a gated depthwise convolution over neighbouring frames.
 
-    Self-attention alone is blind to order; a convolution is not (Chu et al. 2021, "Conditional Positional Encodings for
-    Vision Transformers"), and it hears local patterns (Gulati et al. 2020, "Conformer"). There is no position number to
-    run out of, so a sequence may be longer than any in training.
+    Self-attention alone ignores order; a convolution does not (Chu et al. 2021, "Conditional Positional Encodings for
+    Vision Transformers"), and it models local patterns (Gulati et al. 2020, "Conformer"). Without position numbers a
+    sequence may be longer than any in training.
     """
 
     def __init__(self, dim: int, kernel: int, dropout: float) -> None:
@@ -63,16 +62,15 @@ class ConvolutionPosition(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return (batch, frame, channel) what to add to x; mask: (batch, frame) True = real."""
         gated = functional.glu(self.gate(self.norm(x)), dim=2)
-        # Padding must look like the nothing beyond the end of a clip.
+        # Zero, as the convolution pads beyond the end of a clip.
         gated = gated * mask.unsqueeze(2)
         y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(self._convolve(gated)))))
         return y
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """Return (batch, frame, channel) what the convolution over the frames makes of x.
+        """Convolve (batch, frame, channel) over the frames.
 
-        As one of pictures with a single row: torch takes channels last as they are only there, and is ten times faster
-        on a CPU.
+        As images of one row: only there does torch take channels last without a copy, ten times faster on a CPU.
         """
         line, kernel = x.transpose(1, 2).unsqueeze(2), self.depthwise.weight.unsqueeze(2)
         width = kernel.shape[3]
@@ -81,7 +79,7 @@ class ConvolutionPosition(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Position, then self-attention, then fully-connected, each added to what it read (pre-norm residual)."""
+    """Position, self-attention, feed-forward, each a pre-norm residual."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -102,12 +100,12 @@ class AttentionLayer(nn.Module):
         x = x + self.dropout(attended)
         return x + self.feed_forward(self.feed_forward_norm(x)), weights
 
-    def pass_on(self) -> None:
-        """Give out what comes in, until it learns better."""
+    def init_identity(self) -> None:
+        """Initialise the layer to the identity: both residuals add zero."""
         if self.position is not None:
             _zero(self.position.output)
         _zero(self.attention.to_output)
-        self.feed_forward.add_nothing()
+        self.feed_forward.init_zero_output()
 
 
 class ConvolutionStem(nn.Module):
@@ -123,21 +121,21 @@ class ConvolutionStem(nn.Module):
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, vector, feature), zero where padded, to (batch, vector / 2, channel); mask: (batch, frame)."""
-        if torch.compiler.is_exporting():  # there are no vectors beyond the last frame, but a graph cannot know it
+        if torch.compiler.is_exporting():  # repeat_interleave with a length that is not known does not export
             index = torch.arange(vectors.shape[1], device=vectors.device)
             real = (index < mask.sum(dim=1, keepdim=True) * self.subsampling).unsqueeze(1)
         else:
             real = mask.repeat_interleave(self.subsampling, dim=1).unsqueeze(1)
             vectors = vectors[:, : real.shape[2]]
         x = functional.gelu(self.first(vectors.transpose(1, 2)))
-        # Padding must look like the nothing beyond the end of a clip.
+        # Zero, as the convolution pads beyond the end of a clip.
         return functional.gelu(self.second(x * real)).transpose(1, 2)
 
 
 def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
-    """Return (length, dim) the position code of Vaswani et al. 2017: sines, then cosines, of falling frequency.
+    """Return (length, dim) sinusoidal position encodings: sines, then cosines, of falling frequency.
 
-    The frequencies are spaced as in the code of that paper (tensor2tensor), as are those of Whisper.
+    Vaswani et al. 2017; the frequencies are spaced as in the code of that paper (tensor2tensor) and in Whisper.
     """
     half = (dim + 1) // 2
     rate = torch.exp(torch.arange(half, device=device, dtype=torch.float32) * (-math.log(10000.0) / max(1, half - 1)))
@@ -146,7 +144,7 @@ def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Feature vectors in, one vector a frame out."""
+    """Map feature vectors to one vector per frame."""
 
     def __init__(self, config: EncoderConfig, input_size: int) -> None:
         super().__init__()
@@ -159,7 +157,7 @@ class Encoder(nn.Module):
         self.input: nn.Module
         if convolved:
             self.input = ConvolutionStem(input_size, config.dim, config.subsampling)
-        else:  # an LSTM begins with a linear map of what it reads itself
+        else:  # an LSTM has an input projection of its own
             self.input = nn.Identity() if recurrent else nn.Linear(joined_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList()
@@ -168,7 +166,7 @@ class Encoder(nn.Module):
                 self.layers.append(RecurrentLayer(config, config.dim if index or convolved else joined_size))
             else:
                 self.layers.append(AttentionLayer(config) if config.kind == "attention" else PlainLayer(config))
-        # What an LSTM gives lies between -1 and 1.
+        # The output of an LSTM lies in -1..1 already.
         self.norm: nn.Module = nn.Identity() if recurrent else nn.LayerNorm(config.dim)
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
@@ -179,37 +177,37 @@ class Encoder(nn.Module):
             mask: (batch, frame) True = real.
 
         Returns:
-            (batch, frame, channel); what stands at padded frames means nothing.
+            (batch, frame, channel); values at padded frames are undefined.
         """
-        return self.climb(self.embed(vectors, mask), mask, 0, len(self.layers))
+        return self.run_layers(self.project(vectors, mask), mask, 0, len(self.layers))
 
-    def climb(self, x: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
-        """Run the layers `[first, last)` on (batch, frame, channel); after the last of all comes the final norm."""
+    def run_layers(self, x: Tensor, mask: Tensor, first: int, last: int) -> Tensor:
+        """Run layers `[first, last)` on (batch, frame, channel), and after the very last the final norm."""
         for layer in self.layers[first:last]:
             x, _ = layer(x, mask)
         normed: Tensor = self.norm(x) if last == len(self.layers) else x
         return normed
 
-    def grow(self, n_learnt: int) -> None:
-        """Let the layers above the first `n_learnt`, which have learnt something, begin by changing nothing.
+    def init_identity(self, first: int) -> None:
+        """Initialise the layers from `first` on to identities.
 
-        So a deeper network begins where a shallower one stopped (Chen et al. 2016, "Net2Net"). What an LSTM reads does
-        not go past it, so its layers begin at random.
+        So a deeper network begins where a shallower one stopped (Chen et al. 2016, "Net2Net"). Recurrent layers have no
+        residual connection and stay random.
         """
-        for layer in self.layers[n_learnt:]:
+        for layer in self.layers[first:]:
             if isinstance(layer, (AttentionLayer, PlainLayer)):
-                layer.pass_on()
+                layer.init_identity()
 
     def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return for each layer (batch, head, query, key): how much each frame looked at each other frame."""
-        x, found = self.embed(vectors, mask), []
+        """Return for each layer (batch, head, query, key) the attention weights."""
+        x, found = self.project(vectors, mask), []
         for layer in self.layers:
             x, weights = layer(x, mask, need_weights=True)
             found.append(weights)
         return found
 
-    def embed(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (batch, frame, channel) what the first layer reads."""
+    def project(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Map (batch, vector, feature) to (batch, frame, channel), the input of the first layer."""
         convolved = self.config.stem == "convolution"
         x = self.input(vectors, mask) if convolved else self.input(self._join(vectors))
         if self.config.kind == "attention" and self.config.position == "sinusoidal":
@@ -220,14 +218,14 @@ class Encoder(nn.Module):
         return y
 
     def _join(self, vectors: Tensor) -> Tensor:
-        """Join the vectors of each frame, and on the window rung those of its neighbours."""
+        """Concatenate the vectors of each frame, for the `window` kind with those of its neighbours."""
         batch, n_vectors, dim = vectors.shape
         frames = vectors.reshape(batch, n_vectors // self.config.subsampling, dim * self.config.subsampling)
         return stack_neighbours(frames, self.config.context) if self.config.kind == "window" else frames
 
 
 class PlainLayer(nn.Module):
-    """The fully-connected half of `AttentionLayer`, for the rungs below it."""
+    """The feed-forward half of `AttentionLayer`, for `fc` and `window`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -235,19 +233,16 @@ class PlainLayer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-        """Map (batch, frame, channel) to the same shape; each frame is on its own, so the mask does not matter."""
+        """Map (batch, frame, channel) to the same shape; frames are independent, so the mask is not used."""
         return x + self.feed_forward(self.norm(x)), None
 
-    def pass_on(self) -> None:
-        """Give out what comes in, until it learns better."""
-        self.feed_forward.add_nothing()
+    def init_identity(self) -> None:
+        """Initialise the layer to the identity: its residual adds zero."""
+        self.feed_forward.init_zero_output()
 
 
 class RecurrentLayer(nn.Module):
-    """A long short-term memory that reads the frames one after the other (Hochreiter and Schmidhuber 1997).
-
-    Bidirectional, half of its channels come from one that reads them from the last to the first.
-    """
+    """An LSTM (Hochreiter and Schmidhuber 1997); if bidirectional, half of the channels read backwards."""
 
     def __init__(self, config: EncoderConfig, input_size: int) -> None:
         super().__init__()
@@ -257,41 +252,38 @@ class RecurrentLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-        """Map (batch, frame, channel) to (batch, frame, channel of the layer); mask: (batch, frame) True = real.
-
-        Padding is behind the real frames, so reading forth comes to it last.
-        """
-        y = _remember(self.forth, x)
+        """Map (batch, frame, channel) to (batch, frame, channel of the layer); mask: (batch, frame) True = real."""
+        y = _run_lstm(self.forth, x)
         if self.back is not None:
-            y = torch.cat([y, _turn(_remember(self.back, _turn(x, mask)), mask)], dim=2)
+            y = torch.cat([y, _reverse(_run_lstm(self.back, _reverse(x, mask)), mask)], dim=2)
         return self.dropout(y), None
 
 
-def _turn(x: Tensor, mask: Tensor) -> Tensor:
-    """Return (batch, frame, channel) the real frames in reverse order, padding left where it is."""
+def _reverse(x: Tensor, mask: Tensor) -> Tensor:
+    """Reverse the real frames of (batch, frame, channel); padding stays behind them."""
     index = torch.arange(mask.shape[1], device=mask.device)
-    turned = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - index, index)
-    return x.gather(1, turned.unsqueeze(2).expand_as(x))
+    reversed_index = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - index, index)
+    return x.gather(1, reversed_index.unsqueeze(2).expand_as(x))
 
 
-def _remember(memory: nn.LSTM, x: Tensor) -> Tensor:
-    """Return (batch, frame, unit) what an LSTM makes of (batch, frame, channel)."""
+def _run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """Map (batch, frame, channel) to (batch, frame, unit)."""
     if torch.compiler.is_exporting():
-        return _onnx_lstm(memory, x)
-    # On a CPU one row alone is summed in another order than the same row in company.
-    missing = 0 if memory.training else max(0, _MIN_ROWS - len(x))
-    y: Tensor = memory(functional.pad(x, (0, 0, 0, 0, 0, missing)))[0]
+        return _onnx_lstm(lstm, x)
+    # A CPU sums a batch of one row in another order than the same row in a larger batch.
+    missing = 0 if lstm.training else max(0, _MIN_ROWS - len(x))
+    y: Tensor = lstm(functional.pad(x, (0, 0, 0, 0, 0, missing)))[0]
     return y[: len(x)]
 
 
-def _onnx_lstm(memory: nn.LSTM, x: Tensor) -> Tensor:
-    """Return the same as the operator of an ONNX graph: torch's exporter takes the number of frames for a constant."""
+def _onnx_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """Run an LSTM as the ONNX operator: torch's exporter would take the number of frames for a constant."""
 
     def reorder(parameter: Tensor) -> Tensor:  # torch: input, forget, cell, output; ONNX: input, output, forget, cell
         i, f, c, o = parameter.chunk(4)
         return torch.cat([i, o, f, c]).unsqueeze(0)
 
-    weights = dict(memory.named_parameters())
+    weights = dict(lstm.named_parameters())
     y: Tensor = torch.onnx.ops.symbolic(
         "LSTM",
         (
@@ -300,10 +292,10 @@ def _onnx_lstm(memory: nn.LSTM, x: Tensor) -> Tensor:
             reorder(weights["weight_hh_l0"]),
             torch.cat([reorder(weights["bias_ih_l0"]), reorder(weights["bias_hh_l0"])], dim=1),
         ),
-        {"hidden_size": memory.hidden_size},
+        {"hidden_size": lstm.hidden_size},
         dtype=x.dtype,
-        shape=(x.shape[1], 1, x.shape[0], memory.hidden_size),
-        version=_ONNX_LSTM,
+        shape=(x.shape[1], 1, x.shape[0], lstm.hidden_size),
+        version=_ONNX_LSTM_OPSET,
     )
     return y.squeeze(1).transpose(0, 1)
 
@@ -314,7 +306,7 @@ def _zero(layer: nn.Module) -> None:
 
 
 def stack_neighbours(frames: Tensor, context: int) -> Tensor:
-    """Join each frame with `context` neighbours on each side; zeros stand in beyond the ends.
+    """Concatenate each frame with `context` neighbours on each side, zeros beyond the ends.
 
     Args:
         frames: (batch, frame, channel).

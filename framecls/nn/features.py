@@ -9,39 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import FeatureConfig
-from framecls.nn.frontend import PretrainedEncoder, SpeechEncoder
 from framecls.nn.mel import cosine_transform, hann_window, mel_filters
 
-# A log-mel band of speech at a usual level lies around -4 with a spread of 4 (natural logarithm of power):
-# this brings the network's input near zero mean and unit variance without a statistic to store.
+# Log-mel bands of speech at a usual level have about this mean and deviation (natural logarithm of power): scaling by
+# constants brings the input near zero mean and unit variance without statistics to store.
 _LOG_CENTRE = -4.0
 _LOG_SPREAD = 4.0
-# Features that are measured from the loudest of a window run from -1, 80 dB below it, to 1. But for the level, which
-# is lost, that is the scale of Whisper's features.
+# "peak" maps the 80 dB below the loudest value of a window to -1..1: Whisper's scale, but for the level.
 _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
-# Mean square of samples that are as good as silence: what is softer is raised no further.
+# Mean square of samples taken for silence: softer windows are amplified no further.
 _SILENCE = 1e-12
 
 
 class FeatureExtractor(nn.Module):
-    """Slide windows over a waveform and describe each by a vector.
+    """Compute mel energies, their logarithms, or MFCCs with two differences; precomputed features pass through."""
 
-    That is mel energies, their logarithms, MFCCs with two differences, or what a pre-trained speech encoder makes of
-    it. Vectors that were computed elsewhere pass through.
-
-    Args:
-        config: what the vectors are.
-        encoder: the pre-trained one; None: one of torchaudio's classes, if the settings want any.
-    """
-
-    def __init__(self, config: FeatureConfig, encoder: PretrainedEncoder | None = None) -> None:
+    def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        named = config.kind == "pretrained" and encoder is None
-        self.encoder = SpeechEncoder(config.pretrained) if named else encoder
-        if config.kind in ("pretrained", "given"):
+        if config.kind == "precomputed":
             return
-        # These tables are made from the settings, not loaded: they are real also where the weights are only shapes yet.
+        # These tables are computed, not loaded: they are needed also in a network that is built on the meta device.
         with torch.device("cpu"):
             tables = {
                 "window": hann_window(config.window_samples),
@@ -57,20 +45,16 @@ class FeatureExtractor(nn.Module):
         """Return the feature vectors of a batch of waveforms.
 
         Args:
-            waveform: (batch, sample) float, -1..1; besides the samples to describe it holds
-                `config.margin_samples` before and after them. Given vectors, (batch, vector, feature), are left alone.
-            n_vectors: (batch,) how many of the vectors are not of padding; None: all. Of a spectrum only the level does
-                depend on it.
+            waveform: (batch, sample) float, -1..1, with `config.margin_samples` before and after the samples that are
+                described; or (batch, vector, feature) precomputed features.
+            n_vectors: (batch,) how many of the vectors are not of padding; None: all. Only the level depends on it.
 
         Returns:
-            (batch, vector, feature), a vector for each `config.hop_samples` described samples; but for plain mel
-            energies near unit variance.
+            (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance
+            unless they are plain mel energies.
         """
-        if self.config.kind == "given":
+        if self.config.kind == "precomputed":
             return waveform
-        if self.encoder is not None:
-            vectors: Tensor = self.encoder(waveform, n_vectors)
-            return vectors
         return self.describe(self._energies(waveform), waveform, n_vectors)
 
     def _energies(self, waveform: Tensor) -> Tensor:
@@ -91,7 +75,7 @@ class FeatureExtractor(nn.Module):
         return energies
 
     def describe(self, mel: Tensor, waveform: Tensor, n_vectors: Tensor | None) -> Tensor:
-        """Return (batch, vector, feature) what (batch, vector, band) mel energies of waveforms become."""
+        """Map (batch, vector, band) mel energies of waveforms to (batch, vector, feature)."""
         if self.config.raise_to_dbfs is not None:
             mel = mel * self._gain(waveform, n_vectors, self.config.raise_to_dbfs).square().view(-1, 1, 1)
         if self.config.kind == "mel":
@@ -104,7 +88,7 @@ class FeatureExtractor(nn.Module):
         return torch.cat([cepstra, first, differences(first)], dim=2)
 
     def _gain(self, waveform: Tensor, n_vectors: Tensor | None, level_dbfs: float) -> Tensor:
-        """Return (batch,) the factor, 1 or more, that brings the level of what is described up to a wanted one."""
+        """Return (batch,) factors, 1 or more, that raise the level of each window to `level_dbfs`."""
         margin, hop = self.config.margin_samples, self.config.hop_samples
         described = waveform[:, margin : waveform.shape[1] - margin]
         if n_vectors is None:
@@ -119,16 +103,15 @@ class FeatureExtractor(nn.Module):
 def log_above(energy: Tensor, floor: float) -> Tensor:
     """Return the logarithm of energy plus a floor, of any shape."""
     if torch.compiler.is_exporting():
-        # The same in numbers of a usual size: what optimizes graphs takes so small a summand for none, and then silence
-        # has no logarithm.
+        # Equal, but in numbers of usual size: graph optimizers drop so small a summand, and log(0) is no number.
         return torch.log(energy / floor + 1) + math.log(floor)
     return torch.log(energy + floor)
 
 
 def differences(vectors: Tensor) -> Tensor:
-    """Return how fast (batch, vector, feature) change: the slope of the line through five vectors, the ends repeated.
+    """Return the differences (deltas) of (batch, vector, feature) over five vectors, the ends repeated.
 
-    As `torchaudio.functional.compute_deltas` and HTK have it, in operations that any runtime knows.
+    As in HTK and `torchaudio.functional.compute_deltas`, in operations that any runtime has.
     """
     first, last = vectors[:, :1], vectors[:, -1:]
     padded = torch.cat([first, first, vectors, last, last], dim=1)
@@ -137,9 +120,9 @@ def differences(vectors: Tensor) -> Tensor:
 
 
 class ConvolutionFeatures(nn.Module):
-    """The same features without complex numbers: the Fourier transform is a convolution with cosines and sines.
+    """Compute the features of a `FeatureExtractor` with a convolution in place of the FFT, for ONNX.
 
-    Slower than a fast transform, but any runtime has it. Window, mel bands and the rest are those of the extractor.
+    The kernels are the cosines and sines of the discrete Fourier transform: slower, but any runtime has it.
     """
 
     def __init__(self, features: FeatureExtractor) -> None:
@@ -165,13 +148,13 @@ class ConvolutionFeatures(nn.Module):
 
 
 def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
-    """Take what the vectors of a window have in common away; padding becomes zero.
+    """Normalise each window's features; padding becomes zero.
 
     Args:
         vectors: (batch, vector, feature).
         mask: (batch, vector) True = real.
-        how: "none"; "mean" or "mean_variance": each feature's mean (and spread) over the real vectors; "peak": the
-            greatest feature of the window becomes 1, and what is 80 dB or more below it -1.
+        how: "none"; "mean" or "mean_variance": each feature gets mean 0 (and variance 1) over the real vectors; "peak":
+            the greatest value of the window becomes 1, values 80 dB or more below it -1.
 
     Returns:
         (batch, vector, feature).
@@ -187,7 +170,7 @@ def normalize(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
         mean = (vectors * real).sum(dim=1, keepdim=True) / count
         vectors = vectors - mean
         if how == "mean_variance":
-            # Once more: of silence only rounding is left, and the deviation would make a hundred times as much of it.
+            # Subtract the mean again: in silence only rounding errors are left, which the division would magnify.
             vectors = vectors - (vectors * real).sum(dim=1, keepdim=True) / count
             variance = (vectors.square() * real).sum(dim=1, keepdim=True) / count
             vectors = vectors / (variance + 1e-4).sqrt()

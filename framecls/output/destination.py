@@ -1,31 +1,26 @@
-"""Where results go: stdout, one file, or a folder with a file for each input."""
+"""Where results go: one stream, one file, or a folder with a file for each input."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
 import logging
 import os
 import secrets
-import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from framecls.cli.formats import FOR_EYES, SUFFIXES, SVG, needs_frames
-from framecls.cli.streams import StdoutError, check_stdout
-from framecls.errors import FrameclsError, OutputError, UsageError
-from framecls.output.files import is_device, remove_leftovers
-from framecls.output.formats import WRITERS, Result, atomic_write, make_writer, mirrored_path
-from framecls.output.frames import make_frame_writer
+from framecls.errors import FrameclsError, OutputError, StdoutError, UsageError
+from framecls.output.files import atomic_write, is_device, mirrored_path, remove_leftovers
+from framecls.output.formats import Result, Writer
 from framecls.output.journal import Journal, Record, make_key, open_journal
-from framecls.output.resume import Run
-from framecls.output.stored import from_stored, to_stored
+from framecls.output.resume import NO_HISTORY, History
+from framecls.output.stored import from_record, to_record
 
 if TYPE_CHECKING:
     from framecls.audio import Input
@@ -34,82 +29,45 @@ _log = logging.getLogger(__name__)
 
 _JOURNAL = ".framecls-journal"  # in a folder of results; beside a file NAME of results: .NAME.framecls-journal
 _LONGEST_NAME = 255  # bytes
-_STALE = ".framecls-stale"  # in a folder of results: those that are true of no recording any more
-_MOST_NAMED = 3  # of them in one message
+_STALE = ".framecls-stale"  # in a folder of results: results that no longer describe a recording
+_MOST_NAMED = 3  # stale results in one message
 _WRITING_THREADS = 4
 _MOST_WAITING = 8  # results that wait to be written: those of long recordings are large
 
 
-class StreamWriter(Protocol):
-    """What a destination needs of a writer; those of `output.writers` and `TableWriter` have it."""
-
-    def begin(self, stream: IO[Any]) -> None: ...
-
-    def write(self, result: Result, stream: IO[Any]) -> None: ...
-
-    def end(self, stream: IO[Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the results look like."""
-
-    format: str
-    frames: bool = False
-    times: bool = False  # of phones too, where a string of them is shown to people
-
-    def make_writer(self) -> StreamWriter:
-        """Return a new writer, for one stream."""
-        if self.format in FOR_EYES:
-            from framecls.cli.tables import SvgWriter, TableWriter  # here, because rich takes time to import
-
-            kind = SvgWriter if self.format == SVG else TableWriter
-            return kind(self.frames, self.times)
-        return make_frame_writer(self.format) if self.frames else make_writer(self.format)
-
-    @property
-    def suffix(self) -> str:
-        """Of a file that holds this format."""
-        return SUFFIXES[self.format]
-
-    @property
-    def joins(self) -> bool:
-        """Whether one stream may hold the results of several inputs."""
-        return self.format in FOR_EYES or WRITERS[self.format].joins
-
-    @property
-    def needs_outline(self) -> bool:
-        """Whether a picture of the scores is drawn from an outline of them."""
-        return self.format in FOR_EYES
-
-    @property
-    def needs_frames(self) -> bool:
-        """Whether the times and scores of frames are written, and not only what was made of them."""
-        return needs_frames(self.format, self.frames)
-
-    def accepts(self, kind: type[Result]) -> bool:
-        """Whether the form has a place for results of a kind."""
-        return self.format in FOR_EYES or issubclass(kind, WRITERS[self.format].accepts)
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether the stream is one of bytes."""
-        return self.format not in FOR_EYES and WRITERS[self.format].binary
-
-
 class Destination(ABC):
-    """Takes the results of the `pending` inputs one by one."""
+    """Takes the results of a run: `open` it for the inputs, then `write` one result after the other.
 
-    def __init__(self, pending: Sequence[Input]) -> None:
-        self.pending = list(pending)  # the inputs that are not done yet, in order
+    A file appears only when the block of `open` ends without an exception; what went to stdout or a folder stays.
+    """
+
+    file: Path | None = None  # the one file for all
+    keeps_journal = False  # a later run can tell what this one has done
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self.pending: list[Input] = []  # the inputs that are not done yet, in order
         self.n_written = 0
-        self.failures: list[tuple[str, FrameclsError]] = []  # results that could not be written, others may
+        self.failures: list[tuple[str, FrameclsError]] = []  # results that could not be written; others may be
+
+    @abstractmethod
+    def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> AbstractContextManager[None]:
+        """Take results until the end of the block.
+
+        Args:
+            inputs: all inputs of the run; from then on `pending` holds those to be done.
+            history: what tells which of them an earlier run has done.
+
+        Raises:
+            OutputError: nothing can be written there.
+            FrameclsError: another run writes there, or the journal is damaged.
+        """
 
     @abstractmethod
     def write(self, result: Result, relative: Path) -> None:
-        """Write one result, so that a reader gets it at once where the form allows.
+        """Write one result, so that a reader gets it at once where the format allows.
 
-        What becomes of it is added to `n_written` or `failures` now or, at the latest, when the destination is closed.
+        The outcome is added to `n_written` or `failures` now or, at the latest, when the destination is closed.
 
         Args:
             result: what the input gave.
@@ -120,16 +78,70 @@ class Destination(ABC):
         """
 
     def discard(self, relative: Path) -> None:  # noqa: B027 (only a folder holds results of earlier runs)
-        """Take note that an input failed: no old result of it may pass for one of this run."""
+        """Drop the old result of an input that failed."""
+
+
+def choose_destination(
+    writer: Writer,
+    output: str | TextIO,
+    n_inputs: int,
+    *,
+    from_folder: bool = False,
+    keep_journal: bool = False,
+    kind: type[Result] | None = None,
+) -> Destination:
+    """Choose where results go.
+
+    Args:
+        writer: of the format of the results.
+        output: what -o names, or stdout.
+        n_inputs: how many there are, those included that cannot be found.
+        from_folder: they come from a folder or a list, which may have a different number of them another day.
+        keep_journal: keep a journal, so that the run can be resumed.
+        kind: of the results; a journal's record of another kind is ignored.
+
+    Raises:
+        UsageError: the format cannot hold several inputs, and -o names no folder.
+    """
+    format = writer.name
+    if not isinstance(output, str):
+        if n_inputs > 1 and not writer.joins:
+            raise UsageError(f"-f {format} holds one recording, and there are {n_inputs}: name a folder with -o")
+        return StreamDestination(writer, output)
+    several = (n_inputs > 1 or from_folder) and not writer.joins
+    path = Path(output)
+    if os.path.isdir(path) or output.endswith("/"):
+        return FolderDestination(writer, path, keeps_journal=keep_journal)
+    is_file = os.path.exists(path) or path.suffix.casefold() == writer.suffix.casefold()
+    if several and not (n_inputs == 1 and is_file):
+        if is_file:
+            said = f"-o {output}: {format} holds one recording a file, and there are {n_inputs}: name a folder"
+            raise UsageError(said)
+        return FolderDestination(writer, path, keeps_journal=keep_journal)
+    if keep_journal and not is_device(path):
+        return JournalDestination(writer, path, kind)
+    return FileDestination(writer, path)
 
 
 class StreamDestination(Destination):
     """One stream for all."""
 
-    def __init__(self, pending: Sequence[Input], writer: StreamWriter, stream: IO[Any]) -> None:
-        super().__init__(pending)
-        self._writer = writer
-        self._stream = stream
+    def __init__(self, writer: Writer, stream: IO[Any] | None) -> None:
+        super().__init__(writer)
+        self._stream: Any = stream
+
+    @contextmanager
+    def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> Iterator[None]:
+        self.pending = list(inputs)
+        self._writer.begin(self._stream)
+        try:
+            yield
+        except StdoutError:
+            raise
+        except BaseException:
+            self._writer.end(self._stream)  # also after an interrupt: what is there can be read
+            raise
+        self._writer.end(self._stream)
 
     def write(self, result: Result, relative: Path) -> None:
         """Write and flush: whoever reads a pipe gets each result as it comes."""
@@ -138,58 +150,91 @@ class StreamDestination(Destination):
         self.n_written += 1
 
 
-class FolderDestination(Destination):
-    """A file for each input, and a journal that says of which recording each of them is.
+class FileDestination(StreamDestination):
+    """One file for all, written as the results come; without a journal."""
 
-    An input is done if the journal has it with the same options, and its file is still as it was written. Threads write
-    the files: most of the time that takes is waiting until they are on the disk, and several can wait together.
+    def __init__(self, writer: Writer, path: Path) -> None:
+        super().__init__(writer, None)
+        self.file = path
+
+    @contextmanager
+    def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> Iterator[None]:
+        assert self.file is not None
+        self.pending = list(inputs)
+        with atomic_write(self.file, self._writer.binary) as self._stream:
+            self._writer.begin(self._stream)
+            yield
+            self._writer.end(self._stream)
+
+
+class FolderDestination(Destination):
+    """A file for each input, and a journal of the recordings that these results are of.
+
+    An input is done if the journal has it with the same facts, and its file is unchanged since it was written. Threads
+    write the files, because most of that time is spent waiting for the disk.
     """
 
-    def __init__(self, form: Form, folder: Path, run: Run, journal: Journal | None) -> None:
-        self._form = form
+    def __init__(self, writer: Writer, folder: Path, *, keeps_journal: bool) -> None:
+        super().__init__(writer)
+        self.keeps_journal = keeps_journal
         self._folder = folder
-        self._journal = journal
-        self._run = run
-        self._paths: dict[Path, Path] = {}  # of an input's result, by the input's relative path
-        self._facts: dict[Path, str] = {}  # that a result is true of, by the same
+        self._journal: Journal | None = None
+        self._inputs: dict[Path, str] = {}  # absolute path of an input's recording, by the input's relative path
+        self._paths: dict[Path, Path] = {}  # path of an input's result, by the same
+        self._history = NO_HISTORY
         self._stale: list[str] = []  # results that were moved away
         self._threads = ThreadPoolExecutor(_WRITING_THREADS, thread_name_prefix="framecls-write")
         self._waiting: deque[tuple[str, Future[None]]] = deque()  # names of recordings whose files are being written
+
+    @contextmanager
+    def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> Iterator[None]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"-o {self._folder}: the folder cannot be made: {error.strerror}") from error
+        with ExitStack() as stack:
+            if self.keeps_journal:
+                self._journal = stack.enter_context(open_journal(self._folder / _JOURNAL, exclusive=False))
+                self._history = history
+            stack.callback(self._close)
+            self._assign_paths(inputs)
+            remove_leftovers(path.parent for path in self._paths.values())
+            self.pending = [item for item in inputs if not (history.resume and self._is_done(item.relative))]
+            yield
+            if history.resume and inputs:
+                self._retire_vanished()
+
+    def _assign_paths(self, inputs: Sequence[Input]) -> None:
+        """Give each input a file of its own; the second of two with one name gets none."""
         taken: set[Path] = set()
-        for item in run.inputs:
-            path = mirrored_path(folder, item.relative, form.suffix)
+        for item in inputs:
+            path = mirrored_path(self._folder, item.relative, self._writer.suffix)
             if path not in taken:
                 taken.add(path)
                 self._paths[item.relative] = path
-        if journal is not None:
-            self._facts = _collect_facts(run)
-        remove_leftovers(path.parent for path in taken)
-        super().__init__([item for item in run.inputs if not (run.resume and self._is_done(item.relative))])
+            if item.path is not None:
+                self._inputs[item.relative] = os.path.abspath(item.path)
 
     def write(self, result: Result, relative: Path) -> None:
-        """Have the input's own file written, whole or not at all."""
+        """Write the input's own file, in a thread."""
         self._settle(_MOST_WAITING - 1)
         path = self._paths.get(relative)
         if path is None:
-            path = mirrored_path(self._folder, relative, self._form.suffix)
+            path = mirrored_path(self._folder, relative, self._writer.suffix)
             said = f"{path} already holds the result of another input of this run"
             self.failures.append((result.file, FrameclsError(said)))
         else:
             self._waiting.append((result.file, self._threads.submit(self._write, result, relative, path)))
 
     def discard(self, relative: Path) -> None:
-        """Move the input's old result away, if a run wrote it of another state of the input and nobody changed it."""
+        """Move the old result of an input away, if it is of another state of the input and nobody changed it since."""
         path = self._paths.get(relative)
         record = self._record_of(path) if path is not None else None
-        if record is not None and record["facts"] != self._facts.get(relative):
+        if record is not None and record["facts"] != self._history.facts.get(relative):
             self._retire(record)
 
-    def close(self) -> None:
-        """Wait until all is written.
-
-        Raises:
-            OutputError: some results could not be, for a reason that holds for all.
-        """
+    def _close(self) -> None:
+        """Wait until all is written."""
         try:
             self._settle(0)
         finally:
@@ -199,16 +244,12 @@ class FolderDestination(Destination):
                 said = "%s: %d old results of recordings that fail now or are gone were moved to %s: %s"
                 _log.warning(said, self._folder, len(self._stale), _STALE, shown)
 
-    def retire_vanished(self) -> None:
-        """Move away the results of recordings that are not there any more, of those that this run's arguments name.
-
-        Raises:
-            FrameclsError: the journal cannot be read.
-        """
+    def _retire_vanished(self) -> None:
+        """Move away the results of recordings that are gone, if the arguments of this run name them."""
         self._settle(0)
-        if self._journal is None or not self._run.resume or not self._run.inputs:
+        if self._journal is None:
             return
-        places = {os.path.abspath(argument) for argument in self._run.arguments}
+        places = {os.path.abspath(argument) for argument in self._history.arguments}
         for key, found in self._journal.records():
             record = _check_record(found)
             if record is None or key != key_of_output(record["output"]):
@@ -230,20 +271,20 @@ class FolderDestination(Destination):
                 self.n_written += 1
 
     def _write(self, result: Result, relative: Path, path: Path) -> None:
-        writer = self._form.make_writer()
-        with atomic_write(path, self._form.is_binary) as stream:
+        writer = copy.copy(self._writer)  # its state is of one stream
+        with atomic_write(path, writer.binary) as stream:
             writer.begin(stream)
             writer.write(result, stream)
             writer.end(stream)
-        written = _look_at(path)
-        if self._journal is not None and relative in self._facts and written is not None:
+        written = _size_and_mtime(path)
+        if self._journal is not None and relative in self._history.facts and written is not None:
             output = self._name_in_folder(path)
             values = {
                 "output": output,
                 "file": result.file,
                 "model": result.model,
-                "input": self._run.states[relative].path,
-                "facts": self._facts[relative],
+                "input": self._inputs[relative],
+                "facts": self._history.facts[relative],
                 "written": written,
             }
             self._journal.add(key_of_output(output), Record(values))
@@ -252,28 +293,111 @@ class FolderDestination(Destination):
         return str(path.relative_to(self._folder))
 
     def _record_of(self, path: Path) -> dict[str, Any] | None:
-        """Return what the journal says of a result, if that is still as a run wrote it."""
+        """Return the journal's record of a result, if the file is unchanged since a run wrote it."""
         output = self._name_in_folder(path)
         record = _check_record(self._journal.get(key_of_output(output))) if self._journal is not None else None
-        written = _look_at(path)
+        written = _size_and_mtime(path)
         is_current = record is not None and record["output"] == output and record["written"] == written
         return record if is_current and written is not None else None
 
     def _is_done(self, relative: Path) -> bool:
         path = self._paths.get(relative)
-        record = self._record_of(path) if path is not None and relative in self._facts else None
-        return record is not None and record["facts"] == self._facts[relative]
+        record = self._record_of(path) if path is not None and relative in self._history.facts else None
+        return record is not None and record["facts"] == self._history.facts[relative]
 
     def _retire(self, record: dict[str, Any]) -> None:
         assert self._journal is not None
         output = record["output"]
         path = self._folder / output
-        if _look_at(path) == record["written"]:
-            with contextlib.suppress(OSError):  # it is in nobody's way
+        if _size_and_mtime(path) == record["written"]:
+            with contextlib.suppress(OSError):  # then it stays where it is
                 (self._folder / _STALE / output).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, self._folder / _STALE / output)
                 self._stale.append(output)
         self._journal.remove(key_of_output(output))
+
+
+class JournalDestination(Destination):
+    """One file for all, written at the end from the results in a journal, in the order of the inputs.
+
+    A run that was killed and resumed gives the same bytes as one that was not.
+    """
+
+    keeps_journal = True
+
+    def __init__(self, writer: Writer, path: Path, kind: type[Result] | None = None) -> None:
+        super().__init__(writer)
+        self.file: Path = path
+        self._kind = kind
+        self._keys: dict[Path, str] = {}  # of the journal's records, by the relative paths of inputs
+        self._names: dict[Path, str] = {}
+        self._done: set[Path] = set()
+
+    @contextmanager
+    def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> Iterator[None]:
+        # Behind a link: the journal is beside the file itself.
+        target = Path(os.path.realpath(self.file)) if os.path.islink(self.file) else self.file
+        if os.path.isdir(target):
+            raise FrameclsError(f"cannot write {self.file}: it is a folder")
+        with open_journal(_journal_of(target), exclusive=True) as self._journal:
+            remove_leftovers([target.parent])
+            # An input without facts cannot be recognised by a later run: its record is for this run only.
+            self._keys = {
+                item.relative: history.facts.get(item.relative) or make_key(secrets.token_hex()) for item in inputs
+            }
+            self._names = {item.relative: item.name for item in inputs}
+            if history.resume:
+                self._find_done()
+            self.pending = [item for item in inputs if item.relative not in self._done]
+            yield
+            self._publish()
+
+    def _find_done(self) -> None:
+        n_invalid = 0
+        for relative, key in self._keys.items():
+            if self._read(relative) is not None:
+                self._done.add(relative)
+            elif key in self._journal:
+                n_invalid += 1
+        if n_invalid:
+            said = "%s: %d results in it are damaged: these recordings are done again"
+            _log.warning(said, self._journal.path, n_invalid)
+
+    def write(self, result: Result, relative: Path) -> None:
+        """Add the result to the journal."""
+        stored = to_record(result, frames=self._writer.frames, outline=self._writer.for_people)
+        self._journal.add(self._keys[relative], stored)
+        self._done.add(relative)
+        self.n_written += 1
+
+    def _publish(self) -> None:
+        """Write the file, and remove from the journal what is not in it."""
+        if not self._keys:
+            return  # a mistyped name must not cost the results of another day
+        done = [relative for relative in self._keys if relative in self._done]
+        with atomic_write(self.file, self._writer.binary) as stream:
+            self._writer.begin(stream)
+            for relative in done:
+                result = self._read(relative)
+                if result is None:  # it was sound when the run began, or this run added it
+                    raise FrameclsError(f"{self._journal.path}: somebody changed this journal: run again with --resume")
+                self._writer.write(result, stream)
+            self._writer.end(stream)
+        with contextlib.suppress(FrameclsError):  # records too many do no harm
+            self._journal.keep(self._keys[relative] for relative in done)
+
+    def _read(self, relative: Path) -> Result | None:
+        """Return the result of an input that is in the journal, if it is sound and complete."""
+        record = self._journal.get(self._keys[relative])
+        if record is None:
+            return None
+        try:
+            result = from_record(record)
+        except ValueError:
+            return None
+        is_whole = not (self._writer.frames and record.values.get("n_frames") is None)
+        is_of_kind = self._kind is None or isinstance(result, self._kind)
+        return result if is_whole and is_of_kind and result.file == self._names[relative] else None
 
 
 def key_of_output(output: str) -> str:
@@ -282,16 +406,16 @@ def key_of_output(output: str) -> str:
 
 
 def check_folder_record(record: Record) -> None:
-    """Raise a ValueError for a record that no run writes of a result in a folder."""
+    """Raise a ValueError for a record that no run writes into the journal of a folder."""
     values = record.values
     texts = ("output", "file", "model", "input", "facts")
     good = values.keys() == {*texts, "written"} and all(isinstance(values[name], str) for name in texts)
     good = good and isinstance(values["written"], list) and all(type(n) is int for n in values["written"])
     if not good or record.arrays or "\0" in values["output"] + values["input"]:
-        raise ValueError("it is not what a run keeps of a result")
+        raise ValueError("not a record of a result in a folder")
     parts = PurePath(values["output"]).parts
     if not parts or PurePath(values["output"]).is_absolute() or ".." in parts:
-        raise ValueError("its result would be outside of the folder")
+        raise ValueError("a result outside of the folder")
 
 
 def _check_record(record: Record | None) -> dict[str, Any] | None:
@@ -304,89 +428,8 @@ def _check_record(record: Record | None) -> dict[str, Any] | None:
     return record.values
 
 
-class JournalDestination(Destination):
-    """One file for all, which is made at the end from the results in a journal.
-
-    They are written in the order of the inputs, whichever run they are of: a run that was killed and resumed gives the
-    same bytes as one that was not.
-    """
-
-    def __init__(self, form: Form, path: Path, run: Run, journal: Journal) -> None:
-        self._form = form
-        self._path = path
-        self._journal = journal
-        self._kind = run.result
-        facts = _collect_facts(run)
-        # What has no state to be known again by is kept for this run only.
-        self._keys = {item.relative: facts.get(item.relative) or make_key(secrets.token_hex()) for item in run.inputs}
-        self._names = {item.relative: item.name for item in run.inputs}
-        self._done: set[Path] = set()
-        n_invalid = 0
-        for item in run.inputs if run.resume else ():
-            if self._read(item.relative) is not None:
-                self._done.add(item.relative)
-            elif self._keys[item.relative] in journal:
-                n_invalid += 1
-        if n_invalid:
-            _log.warning("%s: %d results in it are damaged: these recordings are done again", journal.path, n_invalid)
-        super().__init__([item for item in run.inputs if item.relative not in self._done])
-
-    def write(self, result: Result, relative: Path) -> None:
-        """Keep the result in the journal."""
-        stored = to_stored(result, frames=self._form.needs_frames, outline=self._form.needs_outline)
-        self._journal.add(self._keys[relative], stored)
-        self._done.add(relative)
-        self.n_written += 1
-
-    def publish(self) -> None:
-        """Write the file from what was done, and keep no more than that in the journal.
-
-        Raises:
-            FrameclsError: the file cannot be written.
-        """
-        if not self._keys:
-            return  # a mistyped name must not cost the results of another day
-        done = [relative for relative in self._keys if relative in self._done]
-        writer = self._form.make_writer()
-        with atomic_write(self._path, self._form.is_binary) as stream:
-            writer.begin(stream)
-            for relative in done:
-                result = self._read(relative)
-                if result is None:  # it was good when the run began, or this run added it
-                    raise FrameclsError(f"{self._journal.path}: somebody changed this journal: run again with --resume")
-                writer.write(result, stream)
-            writer.end(stream)
-        with contextlib.suppress(FrameclsError):  # a journal that is longer than it must be does as well
-            self._journal.keep(self._keys[relative] for relative in done)
-
-    def _read(self, relative: Path) -> Result | None:
-        """Return what the journal has of an input, if that can be its result."""
-        record = self._journal.get(self._keys[relative])
-        if record is None:
-            return None
-        try:
-            result = from_stored(record)
-        except ValueError:
-            return None
-        is_whole = not (self._form.needs_frames and record.values.get("n_frames") is None)
-        is_of_kind = self._kind is None or isinstance(result, self._kind)
-        return result if is_whole and is_of_kind and result.file == self._names[relative] else None
-
-
-def _collect_facts(run: Run) -> dict[Path, str]:
-    """Return what a result is true of, for the inputs whose state is known, by their relative paths."""
-    fingerprint = run.fingerprint()
-    return {
-        item.relative: make_key(
-            fingerprint, item.name, item.channel or 0, *dataclasses.astuple(run.states[item.relative])
-        )
-        for item in run.inputs
-        if item.relative in run.states
-    }
-
-
-def _look_at(path: Path) -> list[int] | None:
-    """Return what tells whether a file is still as it was written: its size in bytes, and when that was, in ns."""
+def _size_and_mtime(path: Path) -> list[int] | None:
+    """Return the size of a file in bytes and the time of its last change in ns, to tell whether it changed since."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -394,110 +437,8 @@ def _look_at(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Where results will go: `open` gives a context manager around a `Destination`.
-
-    A file appears only when the block ends well; what went to stdout or to a folder stays.
-    """
-
-    open: Callable[[Run], AbstractContextManager[Destination]]
-    file: Path | None = None  # the one file for all
-    is_resumable: bool = False  # a later run can tell what this one has done
-
-
-def plan_destination(form: Form, output: str | None, n_inputs: int, *, from_folder: bool = False) -> Plan:
-    """Choose where results go.
-
-    Args:
-        form: what they look like.
-        output: what -o names.
-        n_inputs: how many there are.
-        from_folder: they come from a folder or a list, which may have a different number of them another day.
-
-    Raises:
-        UsageError: the form cannot hold several inputs, and -o names no folder.
-    """
-    several = (n_inputs > 1 or (from_folder and output is not None)) and not form.joins
-    if output is None:
-        if several:
-            raise UsageError(f"-f {form.format} holds one recording, and there are {n_inputs}: name a folder with -o")
-        return Plan(lambda run: _open_stdout(form, run))
-    path = Path(output)
-    if os.path.isdir(path) or output.endswith("/"):
-        return Plan(lambda run: _open_folder(form, path, run), is_resumable=True)
-    is_file = os.path.exists(path) or path.suffix.casefold() == form.suffix.casefold()
-    if several and not (n_inputs == 1 and is_file):
-        if is_file:
-            raise UsageError(
-                f"-o {output}: {form.format} holds one recording a file, and there are {n_inputs}: name a folder"
-            )
-        return Plan(lambda run: _open_folder(form, path, run), is_resumable=True)
-    return Plan(lambda run: _open_file(form, path, run), path, is_resumable=not is_device(path))
-
-
-@contextmanager
-def _open_stdout(form: Form, run: Run) -> Iterator[Destination]:
-    check_stdout()
-    stream = sys.stdout
-    reconfigure = getattr(stream, "reconfigure", None)
-    if form.format not in FOR_EYES and reconfigure is not None:
-        # Machine output is the same bytes everywhere, whatever the locale or the system.
-        reconfigure(encoding="utf-8", newline="\n")
-    writer = form.make_writer()
-    writer.begin(stream)
-    try:
-        yield StreamDestination(run.inputs, writer, stream)
-    except StdoutError:
-        raise
-    except BaseException:
-        writer.end(stream)  # also after an interrupt: what is there can be read
-        raise
-    writer.end(stream)
-
-
-@contextmanager
-def _open_file(form: Form, path: Path, run: Run) -> Iterator[Destination]:
-    # Behind a link: the journal is beside the file itself.
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
-    if run.keeps_journal and not is_device(target):
-        if os.path.isdir(target):
-            raise FrameclsError(f"cannot write {path}: it is a folder")
-        form.make_writer()  # what it lacks is said before the work and not after it
-        with open_journal(_journal_of(target), alone=True) as journal:
-            remove_leftovers([target.parent])
-            destination = JournalDestination(form, path, run, journal)
-            yield destination
-            destination.publish()
-        return
-    writer = form.make_writer()
-    with atomic_write(path, form.is_binary) as stream:
-        writer.begin(stream)
-        yield StreamDestination(run.inputs, writer, stream)
-        writer.end(stream)
-
-
 def _journal_of(target: Path) -> Path:
     name = f".{target.name}{_JOURNAL}"
     if len(os.fsencode(name)) + len("-journal") > _LONGEST_NAME:  # as SQLite names the file beside it
         name = f".{make_key(target.name)}{_JOURNAL}"
     return target.with_name(name)
-
-
-@contextmanager
-def _open_folder(form: Form, folder: Path, run: Run) -> Iterator[Destination]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"-o {folder}: the folder cannot be made: {error.strerror}") from error
-    form.make_writer()
-    if not run.keeps_journal:
-        with closing(FolderDestination(form, folder, run, None)) as destination:
-            yield destination
-        return
-    with (
-        open_journal(folder / _JOURNAL, alone=False) as journal,
-        closing(FolderDestination(form, folder, run, journal)) as destination,
-    ):
-        yield destination
-        destination.retire_vanished()

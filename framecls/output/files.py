@@ -1,4 +1,4 @@
-"""Where results go on disk, and how they get there whole or not at all."""
+"""Write files atomically, and remove what killed runs left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ except ImportError:  # not on a POSIX system: without locks, nothing is cleaned 
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\.framecls-[0-9a-f]{16}\.tmp")
-# What stands in the way of one file stands in the way of all.
+# Errors that every other file would meet, too.
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE}
 
 
@@ -45,13 +45,13 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
 
     The text or bytes go to a hidden temporary file in the same folder; parent folders are made. Text is UTF-8, lines
     end in a line feed. A link is followed, and a pipe or a device, which nothing may replace, is written directly.
-    What else goes wrong in the block is not of this file, and passes as it is.
+    Other exceptions of the block pass unchanged.
 
     Raises:
         OutputError: no space, or the disk cannot be written at all; also raised by the stream.
         FrameclsError: no permission, a folder in the way, or anything else that keeps the file from being written.
     """
-    with _explained(path):
+    with _translated_errors(path):
         target = Path(os.path.realpath(path))
         temporary = None
         if is_device(target):
@@ -61,16 +61,16 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
             temporary, stream = _open_temporary(target, path, binary)
     try:
         yield stream
-        with _explained(path):
+        with _translated_errors(path):
             stream.flush()
             if temporary is not None:
                 os.fsync(stream.fileno())
                 if target.exists():
                     temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-                os.replace(temporary, target)  # before it is closed: until then its lock says that it has an owner
+                os.replace(temporary, target)  # before it is closed: its lock protects it until then
             stream.close()
-    except BaseException:  # an interrupt too must leave nothing behind
-        with contextlib.suppress(OSError, FrameclsError):  # what went wrong first is what is told
+    except BaseException:  # also of an interrupt
+        with contextlib.suppress(OSError, FrameclsError):  # the first error is the one to report
             stream.close()
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ def atomic_write(path: Path, binary: bool) -> Iterator[IO[Any]]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -90,13 +90,13 @@ def explain_write_error(path: Path, error: OSError) -> FrameclsError:
     """Return the error to raise for a file that could not be written: an OutputError where no other could be either."""
     kind = OutputError if error.errno in _FOR_ALL else FrameclsError
     reason = error.strerror or str(error)
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # of a folder that is to be made on the way
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # of a parent folder
         reason = "a file is in the way where a folder would have to be"
     return kind(f"cannot write {encodable(str(path))}: {reason}")
 
 
 def is_device(path: Path) -> bool:
-    """Whether a path is a pipe, a terminal or another device: something that is there to be written, not replaced."""
+    """Whether a path is a pipe, a terminal or another device, which is written to but never replaced."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -104,15 +104,15 @@ def is_device(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def lock(descriptor: int, *, alone: bool) -> bool:
+def lock(descriptor: int, *, exclusive: bool) -> bool:
     """Lock a file against other processes until it is closed or this process ends, and return whether that succeeded.
 
     The lock is not inherited: worker processes that outlive a killed run do not keep it. Closing any other descriptor
-    of the file in this process gives it away.
+    of the file in this process releases it.
 
     Args:
         descriptor: of the file, open for reading and writing.
-        alone: nobody else may lock it meanwhile; else others may lock it in the same way.
+        exclusive: keep others from locking it; else share the lock.
 
     Raises:
         OSError: the file system, or the system, has no locks.
@@ -120,7 +120,7 @@ def lock(descriptor: int, *, alone: bool) -> bool:
     if fcntl is None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     try:
-        fcntl.lockf(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
@@ -131,7 +131,7 @@ def lock(descriptor: int, *, alone: bool) -> bool:
 def remove_leftovers(folders: Iterable[Path]) -> int:
     """Remove the temporary files of runs that were killed, and return how many there were.
 
-    Whoever writes a temporary file holds its lock, so one that can be locked belongs to nobody.
+    A temporary file is locked while it is written, so one that can be locked has no writer.
     """
     n_removed = 0
     for folder in set(folders):
@@ -146,7 +146,7 @@ def _remove_orphan(path: str) -> bool:
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDWR)
         try:
-            if lock(descriptor, alone=True):
+            if lock(descriptor, exclusive=True):
                 os.unlink(path)
                 return True
         finally:
@@ -161,14 +161,14 @@ def _open_temporary(target: Path, path: Path, binary: bool) -> tuple[Path, IO[An
         temporary = target.with_name(f".framecls-{secrets.token_hex(8)}.tmp")
         stream = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, path, binary)
         with contextlib.suppress(OSError):
-            lock(stream.fileno(), alone=True)
-        if os.fstat(stream.fileno()).st_nlink:  # else another run took it for an orphan before it was locked
+            lock(stream.fileno(), exclusive=True)
+        if os.fstat(stream.fileno()).st_nlink:  # else another run removed it as an orphan before it was locked
             return temporary, stream
         stream.close()
 
 
 class _File(io.FileIO):
-    """A file that says which one it is where it cannot be written."""
+    """A file whose write errors name it."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -176,12 +176,12 @@ class _File(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """See FileIO."""
-        with _explained(self._path):
+        with _translated_errors(self._path):
             return super().write(data)
 
 
 def _open(file: Path, flags: int, path: Path, binary: bool) -> IO[Any]:
-    """Open a file to write it; `path` is what it is called where that fails."""
+    """Open a file for writing; errors name it `path`."""
     # os.open and not tempfile: the file's permissions then follow the umask, as those of any other file.
     descriptor = os.open(file, flags | getattr(os, "O_BINARY", 0), 0o666)
     buffer = io.BufferedWriter(_File(descriptor, path))

@@ -1,8 +1,10 @@
-"""Results for other programs: one class a format, one dict that picks.
+"""The formats of results: one class a format, which says what it can do, and one dict of all of them.
 
 A writer serves one stream at a time: `begin`, `write` for each result, `end`. Formats with `joins` hold the results of
 any number of inputs in one stream. The others hold one: a TextGrid, an npz, a label track and a list of cues have no
 place for the name of a second recording, so several inputs need a folder and a file each.
+
+Importing this is cheap, for completion and usage errors: numpy, pyarrow and rich are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -13,17 +15,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import IO, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from framecls import packages
 from framecls.errors import UsageError
-from framecls.output.files import atomic_write, mirrored_path
-from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, one_line, score, seconds
+from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 from framecls.results import Identification, Segment, StringResult, TagResult
 
-__all__ = ["WRITERS", "Writer", "as_record", "atomic_write", "make_writer", "mirrored_path"]
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Result = TagResult | Identification
 
@@ -31,17 +30,25 @@ Result = TagResult | Identification
 class Writer(ABC):
     """Writes results to a stream that is open for text (UTF-8) or, if `binary`, for bytes."""
 
+    name: ClassVar[str]  # as -f takes it
     suffix: ClassVar[str]  # of a file that holds this format
-    binary: ClassVar[bool] = False  # for a file only, never for a terminal or a pipe
-    joins: ClassVar[bool] = True  # several results may share one stream
     accepts: ClassVar[tuple[type[Result], ...]] = (TagResult, Identification)
+    refusal: ClassVar[str] = ""  # what to say of a result of another kind
+    joins: ClassVar[bool] = True  # several results may share one stream
+    binary: ClassVar[bool] = False  # for a file only, never for a terminal or a pipe
+    streams: ClassVar[bool] = False  # a segment can be written before the recording is over
+    for_people: ClassVar[bool] = False  # drawn for a terminal, from an outline of the scores
+    takes_frames: ClassVar[bool] = False  # can hold the time and the scores of every frame
 
-    @property
-    def refusal(self) -> str:
-        """What is said of a result that the format has no place for."""
-        return f"{self.suffix[1:]} holds the scores of frames, which identify does not give; use another format"
+    def __init__(self, *, frames: bool = False) -> None:
+        """Prepare a writer.
 
-    def begin(self, stream: IO[Any]) -> None:  # noqa: B027 (most formats have nothing to say here)
+        Args:
+            frames: write the time and the scores of every frame, if the format takes them.
+        """
+        self.frames = frames and self.takes_frames
+
+    def begin(self, stream: IO[Any]) -> None:  # noqa: B027 (most formats have no header)
         """Write what comes before the first result."""
 
     def write(self, result: Result, stream: IO[Any]) -> None:
@@ -62,16 +69,60 @@ class Writer(ABC):
         """Write what comes after the last result."""
 
 
-def make_writer(format: str) -> Writer:
-    """Return the writer of a format.
+class TableWriter(Writer):
+    """A table for each tagged recording, as it comes; one table of all that were identified, at the end."""
 
-    Raises:
-        UsageError: there is no such format.
-        PackageError: the format needs a package that is not installed, or does not load.
-    """
-    if format not in WRITERS:
-        raise UsageError(f"there is no format {format!r}; choose one of table, {', '.join(WRITERS)}")
-    return WRITERS[format]()
+    name = "table"
+    suffix = ".txt"
+    for_people = True
+    takes_frames = True
+
+    def begin(self, stream: IO[Any]) -> None:
+        self._identified: list[Identification] = []
+        self._n_written = 0
+        self._console = self._make_console(stream)
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        from framecls.output.tables import frame_table, tag_table
+
+        if isinstance(result, Identification):
+            self._identified.append(result)
+            return
+        if self._n_written:
+            self._console.print()
+        self._n_written += 1
+        self._console.print(tag_table(result))
+        if self.frames:
+            self._console.print(frame_table(result, self._console.encoding))
+
+    def end(self, stream: IO[Any]) -> None:
+        from framecls.output.tables import identify_table
+
+        if self._identified:
+            self._console.print(identify_table(self._identified))
+
+    def _make_console(self, stream: IO[Any]) -> Console:
+        from framecls.output.tables import make_console
+
+        return make_console(stream)
+
+
+class SvgWriter(TableWriter):
+    """The same tables as one picture of a terminal."""
+
+    name = "svg"
+    suffix = ".svg"
+
+    def end(self, stream: IO[Any]) -> None:
+        from framecls.output.tables import export_svg
+
+        super().end(stream)
+        stream.write(export_svg(self._console))
+
+    def _make_console(self, stream: IO[Any]) -> Console:
+        from framecls.output.tables import make_recorder
+
+        return make_recorder()
 
 
 def as_segments(result: Result) -> tuple[Segment, ...]:
@@ -81,26 +132,35 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
     return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
 
 
-def as_record(result: Result) -> dict[str, Any]:
-    """Return the JSON object of a result. Keys, their order and their units are a contract: add, never change."""
+def as_record(result: Result, *, frames: bool = False) -> dict[str, Any]:
+    """Return the JSON object of a result. Keys, their order and their units are a contract: add, never change.
+
+    Args:
+        result: what an input gave.
+        frames: add "times" (frame,) and "scores" (frame, label).
+    """
     record: dict[str, Any] = {"file": result.file, **channel_of(result)}
     record |= {"model": result.model, "duration": _time(result.duration)}
-    remarks = {"truncated": result.truncated, "warnings": list(result.warnings)}
-    remarks = {key: value for key, value in remarks.items() if value}
+    faults = {"truncated": result.truncated, "warnings": list(result.warnings)}
+    faults = {key: value for key, value in faults.items() if value}
     if isinstance(result, TagResult):
         segments = [
             {"start": _time(s.start), "end": _time(s.end), "label": s.label, "score": _score(s.score)}
             for s in result.segments
         ]
-        record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **remarks}
-        return record | {"string": result.string} if isinstance(result, StringResult) else record
+        record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **faults}
+        record |= {"string": result.string} if isinstance(result, StringResult) else {}
+        if frames:
+            record["times"] = [_time(time) for time in result.times.tolist()]
+            record["scores"] = [[_score(value) for value in row] for row in result.scores.tolist()]
+        return record
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
     record |= {"label": result.label, "score": None if result.score is None else _score(result.score), "top": top}
-    return record | ({"reason": result.reason} if result.score is None else {}) | remarks
+    return record | ({"reason": result.reason} if result.score is None else {}) | faults
 
 
 def channel_of(result: Result) -> dict[str, int]:
-    """Return the column of the channel, of a result that is of one alone; all results of a run are, or none is."""
+    """Return the "channel" column of a result of a single channel, else none; a run has such results only, or none."""
     return {} if result.channel is None else {"channel": result.channel}
 
 
@@ -112,30 +172,29 @@ def _score(value: float) -> float:
     return round(float(value), SCORE_DIGITS)
 
 
-# Text stays readable; only what cannot be encoded or what some readers take for the end of a line is escaped.
+# Text stays readable: escaped is only what cannot be encoded, and what some readers take for the end of a line.
 _JSON_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def _dump(result: Result) -> str:
-    return escape_json(json.dumps(as_record(result), ensure_ascii=False, allow_nan=False))
-
-
-def escape_json(text: str) -> str:
-    """Return JSON that was written without ASCII escapes, as one line that can be encoded."""
+def dump_json(record: dict[str, Any]) -> str:
+    """Return a JSON object as one line that can be encoded."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     return _JSON_ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class JsonWriter(Writer):
     """One array with an object for each result."""
 
+    name = "json"
     suffix = ".json"
+    takes_frames = True
 
     def begin(self, stream: IO[Any]) -> None:
         self._separator = "\n"
         stream.write("[")
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        stream.write(self._separator + _dump(result))
+        stream.write(self._separator + dump_json(as_record(result, frames=self.frames)))
         self._separator = ",\n"
 
     def end(self, stream: IO[Any]) -> None:
@@ -145,10 +204,13 @@ class JsonWriter(Writer):
 class JsonLinesWriter(Writer):
     """One object a line for each result."""
 
+    name = "jsonl"
     suffix = ".jsonl"
+    streams = True
+    takes_frames = True
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        stream.write(_dump(result) + "\n")
+        stream.write(dump_json(as_record(result, frames=self.frames)) + "\n")
 
 
 class _LineFeeds:
@@ -168,14 +230,18 @@ class CsvWriter(Writer):
     """A table with one header.
 
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
+    tag --frames: `file,time,LABEL,…`, a row for each frame, with a probability in each label's column.
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
     numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
-    no score but a reason. Where one channel alone was heard, its number is a column after the file.
+    no score but a reason. Where a single channel was heard, its number is a column after the file.
 
     A file or label that a spreadsheet would take for a formula, such as `=1+1.wav`, has an apostrophe before it.
     """
 
+    name = "csv"
     suffix = ".csv"
+    streams = True
+    takes_frames = True
     delimiter: ClassVar[str] = ","
 
     def begin(self, stream: IO[Any]) -> None:
@@ -184,28 +250,32 @@ class CsvWriter(Writer):
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         rows = csv.writer(_LineFeeds(stream), delimiter=self.delimiter)
         if not self._has_header:
-            rows.writerow(self._header(result))
+            rows.writerow(["file", *channel_of(result), *self._columns(result)])
             self._has_header = True
-        rows.writerows(self._rows(result))
+        head = [cell(result.file), *map(str, channel_of(result).values())]
+        rows.writerows([*head, *row] for row in self._rows(result))
 
-    def _header(self, result: Result) -> list[str]:
-        if isinstance(result, TagResult):
-            return ["file", *channel_of(result), "start", "end", "label", "score"]
-        ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
-        return ["file", *channel_of(result), "duration", "label", "score", *ranks, "reason"]
+    def _columns(self, result: Result) -> list[str]:
+        if isinstance(result, Identification):
+            ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
+            return ["duration", "label", "score", *ranks, "reason"]
+        return ["time", *map(cell, result.labels)] if self.frames else ["start", "end", "label", "score"]
 
     def _rows(self, result: Result) -> list[list[str]]:
-        head = [cell(result.file), *map(str, channel_of(result).values())]
-        if isinstance(result, TagResult):
-            return [[*head, seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
-        top = [text for c in result.top for text in (cell(c.label), score(c.score))]
-        of_label = score(result.score) if result.score is not None else ""
-        return [[*head, seconds(result.duration), cell(result.label), of_label, *top, result.reason or ""]]
+        if isinstance(result, Identification):
+            top = [text for c in result.top for text in (cell(c.label), score(c.score))]
+            of_label = score(result.score) if result.score is not None else ""
+            return [[seconds(result.duration), cell(result.label), of_label, *top, result.reason or ""]]
+        if self.frames:
+            frames = zip(result.times.tolist(), result.scores.tolist(), strict=True)
+            return [[seconds(time), *map(score, row)] for time, row in frames]
+        return [[seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
 
 
 class TsvWriter(CsvWriter):
     """As csv, with tabs between the columns."""
 
+    name = "tsv"
     suffix = ".tsv"
     delimiter = "\t"
 
@@ -217,6 +287,7 @@ class TextGridWriter(Writer):
     fill the rest, so each tier tiles the recording.
     """
 
+    name = "textgrid"
     suffix = ".TextGrid"
     joins = False
 
@@ -248,7 +319,7 @@ class TextGridWriter(Writer):
 
 
 def _quoted(text: str) -> str:
-    return '"' + one_line(text).replace('"', '""') + '"'
+    return '"' + field(text).replace('"', '""') + '"'
 
 
 def tile(segments: Sequence[Segment], duration_s: float) -> list[tuple[float, float, str]]:
@@ -277,7 +348,9 @@ class RttmWriter(Writer):
     labels becomes `_`.
     """
 
+    name = "rttm"
     suffix = ".rttm"
+    streams = True
 
     def begin(self, stream: IO[Any]) -> None:
         self._files: dict[str, str] = {}  # id -> file
@@ -305,23 +378,26 @@ class RttmWriter(Writer):
 
 
 def _word(text: str) -> str:
-    return one_line(text).replace(" ", "_") or "_"
+    return field(text).replace(" ", "_") or "_"
 
 
 class AudacityWriter(Writer):
     """A label track of Audacity: start, end and label between tabs."""
 
+    name = "audacity"
     suffix = ".txt"
     joins = False
+    streams = True
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         for s in as_segments(result):
-            stream.write(f"{seconds(s.start)}\t{seconds(s.end)}\t{one_line(s.label)}\n")
+            stream.write(f"{seconds(s.start)}\t{seconds(s.end)}\t{field(s.label)}\n")
 
 
 class VttWriter(Writer):
     """WebVTT: a cue for each segment."""
 
+    name = "vtt"
     suffix = ".vtt"
     joins = False
 
@@ -332,7 +408,7 @@ class VttWriter(Writer):
         for s in as_segments(result):
             start_ms = round(s.start * 1000)
             end_ms = max(round(s.end * 1000), start_ms + 1)  # a cue must end after it starts
-            text = one_line(s.label).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            text = field(s.label).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             stream.write(f"\n{_cue_time(start_ms)} --> {_cue_time(end_ms)}\n{text}\n")
 
 
@@ -344,12 +420,20 @@ def _cue_time(time_ms: int) -> str:
 class NpzWriter(Writer):
     """NumPy arrays: `times` (frame,) seconds at frame centres, `scores` (frame, label), `labels` (label,)."""
 
+    name = "npz"
     suffix = ".npz"
     binary = True
     joins = False
     accepts = (TagResult,)
+    refusal = "npz holds the scores of frames, which framecls identify does not give: choose another"
+    takes_frames = True
+
+    def __init__(self, *, frames: bool = True) -> None:
+        super().__init__(frames=True)
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
+        import numpy as np
+
         assert isinstance(result, TagResult)
         np.savez_compressed(stream, times=result.times, scores=result.scores, labels=np.array(result.labels, np.str_))
 
@@ -357,16 +441,14 @@ class NpzWriter(Writer):
 class TextWriter(Writer):
     """A line a recording: its name, a tab, and the phones that were heard, with spaces between."""
 
+    name = "text"
     suffix = ".txt"
     accepts = (StringResult,)
-
-    @property
-    def refusal(self) -> str:
-        return "text holds the phones of a recording, which only tag --string gives; use another format"
+    refusal = "text holds strings of phones: add --string to framecls tag, or choose another"
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         assert isinstance(result, StringResult)
-        stream.write(f"{one_line(result.file)}\t{one_line(result.string)}\n")
+        stream.write(f"{field(result.file)}\t{field(result.string)}\n")
 
 
 def _encodable_record(value: Any) -> Any:
@@ -380,11 +462,15 @@ def _encodable_record(value: Any) -> Any:
 class ParquetWriter(Writer):
     """An Apache Parquet table: a row for each segment, or for each recording with its candidates as a list."""
 
+    name = "parquet"
     suffix = ".parquet"
     binary = True
     _rows_a_group: ClassVar[int] = 50_000
 
-    def __init__(self) -> None:
+    def __init__(self, *, frames: bool = False) -> None:
+        from framecls import packages
+
+        super().__init__(frames=frames)
         self._arrow: Any = packages.load("parquet", "pyarrow")
         self._parquet: Any = packages.load("parquet", "pyarrow.parquet")
 
@@ -432,15 +518,33 @@ class ParquetWriter(Writer):
 
 
 WRITERS: dict[str, type[Writer]] = {
-    "text": TextWriter,
-    "json": JsonWriter,
-    "jsonl": JsonLinesWriter,
-    "csv": CsvWriter,
-    "tsv": TsvWriter,
-    "textgrid": TextGridWriter,
-    "rttm": RttmWriter,
-    "audacity": AudacityWriter,
-    "vtt": VttWriter,
-    "npz": NpzWriter,
-    "parquet": ParquetWriter,
+    kind.name: kind
+    for kind in (
+        TableWriter,
+        SvgWriter,
+        JsonWriter,
+        JsonLinesWriter,
+        CsvWriter,
+        TsvWriter,
+        TextWriter,
+        TextGridWriter,
+        RttmWriter,
+        AudacityWriter,
+        VttWriter,
+        NpzWriter,
+        ParquetWriter,
+    )
 }
+
+
+def make_writer(format: str, *, frames: bool = False) -> Writer:
+    """Return a new writer of a format.
+
+    Args:
+        format: a key of `WRITERS`.
+        frames: write the time and the scores of every frame, if the format takes them.
+
+    Raises:
+        PackageError: the format needs a package that is not installed, or does not load.
+    """
+    return WRITERS[format](frames=frames)

@@ -1,11 +1,10 @@
-"""Records that a run adds to as it goes, in an SQLite file that a kill at any moment leaves whole."""
+"""Keep the results of a run in an SQLite file that survives a kill at any moment."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import re
 import sqlite3
 import threading
 import time
@@ -21,8 +20,8 @@ from framecls.statefile import Connection, FileKind, explain, find_damage, open_
 
 _KEY_DIGITS = 32
 _SYNC_S = 1.0  # a power failure costs what was done in this time
-_PATIENCE_S = 30.0  # with other runs that write in a shared journal
-_SMALL_BYTES = 2**20  # a record that another run may have added meanwhile, for all we know of the file's size
+_BUSY_TIMEOUT_S = 30.0  # for other runs that write to a shared journal
+_SMALL_BYTES = 2**20  # of a record that another run may have added since the size of the file was read
 
 JOURNAL = FileKind(
     name="journal of results",
@@ -34,19 +33,18 @@ JOURNAL = FileKind(
     ),
     advice="move it away, or name another place with -o",
     error=FrameclsError,
-    former=re.compile(rb"[0-9a-f]{8} [0-9a-f]{32} \{"),
     wal=True,
 )
 
 
 def make_key(*facts: str | int) -> str:
-    """Return the key of a record from what the record is true of."""
+    """Return the key of a record from the facts that decide its content."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept by a key."""
+    """The content of a record."""
 
     values: dict[str, Any] = field(default_factory=dict)  # what JSON can hold
     arrays: bytes = b""  # numbers, as the values say
@@ -55,26 +53,25 @@ class Record:
 class Journal:
     """Records by key, for several threads. Make it with `open_journal`.
 
-    What a record holds may have been changed by a disk or by a stranger: the digest tells the first, and who uses the
-    values must check them for the second.
+    A record may be damaged or forged: damage shows by the digest, and the user of the values must check them.
     """
 
     def __init__(self, path: Path, connection: Connection) -> None:
         self.path = path
         self._connection = connection
-        self._using = threading.Lock()
+        self._lock = threading.Lock()
         self._synced_s = time.monotonic()
         connection.execute("PRAGMA synchronous = NORMAL")
         pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
         self._most_bytes = max(pages * page_bytes, _SMALL_BYTES)  # no record is longer
 
     def __len__(self) -> int:
-        with self._used() as connection:
+        with self._locked() as connection:
             (n_records,) = connection.execute("SELECT COUNT(*) FROM record").fetchone()
         return int(n_records)
 
     def __contains__(self, key: str) -> bool:
-        with self._used() as connection:
+        with self._locked() as connection:
             return connection.execute("SELECT 1 FROM record WHERE key = ?", (key,)).fetchone() is not None
 
     def get(self, key: str) -> Record | None:
@@ -84,7 +81,7 @@ class Journal:
             FrameclsError: the journal cannot be read.
         """
         query = f"SELECT content, arrays, digest FROM record WHERE key = ? AND {_IS_PLAUSIBLE}"
-        with self._used() as connection:
+        with self._locked() as connection:
             row = connection.execute(query, (key, self._most_bytes)).fetchone()
         return _parse(key, *row) if row is not None else None
 
@@ -94,7 +91,7 @@ class Journal:
         Raises:
             FrameclsError: the journal cannot be read.
         """
-        with self._used() as connection:
+        with self._locked() as connection:
             keys = [str(key) for (key,) in connection.execute("SELECT key FROM record ORDER BY rowid")]
         for key in keys:
             yield key, self.get(key)
@@ -107,7 +104,7 @@ class Journal:
         """
         content = json.dumps(record.values).encode()
         row = (key, content, record.arrays, _digest(key, content, record.arrays))
-        with self._used() as connection:
+        with self._locked() as connection:
             now_s = time.monotonic()
             is_due = now_s - self._synced_s > _SYNC_S
             if is_due:  # with this record all before it go to the disk
@@ -119,38 +116,38 @@ class Journal:
         self._most_bytes += len(content) + len(record.arrays)
 
     def remove(self, key: str) -> None:
-        """Drop a record.
+        """Remove a record.
 
         Raises:
             FrameclsError: the journal cannot be written.
         """
-        with self._used() as connection:
+        with self._locked() as connection:
             connection.execute("DELETE FROM record WHERE key = ?", (key,))
 
     def keep(self, keys: Iterable[str]) -> None:
-        """Drop every record but these.
+        """Remove all records but these.
 
         Raises:
             FrameclsError: the journal cannot be written; every record stays.
         """
-        with self._used() as connection:
+        with self._locked() as connection:
             connection.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
             connection.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((key,) for key in keys))
             connection.execute("DELETE FROM record WHERE key NOT IN (SELECT key FROM temp.wanted)")
             connection.execute("DROP TABLE temp.wanted")
 
     def find_damage(self) -> str:
-        """Return what is wrong with the file as SQLite sees it; empty where all is well.
+        """Return what SQLite's integrity check finds; empty for a sound file.
 
         Raises:
             FrameclsError: the journal cannot be read.
         """
-        with self._used() as connection:
+        with self._locked() as connection:
             return find_damage(connection)
 
     def remove_if_empty(self) -> None:
         """Remove the file if it has no records and no other run has it open."""
-        with contextlib.suppress(sqlite3.Error, OSError), self._using:
+        with contextlib.suppress(sqlite3.Error, OSError), self._lock:
             self._connection.execute("PRAGMA busy_timeout = 0")
             if self._connection.execute("SELECT 1 FROM record LIMIT 1").fetchone() is not None:
                 return
@@ -161,12 +158,12 @@ class Journal:
             self._connection.execute("ROLLBACK")
 
     @contextmanager
-    def _used(self) -> Iterator[Connection]:
-        with self._using, _explained(self.path, self._connection):
+    def _locked(self) -> Iterator[Connection]:
+        with self._lock, _translated_errors(self.path, self._connection):
             yield self._connection
 
 
-# A record that claims more than the file holds would have SQLite make room for it.
+# For a record that claims to be longer than the file, SQLite would allocate that much memory.
 _IS_PLAUSIBLE = (
     "typeof(content) = 'blob' AND typeof(arrays) = 'blob' AND typeof(digest) = 'blob' "
     "AND length(content) + length(arrays) + length(digest) <= ?"
@@ -191,24 +188,24 @@ def _parse(key: str, content: bytes, arrays: bytes, digest: bytes) -> Record | N
 
 
 @contextmanager
-def open_journal(path: Path, *, alone: bool, create: bool = True) -> Iterator[Journal]:
+def open_journal(path: Path, *, exclusive: bool, create: bool = True) -> Iterator[Journal]:
     """Open a journal and close it after the block; one that is empty then goes.
 
     Args:
         path: of the file; folders above it are made.
-        alone: refuse to share it with another run; else several may add to it.
-        create: make an empty one if there is none; without, nothing is waited for either.
+        exclusive: refuse to share it with another run; else several may add to it.
+        create: create it if there is none; else it is only read, and a lock is not waited for.
 
     Raises:
         OutputError: it cannot be written.
         FrameclsError: another run has it, or there is something else in its place.
     """
-    patience_s = _PATIENCE_S if create and not alone else 0.0
+    timeout_s = _BUSY_TIMEOUT_S if create and not exclusive else 0.0
     with contextlib.ExitStack() as stack:
-        with _explained(path, None, alone=alone):
+        with _translated_errors(path, None, exclusive=exclusive):
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            opened = open_state_file(path, JOURNAL, create=create, patience_s=patience_s, alone=alone)
+            opened = open_state_file(path, JOURNAL, create=create, timeout_s=timeout_s, exclusive=exclusive)
             journal = Journal(path, stack.enter_context(opened))
         try:
             yield journal
@@ -218,20 +215,20 @@ def open_journal(path: Path, *, alone: bool, create: bool = True) -> Iterator[Jo
 
 
 @contextmanager
-def _explained(path: Path, connection: Connection | None, *, alone: bool = False) -> Iterator[None]:
-    """Turn what SQLite and the system raise into one line.
+def _translated_errors(path: Path, connection: Connection | None, *, exclusive: bool = False) -> Iterator[None]:
+    """Turn errors of SQLite and the system into ours.
 
-    The journal is no file that the user knows of: where it cannot be written, the folder is what is wrong.
+    Users do not know of the journal: where it cannot be written, the message names its folder.
     """
     folder = encodable(str(path.parent))
     try:
         yield
     except OSError as error:
         raise OutputError(f"cannot write in {folder}: {error.strerror or error}") from error
-    except sqlite3.ProgrammingError:  # not the file's fault
+    except sqlite3.ProgrammingError:  # a bug, not a damaged file
         raise
     except sqlite3.OperationalError as error:
-        if alone and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if exclusive and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise FrameclsError(f"another run of framecls is writing in {folder}: let it end first") from error
         raise OutputError(f"cannot write in {folder}: {explain(connection, error)}") from error
     except sqlite3.DatabaseError as error:

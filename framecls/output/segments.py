@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
 
-from framecls.output.formats import Writer, as_record, channel_of, escape_json, make_writer
+from framecls.output.formats import Writer, as_record, channel_of, dump_json, make_writer
 from framecls.results import Segment, TagResult
 
 
@@ -38,4 +37,4 @@ class SegmentWriter:
         record = as_record(result)
         [row] = record["segments"]
         line = {"file": file, **channel_of(result), "model": record["model"], **row}
-        stream.write(escape_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")
+        stream.write(dump_json(line) + "\n")

@@ -1,6 +1,6 @@
-"""Results as records of a journal: what a writer makes of a result read back is the same, byte for byte.
+"""Convert results to records of a journal and back: a writer gives the same bytes for the result that was read back.
 
-A record may have been changed by anybody, so that it is read as strictly as a stranger's file.
+A record may have been forged: every value is checked.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from framecls.results import Identification, Outline, Segment, StringResult, Tag
 _KINDS: dict[str, type[TagResult | Identification]] = {
     kind.__name__: kind for kind in (TagResult, StringResult, Identification)
 }
-_ARRAYS = ("times", "scores", "outline")  # fields that are kept as bytes; the values hold how many rows they have
-_COUNTS = ("n_frames", "n_columns")  # of rows; None: not kept
+_ARRAYS = ("times", "scores", "outline")  # fields that are stored as bytes
+_COUNTS = ("n_frames", "n_columns")  # rows of these arrays; None: not stored
 _MOST_S = 1e8  # three years
-_SLACK = 1e-6  # of times and scores, which were rounded or are means
+_TOLERANCE = 1e-6  # of times and scores, which were rounded or are means
 
 
-def to_stored(result: TagResult | Identification, *, frames: bool, outline: bool) -> Record:
+def to_record(result: TagResult | Identification, *, frames: bool, outline: bool) -> Record:
     """Return a result as a record.
 
     Args:
-        result: what is to be kept.
-        frames: keep the times and scores of its frames.
-        outline: keep its outline.
+        result: of one input.
+        frames: store the times and scores of its frames.
+        outline: store its outline.
     """
     values: dict[str, Any] = {"kind": type(result).__name__}
     for field in dataclasses.fields(result):
@@ -61,11 +61,11 @@ def _to_plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def from_stored(record: Record) -> TagResult | Identification:
-    """Return the result that `to_stored` was given; without frames, its times are (0,) and its scores (0, label).
+def from_record(record: Record) -> TagResult | Identification:
+    """Return the result that `to_record` was given; without frames, its times are (0,) and its scores (0, label).
 
     Raises:
-        ValueError: the record holds no result, or one that no recording can have given.
+        ValueError: the record holds no result, or an impossible one.
     """
     values = dict(record.values)
     kind: Any = _KINDS.get(str(values.pop("kind", "")))
@@ -88,13 +88,13 @@ def from_stored(record: Record) -> TagResult | Identification:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Return the types of the fields that are kept as plain values."""
+    """Return the types of the fields that are stored as plain values."""
     hints = typing.get_type_hints(kind, vars(results), {"np": np, "NDArray": NDArray})
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in _ARRAYS}
 
 
 def _from_plain(hint: Any, value: Any) -> Any:
-    """Return a plain value as a type of the vocabulary, strictly: a number must be finite, a flag no number."""
+    """Return a plain value as a type of `results`, strictly: a number must be finite, a flag no number."""
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         hints = _hints(hint)
@@ -115,7 +115,7 @@ def _from_plain(hint: Any, value: Any) -> Any:
 
 
 def _read_arrays(data: bytes, n_labels: int, n_frames: Any, n_columns: Any) -> dict[str, Any]:
-    """Return the fields that are kept as bytes; nothing is made that is larger than these."""
+    """Return the fields that are stored as bytes; never allocate more than these."""
     for count in (n_frames, n_columns):
         if count is not None and (type(count) is not int or not 0 <= count <= len(data) // 8):
             raise ValueError("no count of rows")
@@ -129,7 +129,7 @@ def _read_arrays(data: bytes, n_labels: int, n_frames: Any, n_columns: Any) -> d
         size = rows * width
         numbers = np.frombuffer(data, kind, size, end - size * int(kind[2]))
         if not np.isfinite(numbers).all() or (numbers < 0).any():
-            raise ValueError("numbers that are none")
+            raise ValueError("numbers that are not finite, or negative")
         made.append(numbers.reshape((rows,) if kind == "<f8" else (rows, width)))
     frames = made[:2] if n_frames is not None else [np.zeros(0), np.zeros((0, n_labels), np.float32)]
     outline = None if n_columns is None else Outline(*made[-3:])
@@ -137,7 +137,7 @@ def _read_arrays(data: bytes, n_labels: int, n_frames: Any, n_columns: Any) -> d
 
 
 def _check(result: TagResult | Identification) -> None:
-    """Raise a ValueError for what no recording can have given."""
+    """Raise a ValueError for an impossible result."""
     good = 0 <= result.duration <= _MOST_S
     scores: list[float | None]
     if isinstance(result, Identification):
@@ -148,15 +148,17 @@ def _check(result: TagResult | Identification) -> None:
         good = good and len(set(result.labels)) == len(result.labels)
         good = good and {segment.label for segment in result.segments} <= set(result.labels)
         shown = [result.scores] if result.outline is None else [result.outline.means, result.outline.peaks]
-        good = good and all((array <= 1 + _SLACK).all() for array in shown)
+        good = good and all((array <= 1 + _TOLERANCE).all() for array in shown)
         for times in (result.times, *([result.outline.times] if result.outline is not None else [])):
             good = good and bool((np.diff(times) >= 0).all() and (times <= result.duration + 2 * result.hop).all())
     if result.audio is not None:
         good = good and result.audio.sample_rate > 0 and result.audio.channels > 0
-    if not good or not all(score is None or -_SLACK <= score <= 1 + _SLACK for score in scores):
-        raise ValueError("times, scores or labels that no recording gives")
+    if not good or not all(score is None or -_TOLERANCE <= score <= 1 + _TOLERANCE for score in scores):
+        raise ValueError("impossible times, scores or labels")
 
 
 def _are_in_order(segments: tuple[Segment, ...], duration_s: float) -> bool:
     starts = [segment.start for segment in segments]
-    return starts == sorted(starts) and all(-_SLACK <= s.start <= s.end <= duration_s + _SLACK for s in segments)
+    return starts == sorted(starts) and all(
+        -_TOLERANCE <= s.start <= s.end <= duration_s + _TOLERANCE for s in segments
+    )

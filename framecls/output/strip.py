@@ -1,4 +1,4 @@
-"""The timeline strip as numbers: which block in which column, which tick where. Colours are the work of `tables`."""
+"""Compute the timeline strip: heights of blocks, ticks of the time axis, cells of tiers; `tables` draws it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _TICK_GAP = 5  # columns free after a tick's text, at least
-_SEEN = 0.5
+_LIKELY = 0.5
 
 
 def outline_of(result: TagResult) -> Outline:
-    """Return the outline of a result, which its frames are where they were kept."""
+    """Return the outline of a result, or its frames where they were kept."""
     return result.outline or Outline(result.times, result.scores, result.scores)
 
 
 def block_levels(outline: Outline, duration_s: float, n_columns: int) -> NDArray[np.int64]:
     """Return (column, label) the height 0..7 of each block.
 
-    A block shows the mean probability of its part of the outline. A label that some frame finds likelier than not is
-    never shown as absent, however little of the column it fills: what the table lists can be found in the strip.
+    A block shows the mean probability of its part of the outline. A label that is likelier than not in any frame is
+    never shown as absent: what the table lists can be found in the strip.
 
     Args:
         outline: at least one column.
@@ -46,7 +46,7 @@ def block_levels(outline: Outline, duration_s: float, n_columns: int) -> NDArray
             nearest = int(np.abs(outline.times - middle).argmin())
             here = slice(nearest, nearest + 1)
         level = np.rint(outline.means[here].mean(axis=0) * top).astype(np.int64)
-        levels[column] = np.clip(np.maximum(level, outline.peaks[here].max(axis=0) >= _SEEN), 0, top)
+        levels[column] = np.clip(np.maximum(level, outline.peaks[here].max(axis=0) >= _LIKELY), 0, top)
     return levels
 
 
@@ -67,7 +67,7 @@ def tick_line(start_s: float, end_s: float, n_columns: int) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Columns `[first, last)` of a tier; `segment` is None where nothing is said."""
+    """Columns `[first, last)` of a tier; `segment` is None in a gap."""
 
     first: int
     last: int
@@ -76,7 +76,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TierLine:
-    """One line of a tier: its span in seconds, and its cells from left to right without gaps."""
+    """One line of a tier: its span in seconds, and its cells from left to right."""
 
     start_s: float
     end_s: float
@@ -85,7 +85,7 @@ class TierLine:
 
 
 def tier_lines(segments: Sequence[Segment], duration_s: float, n_columns: int) -> list[TierLine]:
-    """Lay segments of many short labels out as text, in as many lines as it takes to read most of them.
+    """Lay out segments of many short labels as text, in as many lines as it takes to read most of them.
 
     Args:
         segments: ordered, without overlap.
@@ -94,7 +94,7 @@ def tier_lines(segments: Sequence[Segment], duration_s: float, n_columns: int) -
     """
     if not segments or duration_s <= 0:
         return []
-    # Room for the mean segment to hold a mark and a three-letter label, and some to spare for the short ones.
+    # A segment of mean length gets five columns: a mark, a three-letter label, and some to spare for the short ones.
     wanted_s = n_columns * duration_s / (5 * len(segments))
     line_s = max((step for step in _STEPS_S if step <= wanted_s), default=_STEPS_S[0])
     if duration_s <= line_s:

@@ -1,15 +1,17 @@
-"""Results for people: tables, and the coloured timeline strip above them. The command line owns the console."""
+"""Render results for people with rich: tables, and a coloured timeline strip above them."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
@@ -22,6 +24,7 @@ from framecls.results import AudioInfo, Identification, StringResult, TagResult
 Renderable: TypeAlias = RenderableType
 
 PICTURE_WIDTH = 100  # columns of the terminal in a picture
+_PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 STRIP_MIN_WIDTH = 60  # columns of a terminal from which on a strip says something
 _MAX_ROWS = 8  # labels that get a row each; more share a tier of text
 _MAX_TIER_LINES = 8  # a tier of more lines hides the table below it
@@ -37,14 +40,14 @@ _CHOICES = (
     ("label", "score"),
 )
 
-# Of the 256 colours those of middle lightness, which stand out from a black and from a white background alike.
+# Those of the 256 colours that have contrast to a black and to a white background.
 PALETTE = ("#0087ff", "#d75f00", "#00875f", "#d7005f", "#875fd7", "#878700", "#008787", "#af5f5f")
 _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
-def tag_table(result: TagResult, *, width: int | None = None, times: bool = False) -> Renderable:
-    """Return what `tag` found as something rich can print.
+def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
+    """Return a result of `tag` as something that rich can print.
 
     Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
     60 columns, in ASCII where the encoding has no blocks.
@@ -52,20 +55,42 @@ def tag_table(result: TagResult, *, width: int | None = None, times: bool = Fals
     Args:
         result: one recording.
         width: columns to use at most; the console's by default.
-        times: of a string of phones, list each with its start and end too.
     """
-    return _TagView(result, width, times)
+    return _TagView(result, width)
 
 
 def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
-    """Return what `identify` says of all recordings as one table that rich can print."""
+    """Return the results of `identify` as one table that rich can print."""
     return _IdentifyView(tuple(results), width)
 
 
-def make_recorder(width: int = PICTURE_WIDTH) -> Console:
-    """Return a console that shows nothing and remembers all, for `export_svg`.
+def make_table(*columns: tuple[str, Literal["left", "right", "fold"]]) -> Table:
+    """Return a table without a frame, of columns that stand left or right and are kept whole, or that fold."""
+    table = Table(box=None, padding=(0, len(_GAP), 0, 0), pad_edge=False, header_style=_HEADER_STYLE)
+    for title, kind in columns:
+        justify: Literal["left", "right"] = "right" if kind == "right" else "left"
+        table.add_column(title, justify=justify, no_wrap=kind != "fold", overflow="fold")
+    return table
 
-    Whatever the terminal is that asks for it, and whatever NO_COLOR says, the picture is the same.
+
+def frame_table(result: TagResult, encoding: str) -> Table:
+    """Return a row for each frame: its centre in seconds, and the probability of each label."""
+    table = make_table(*((title, "right") for title in ("Time", *(printable(x, encoding) for x in result.labels))))
+    for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
+        table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
+    return table
+
+
+def make_console(stream: IO[Any]) -> Console:
+    """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
+    asked = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
+
+
+def make_recorder(width: int = PICTURE_WIDTH) -> Console:
+    """Return a console that records what is printed, for `export_svg`.
+
+    The picture does not depend on the terminal of the user, or on NO_COLOR.
     """
     return Console(
         record=True,
@@ -79,9 +104,9 @@ def make_recorder(width: int = PICTURE_WIDTH) -> Console:
 
 
 def export_svg(recorder: Console, title: str = "framecls") -> str:
-    """Return what a terminal would have shown, as an SVG picture; its title bar says `title`."""
+    """Return what was recorded as an SVG picture of a terminal with that title."""
     svg = recorder.export_svg(title=title, theme=MONOKAI)
-    # Without a font to fetch from some server: whoever looks at the picture has a monospaced one.
+    # Without the font that rich has browsers fetch from a server.
     return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 
 
@@ -89,21 +114,19 @@ def export_svg(recorder: Console, title: str = "framecls") -> str:
 class _TagView:
     result: TagResult
     width: int | None
-    times: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = _narrowed(options, self.width)
         parts: tuple[RenderableType, ...]
         if isinstance(self.result, StringResult):
-            wants_times = self.times and bool(self.result.segments)
-            parts = (*self._string(self.result, options), *(self._segments(options) if wants_times else ()))
+            parts = tuple(self._string(self.result, options))
         else:
             parts = (*self._strip(options), *self._segments(options))
         for part in (self._header(options), *parts):
             yield from console.render(part, options)
 
     def _string(self, result: StringResult, options: ConsoleOptions) -> Iterator[Text]:
-        """Give the phones as running text."""
+        """Yield the phones as running text."""
         if not result.segments:
             yield Text("  no phones heard", style="italic")
             return
@@ -122,7 +145,7 @@ class _TagView:
         gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
         if gap >= 3:
             return Text.assemble(name, "   ", details, " " * gap, model)
-        # Too much for one line: the name has the first to itself.
+        # Too long for one line: the name gets a line of its own.
         return Text.assemble(name, "\n  ", details, "   ", model, overflow="fold")
 
     def _strip(self, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -179,7 +202,7 @@ class _TagView:
         for s in result.segments:
             rows.append([clock(s.start), clock(s.end), length(s.end - s.start), names[s.label], f"{s.score:.2f}"])
         right = {0, 1, 2, 4}
-        if 2 + _natural_width(rows) > options.max_width:  # start and end say how long it is
+        if 2 + _natural_width(rows) > options.max_width:  # the length follows from start and end
             rows, right = [row[:2] + row[3:] for row in rows], {0, 1, 3}
         gap = _GAP if 2 + _natural_width(rows) <= options.max_width else " "
         label = len(rows[0]) - 2
@@ -268,7 +291,7 @@ def _lines(rows: Sequence[Sequence[Text]], right: set[int], indent: str = "  ", 
         cells = [cell.split("\n", allow_blank=True) if "\n" in cell.plain else [cell] for cell in row]
         for k in range(max(map(len, cells))):
             line = Text(indent, style="" if number else _HEADER_STYLE, no_wrap=True, overflow="crop")
-            blanks = 0  # owed before the next text, so that no line ends in them
+            blanks = 0  # before the next text, so that no line ends in blanks
             for column, cell in enumerate(cells):
                 text = cell[k] if k < len(cell) else Text()
                 spare = widths[column] - text.cell_len

@@ -1,4 +1,4 @@
-"""Numbers, times and names as text, for machines and for people."""
+"""Format numbers, times and names, for files and for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCORE_DIGITS = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell begins with that is more than text to a spreadsheet
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a formula of a spreadsheet begins
 
 
 def decimal(value: float, digits: int) -> str:
@@ -34,26 +34,30 @@ def clock(time_s: float, digits: int = 2) -> str:
     # Rounded once, as a whole: 59.999 is 1:00.00 and never 0:60.00.
     ticks = round(time_s * 10**digits)
     whole, rest = divmod(ticks, 10**digits)
-    minutes, sec = divmod(whole, 60)
-    hours, minutes_left = divmod(minutes, 60)
     fraction = f".{rest:0{digits}d}" if digits else ""
-    if hours:
-        return f"{hours}:{minutes_left:02d}:{sec:02d}{fraction}"
-    return f"{minutes}:{sec:02d}{fraction}"
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
+    return f"{whole // 60}:{whole % 60:02d}{fraction}"
+
+
+def hms(time_s: float) -> str:
+    """Return a length of time for a message: `h:mm:ss`."""
+    whole = round(time_s)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def length(time_s: float) -> str:
-    """Return a stretch of time for people: `6.28 s`, from a minute on as `clock` has it."""
+    """Return a length of time for people: `6.28 s`, from a minute on as `clock`."""
     return f"{time_s:.2f} s" if round(time_s, 2) < 60 else clock(time_s)
 
 
 def encodable(name: str) -> str:
-    """Write bytes of a file name that are no UTF-8 as `\\udcff`, so that the text can be encoded."""
+    """Return text with bytes that are no UTF-8 written as `\\udcff`, so that it can be encoded."""
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
 
 
 def without_controls(text: str, keep: str = "") -> str:
-    """Return text for a file: what would steer the terminal that shows it, or cannot be encoded, as escapes.
+    """Return text for a file: control characters, and what cannot be encoded, as escapes.
 
     Args:
         text: of any characters.
@@ -62,31 +66,36 @@ def without_controls(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), encodable(text))
 
 
-def one_line(name: str) -> str:
+def field(text: str) -> str:
     """Return text for a format with one record a line: white space of any kind becomes a single space."""
-    return without_controls(" ".join(name.split()))
+    return without_controls(" ".join(text.split()))
 
 
 def cell(text: str) -> str:
     """Return text for a cell of a csv table, which quotes line ends and tabs.
 
-    What a spreadsheet would take for a formula gets an apostrophe before it, which says that it is text. The lone `-`
-    is the name of standard input, and no formula.
+    What a spreadsheet would take for a formula gets an apostrophe before it. The lone `-` is the name of standard
+    input, and no formula.
     """
     text = without_controls(text, keep="\t\n\r")
     return f"'{text}" if text.startswith(_FORMULA) and text != "-" else text
 
 
 def escape(text: str) -> str:
-    """Return text as one line that a person can be shown: line ends, controls and undecodable bytes as escapes.
+    """Return text that is safe on a terminal: line ends, control characters and undecodable bytes as escapes.
 
-    A file name must not move the cursor, colour the screen, turn the direction of writing or fail to print.
+    A file name must not move the cursor, colour the screen, reverse the direction of text or fail to print.
     """
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
 
 
+def one_line(text: str) -> str:
+    """Return text for a message: every run of white space as one space, and escaped."""
+    return escape(" ".join(text.split()))
+
+
 def printable(name: str, encoding: str) -> str:
-    """Return text as `escape` does, of characters that an encoding has."""
+    """Return escaped text, with characters that an encoding lacks as escapes too."""
     return escape(name).encode(encoding, "backslashreplace").decode(encoding)
 
 

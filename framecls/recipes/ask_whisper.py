@@ -107,7 +107,7 @@ def ask(network: Network, decoder: LanguageDecoder, samples: NDArray[np.float32]
     hop, margin = network.config.hop_samples, network.config.features.margin_samples
     n_frames = count_frames(len(samples), hop)
     padded = np.pad(samples, (margin, margin + n_frames * hop - len(samples)))
-    encoded, _ = network.listen(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
+    encoded, _ = network.encode(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
     shares = decoder(encoded).softmax(dim=0).tolist()
     return {_TO_ISO_639_1.get(code, code): share for code, share in zip(decoder.languages, shares, strict=True)}
 

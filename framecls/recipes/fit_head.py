@@ -71,7 +71,7 @@ def encode(network: Network, examples: PooledExamples, n_examples: int, *, low: 
         batch = examples.make_batch(number)
         features = network.extract(batch.waveform, batch.n_frames)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-            x, _ = network.listen(features, batch.n_frames)
+            x, _ = network.encode(features, batch.n_frames)
         vectors += [row[:n].half().clone() for row, n in zip(x, batch.n_frames.tolist(), strict=True)]
         targets.append(batch.targets)
         soft.append(

@@ -338,7 +338,7 @@ def open_gallery(path: Path, *, create: bool = False) -> Iterator[Gallery]:
             if create:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with translated(path):
-                opened = open_state_file(path, GALLERY, create=create, patience_s=_PATIENCE_S)
+                opened = open_state_file(path, GALLERY, create=create, timeout_s=_PATIENCE_S)
                 connection = stack.enter_context(opened)
                 connection.text_factory = _decode
         except FileNotFoundError as error:

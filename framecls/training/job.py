@@ -154,4 +154,6 @@ def choose_features(recipe: Recipe, n_given: int) -> FeatureConfig:
             "and with a whole number of vectors a second (features.sample_rate / features.hop_samples)"
         )
     how = recipe.features.normalize
-    return FeatureConfig("given", round(rate), window_samples=1, hop_samples=1, normalize=how, n_given=n_given)
+    return FeatureConfig(
+        "precomputed", round(rate), window_samples=1, hop_samples=1, normalize=how, precomputed_dim=n_given
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
@@ -164,8 +165,9 @@ def fit_size(config: ModelConfig, name: str, target: int) -> ModelConfig:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters of a network of these settings."""
-    return sum(p.numel() for p in Network(config).parameters())
+    """Return the number of parameters of a network of these settings, without those of a pre-trained encoder."""
+    frontend = nn.Identity() if config.features.kind == "pretrained" else None
+    return sum(p.numel() for p in Network(config, frontend).parameters())
 
 
 def name_figure(config: ModelConfig) -> str:

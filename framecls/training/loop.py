@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framecls.checkpoints.network import fill, save_model
+from framecls.checkpoints.network import fill, new_network, save_model
 from framecls.errors import ConfigError, ModelError
 from framecls.inference.engine import Engine
 from framecls.nn.network import Network, Output
@@ -87,9 +88,7 @@ class Run:
     def __init__(self, job: Job, data: Data) -> None:
         self.job, self.data, self.recipe = job, data, job.recipe
         torch.manual_seed(job.recipe.optim.seed)
-        self.network = Network(data.config).to(job.device)
-        if self.network.features.encoder is not None:
-            self.network.features.encoder.take(job.recipe.features.pretrained.source)
+        self.network = new_network(data.config, job.recipe.features.pretrained.source).to(job.device)
         initialised = initialise(self.network, job.init) if job.init else set()
         if job.recipe.optim.frozen_layers:
             freeze(self.network.encoder, job.recipe.optim.frozen_layers, initialised)
@@ -150,7 +149,7 @@ class Run:
     def _forward(self, shard: Shard) -> Output:
         device, features = self.job.device, self.data.config.features
         n_frames = shard.batch.n_frames.to(device)
-        # Spectra have no parameters and want full precision; a speech encoder is a network like the rest.
+        # Spectra have no parameters and want full precision; a pre-trained encoder is a network like the rest.
         learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
         low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
         autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
@@ -164,9 +163,9 @@ class Run:
 
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""
-        network = Network(self.data.config)
+        network = copy.deepcopy(self.network)
         fill(network, self.average, "the averaged weights")
-        return network.to(self.job.device)
+        return network
 
     def measure(self) -> DevReport:
         """Measure the averaged weights on dev, and write the model file if they are to be kept."""

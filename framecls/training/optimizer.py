@@ -18,7 +18,7 @@ from framecls.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 _MIN_SHARE = 0.5  # if less of the network is initialised, warn: its sizes may be set wrong
-_TUNED = "features.encoder.carried."  # prefix of the parameters of a pre-trained encoder
+_TUNED = "features.encoder."  # prefix of the parameters of a pre-trained encoder
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -90,5 +90,5 @@ def initialise(network: Network, path: Path) -> set[str]:
     if share < _MIN_SHARE:
         _log.warning("%s: only %.0f %% of this recipe's network fits it and begins with its weights", path, 100 * share)
     if layers := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
-        network.encoder.grow(max(layers) + 1)
+        network.encoder.init_identity(max(layers) + 1)
     return taken

@@ -26,7 +26,7 @@ from framecls.training.choices import CODECS
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 _MOST_SHOWN = 80  # characters of a change in a message
-_ENCODER_HOP_S = 0.02  # of all speech encoders that torchaudio has
+_ENCODER_HOP_S = 0.02  # of most pre-trained encoders
 
 # The bounds of a random number, the smaller first.
 Range = tuple[float, float]
@@ -257,11 +257,11 @@ class Recipe:
 
 
 def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = False) -> Recipe:
-    """Return a recipe with a pre-trained speech encoder for features, its frames about as long as before.
+    """Return a recipe on the vectors of a pre-trained encoder, its frames about as long as before.
 
     Args:
         recipe: all the rest.
-        source: "torchaudio:NAME", or the path of a checkpoint.
+        source: "framecls:MODEL", or the name or folder of an encoder of transformers.
         layer: of which the vectors are taken; 0: a learnt mix of all.
         tuned: train its self-attention too.
     """

@@ -28,7 +28,7 @@ import pytest
 
 from framecls.audio import AUDIO_SUFFIXES, InputFailure, find_inputs, open_audio, stream
 from framecls.audio import find as inputs
-from framecls.cli.classify import TagJob
+from framecls.cli.operations import TagOperation
 from framecls.errors import AudioError
 from support.commands import Cli, environment, run_command
 from support.hostile import chunk, encoded, floats, fmt, pcm, riff, save, wav
@@ -498,13 +498,13 @@ def test_a_file_that_is_cut_while_it_is_read(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_when_its_turn_comes(tag: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, gone, last = (write_wav(tmp_path / name) for name in ("1.wav", "2.wav", "3.wav"))
-    really_run = TagJob.run
+    really_run = TagOperation.run
 
-    def run_and_delete(self: TagJob, *arguments: Any) -> Any:
+    def run_and_delete(self: TagOperation, *arguments: Any) -> Any:
         gone.unlink(missing_ok=True)
         return really_run(self, *arguments)
 
-    monkeypatch.setattr(TagJob, "run", run_and_delete)
+    monkeypatch.setattr(TagOperation, "run", run_and_delete)
     answer = tag("-f", "jsonl", "-q", tmp_path)
     assert answer.status == 1
     check_line(answer.err, "2.wav: there is no such file")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from framecls.checkpoints.file import FORMAT_VERSION, narrow, read_config, widen
+from framecls.checkpoints.file import FORMAT_VERSION, dequantize, quantize, read_config
 from framecls.checkpoints.network import load_network, save_model
 from framecls.config import ModelConfig, Precision
 from framecls.errors import ModelError
@@ -71,10 +71,10 @@ def test_int8_keeps_each_weight_to_half_a_step_of_its_row() -> None:
     torch.manual_seed(2)
     weights = {"a.weight": torch.randn(5, 128, 128) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 7.0])[:, None, None]}
     weights |= {"a.bias": torch.randn(5), "small.weight": torch.randn(255, 256)}
-    stored = narrow(weights, "int8")
+    stored = quantize(weights, "int8")
     assert stored["a.weight"].dtype == torch.int8
     assert stored["a.bias"].dtype == stored["small.weight"].dtype == torch.float16
-    back = widen(stored)
+    back = dequantize(stored)
     assert back.keys() == weights.keys()
     step = weights["a.weight"].flatten(1).abs().amax(dim=1) / 127
     error = (back["a.weight"] - weights["a.weight"]).flatten(1).abs().amax(dim=1)
@@ -84,7 +84,7 @@ def test_int8_keeps_each_weight_to_half_a_step_of_its_row() -> None:
 def test_int8_weights_without_their_scale_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
 
-    monkeypatch.setattr("framecls.checkpoints.file._MIN_NARROWED", 1)
+    monkeypatch.setattr("framecls.checkpoints.file._MIN_QUANTIZED", 1)
     path = tmp_path / "m.safetensors"
     save_model(Network(tiny_config("frame")), path, precision="int8")
     header, _ = split(path)
@@ -140,6 +140,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "damaged or cut short"),
     "other safetensors": (lambda p: edit_metadata(p, lambda m: m.pop("framecls_format")), "not a framecls model"),
     "newer": (lambda p: edit_metadata(p, lambda m: m.update(framecls_format="99")), "newer format 99.*update framecls"),
+    "older": (lambda p: edit_metadata(p, lambda m: m.update(framecls_format="2")), "format 2, .*train the model again"),
     "odd format": (lambda p: edit_metadata(p, lambda m: m.update(framecls_format="-1")), "unknown format"),
     "no config": (lambda p: edit_metadata(p, lambda m: m.pop("config")), "settings cannot be used"),
     "config of junk": (lambda p: edit_metadata(p, lambda m: m.update(config="{")), "settings cannot be used"),
@@ -193,13 +194,3 @@ def test_the_format_is_written(model: Path) -> None:
 def test_model_config_must_be_complete() -> None:
     with pytest.raises(TypeError):
         ModelConfig()  # type: ignore[call-arg]
-
-
-def test_a_setting_that_is_no_more(model: Path) -> None:
-    """Files of earlier versions say it; where it is off it changes nothing."""
-    before = read_config(model)
-    edit_config(model, lambda config: config.update(embedding_activation="none"))
-    assert read_config(model) == before
-    edit_config(model, lambda config: config.update(embedding_activation="relu"))
-    with pytest.raises(ModelError, match="embedding_activation: there is no such setting"):
-        read_config(model)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from framecls.checkpoints import onnx as export
-from framecls.checkpoints.network import load_network, save_model
+from framecls.checkpoints.frontends import look_up
+from framecls.checkpoints.network import load_network, new_network, save_model
 from framecls.checkpoints.registry import locate
 from framecls.cli.boundary import run
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
@@ -181,24 +182,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @needs_onnx
 def test_what_hears_through_a_speech_encoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    layers = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
-    sizes = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "ff_interm_features": 16}
-    sizes |= {"pos_conv_kernel": 8, "pos_conv_groups": 2}
-    chances = dict.fromkeys(
-        ("projection_dropout", "attention_dropout", "ff_interm_dropout", "dropout", "layer_drop"), 0.0
-    )
-    architecture: dict[str, Any] = {f"encoder_{name}": value for name, value in {**sizes, **chances}.items()}
-    architecture |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": layers, "aux_num_out": None}
-    architecture |= {"extractor_conv_bias": False, "encoder_layer_norm_first": False}
-    heard = PretrainedConfig(str(tmp_path / "own.pt"), tuned=True, architecture=architecture)
-    width = heard.kernel_samples
-    features = FeatureConfig(
-        "pretrained", hop_samples=heard.hop_samples, window_samples=width, n_fft=width, pretrained=heard
-    )
-    save_model(Network(small(SMALL, features=features)), tmp_path / "m.safetensors")
+    save_model(Network(small(SMALL)), tmp_path / "own.safetensors")
+    own = PretrainedConfig(f"framecls:{tmp_path / 'own.safetensors'}", layer=1)
+    features = look_up(FeatureConfig("pretrained", pretrained=own))
+    save_model(new_network(small(SMALL, features=features), own.source), tmp_path / "m.safetensors")
     assert run(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.onnx")]) == 2
     assert capsys.readouterr().err == (
-        "framecls: error: the model tiny-language hears through a pre-trained encoder, which is not exported: "
-        "--no-features writes what is above it\n"
+        "framecls: error: the model tiny-language has a pre-trained encoder, which is not exported: "
+        "--no-features exports what is above it\n"
     )
     assert not (tmp_path / "m.onnx").exists()

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from framecls.audio import Input, find_inputs, open_audio
-from framecls.cli import classify, progress
-from framecls.cli.progress import Pace, line_gap_s
+from framecls.cli import classify, operations, progress
+from framecls.cli.progress import Throughput, line_interval_s
 from framecls.config import ReadOptions
 from framecls.output import destination
 from framecls.output.destination import FolderDestination, JournalDestination
@@ -118,7 +118,7 @@ def test_another_model_or_version_is_another_run(
     content[-1] ^= 1
     model.write_bytes(content)
     assert counts(tag(*to, "--resume")) == [3, 0, 0]
-    monkeypatch.setattr("framecls.output.resume.__version__", "0.0.0")
+    monkeypatch.setattr("framecls.cli.fingerprint.__version__", "0.0.0")
     assert counts(tag(*to, "--resume")) == [3, 0, 0]
 
 
@@ -155,9 +155,9 @@ def stale(folder: Path) -> list[str]:
 def test_a_result_that_was_lost_while_it_was_written_is_not_done(
     tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = destination._look_at
+    really = destination._size_and_mtime
     monkeypatch.setattr(
-        destination, "_look_at", lambda path: path.unlink() if path.name == "b.wav.jsonl" else really(path)
+        destination, "_size_and_mtime", lambda path: path.unlink() if path.name == "b.wav.jsonl" else really(path)
     )
     assert counts(tag(*TO_FOLDER)) == [3, 0, 0]
     monkeypatch.undo()
@@ -218,7 +218,7 @@ def test_an_input_that_fails_only_this_time_keeps_its_result(
     def fail(self: Any, *arguments: Any, **options: Any) -> Any:
         return (OSError(5, "Input/output error") for _ in range(3))
 
-    monkeypatch.setattr(classify.TagJob, "run", fail)
+    monkeypatch.setattr(operations.TagOperation, "run", fail)
     assert counts(tag(*TO_FOLDER)) == [0, 0, 3]
     assert shown(here / "out") == before
     assert stale(here / "out") == []
@@ -251,7 +251,7 @@ def test_a_folder_that_is_empty_all_at_once_costs_no_results(tag: Cli, here: Pat
 def test_the_summary_counts_as_the_progress_does(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "in" / "bad.wav").write_text("no audio")
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
-    monkeypatch.setattr(progress, "line_gap_s", lambda elapsed_s: 0.0)
+    monkeypatch.setattr(progress, "line_interval_s", lambda elapsed_s: 0.0)
     answer = tag("in", "gone.wav", "nor-this", *TO_FOLDER[1:])
     last = [line for line in answer.err.splitlines() if " files, " in line][-1]
     assert last.startswith("framecls: 6 of 6 files")
@@ -484,37 +484,39 @@ def test_ctrl_c_is_not_for_the_decoder(here: Path) -> None:
 # --- progress
 
 
-def test_pace() -> None:
-    pace = Pace([1000, 3000, 2000, 2000])
-    assert pace.describe(1.0, 5.0) == "0 of 4 files, 0:00:05 of audio, 5 times real time"
-    pace.finish(10.0)  # a second of audio is 100 bytes
-    assert pace.left_s(2.0) == pytest.approx(70 * 2 / 10)
-    pace.finish(0.0)  # it failed
-    assert pace.left_s(2.0) == pytest.approx(40 * 2 / 10)
-    assert pace.left_s(3.0, 5.0) == pytest.approx(35 * 3 / 15)
-    assert pace.describe(3.0, 5.0) == "2 of 4 files, 0:00:15 of audio, 5 times real time, 0:00:07 left"
-    pace.finish(20.0)
-    pace.finish(20.0)
-    assert pace.left_s(10.0) == 0
+def test_throughput() -> None:
+    throughput = Throughput([1000, 3000, 2000, 2000])
+    assert throughput.summary(1.0, 5.0) == "0 of 4 files, 0:00:05 of audio, 5 times real time"
+    throughput.finish(10.0)  # a second of audio is 100 bytes
+    assert throughput.left_s(2.0) == pytest.approx(70 * 2 / 10)
+    throughput.finish(0.0)  # it failed
+    assert throughput.left_s(2.0) == pytest.approx(40 * 2 / 10)
+    assert throughput.left_s(3.0, 5.0) == pytest.approx(35 * 3 / 15)
+    assert throughput.summary(3.0, 5.0) == "2 of 4 files, 0:00:15 of audio, 5 times real time, 0:00:07 left"
+    throughput.finish(20.0)
+    throughput.finish(20.0)
+    assert throughput.left_s(10.0) == 0
 
 
 def test_nothing_is_said_of_a_rest_of_unknown_size() -> None:
-    pace = Pace([1000, 0, 1000])
-    pace.finish(10.0)
-    assert pace.left_s(1.0) is None
-    pace.finish(500.0)
-    assert pace.left_s(51.0) is not None
+    throughput = Throughput([1000, 0, 1000])
+    throughput.finish(10.0)
+    assert throughput.left_s(1.0) is None
+    throughput.finish(500.0)
+    assert throughput.left_s(51.0) is not None
 
 
 def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "_SHOW_AFTER_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown: list[tuple[float, float | None, str, str]] = []
     monkeypatch.setattr(
-        progress.StepBar, "show", lambda self, title, done, total, text, count: shown.append((done, total, count, text))
+        progress.ProgressBar,
+        "show",
+        lambda self, title, done, total, text, count: shown.append((done, total, count, text)),
     )
-    progress.InputBar([1000], wanted=True, find_length_s=lambda: 600.0).advance(150.0)
-    progress.InputBar([0], wanted=True).advance(150.0)
+    progress.InputProgress([1000], enabled=True, find_length_s=lambda: 600.0).advance(150.0)
+    progress.InputProgress([0], enabled=True).advance(150.0)
     known, unknown = shown
     assert known[:3] == (150.0, 600.0, "0:02:30 of 0:10:00")
     assert known[3].endswith(" left")
@@ -533,7 +535,7 @@ def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
 
 
 def test_lines_come_ever_more_rarely() -> None:
-    assert [line_gap_s(elapsed_s) for elapsed_s in (0, 100, 200, 1000, 100_000)] == [10, 10, 10, 50, 300]
+    assert [line_interval_s(elapsed_s) for elapsed_s in (0, 100, 200, 1000, 100_000)] == [10, 10, 10, 50, 300]
 
 
 def test_plain_lines_where_there_is_no_terminal(tag: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

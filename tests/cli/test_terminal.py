@@ -18,19 +18,19 @@ RUN = """
 import sys
 from framecls.cli import progress
 from framecls.cli.boundary import run
-progress._PATIENCE_S = 0.0
+progress._SHOW_AFTER_S = 0.0
 sys.exit(run(sys.argv[1:]))
 """
 INTERRUPTED = RUN.replace(
-    "progress._PATIENCE_S = 0.0",
+    "progress._SHOW_AFTER_S = 0.0",
     """
-progress._PATIENCE_S = 0.0
-finish_input = progress.InputBar.finish_input
+progress._SHOW_AFTER_S = 0.0
+finish_input = progress.InputProgress.finish_input
 def interrupt(self, audio_s):
     finish_input(self, audio_s)
-    if self._pace.n_done == 2:
+    if self._throughput.n_done == 2:
         raise KeyboardInterrupt
-progress.InputBar.finish_input = interrupt
+progress.InputProgress.finish_input = interrupt
 """,
 )
 

@@ -16,14 +16,14 @@ import pytest
 
 from framecls import statefile
 from framecls.audio import Input
-from framecls.cli.formats import FOR_EYES, SUFFIXES
 from framecls.errors import FrameclsError, OutputError
 from framecls.output import files
-from framecls.output.destination import Form, plan_destination
+from framecls.output.destination import choose_destination
 from framecls.output.files import atomic_write, remove_leftovers
+from framecls.output.formats import WRITERS, make_writer
 from framecls.output.journal import Record, make_key, open_journal
-from framecls.output.resume import Run, observe
-from framecls.output.stored import from_stored, to_stored
+from framecls.output.resume import History, collect_facts, observe
+from framecls.output.stored import from_record, to_record
 from framecls.results import Outline, TagResult
 from support.results import make_identification, make_string, make_tag
 
@@ -31,13 +31,13 @@ A, B, C = (make_key(name) for name in "abc")
 
 
 def read(path: Path) -> dict[str, Any]:
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         found = {key: journal.get(key) for key in (A, B, C)}
     return {key: record.values for key, record in found.items() if record is not None}
 
 
 def fill(path: Path) -> None:
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         journal.add(A, Record({"n": 1, "text": "ü\n\udcff"}, b"1"))
         journal.add(B, Record({"n": 2}, b"22"))
         journal.add(A, Record({"n": 3}, b"333"))
@@ -47,7 +47,7 @@ def test_the_last_record_of_a_key_counts(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "journal"
     fill(path)
     assert read(path) == {A: {"n": 3}, B: {"n": 2}}
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         assert len(journal) == 2
         assert journal.get(C) is None
         journal.add(C, Record())
@@ -82,7 +82,7 @@ def test_any_byte_that_a_disk_spoils_gives_no_wrong_record(tmp_path: Path) -> No
 
 def test_keep_drops_what_is_not_needed(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         for number in range(10):
             journal.add(A, Record({"n": number}))
         journal.add(B, Record())
@@ -90,31 +90,31 @@ def test_keep_drops_what_is_not_needed(tmp_path: Path) -> None:
         journal.keep([A, B, A])
         assert len(journal) == 2
     assert read(path) == {A: {"n": 9}, B: {}}
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         journal.keep([B, C])
     assert read(path) == {B: {}}
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         journal.keep([])
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_an_empty_journal_is_not_left_behind(alone: bool, tmp_path: Path) -> None:
-    with open_journal(tmp_path / "journal", alone=alone):
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_an_empty_journal_is_not_left_behind(exclusive: bool, tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal", exclusive=exclusive):
         assert (tmp_path / "journal").exists()
     assert os.listdir(tmp_path) == []
 
 
 def test_an_empty_journal_that_another_run_has_open_stays(tmp_path: Path) -> None:
-    with open_journal(tmp_path / "journal", alone=False) as journal:
-        with open_journal(tmp_path / "journal", alone=False):
+    with open_journal(tmp_path / "journal", exclusive=False) as journal:
+        with open_journal(tmp_path / "journal", exclusive=False):
             pass
         journal.add(A, Record({"n": 1}))
     assert read(tmp_path / "journal") == {A: {"n": 1}}
 
 
 def test_several_threads_add(tmp_path: Path) -> None:
-    with open_journal(tmp_path / "journal", alone=False) as journal, ThreadPoolExecutor(8) as threads:
+    with open_journal(tmp_path / "journal", exclusive=False) as journal, ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: journal.add(make_key(n), Record({"n": n})), range(400)))
         assert {record.values["n"] for _, record in journal.records() if record} == set(range(400))
 
@@ -137,14 +137,14 @@ def in_a_child(action: Callable[[], None]) -> int:
 def test_a_journal_has_one_owner_or_several_that_share(tmp_path: Path) -> None:
     path = tmp_path / "journal"
 
-    def take(alone: bool) -> None:
-        with open_journal(path, alone=alone) as journal:
+    def take(exclusive: bool) -> None:
+        with open_journal(path, exclusive=exclusive) as journal:
             journal.add(C, Record({"of": "the other"}))
 
-    with open_journal(path, alone=True) as journal:
+    with open_journal(path, exclusive=True) as journal:
         journal.add(A, Record())
         assert in_a_child(lambda: take(True)) == 3
-    with open_journal(path, alone=False) as journal:
+    with open_journal(path, exclusive=False) as journal:
         assert in_a_child(lambda: take(True)) == 3
         assert in_a_child(lambda: take(False)) == 0
         journal.add(B, Record())
@@ -170,22 +170,21 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 # --- results
 
 
-@pytest.mark.parametrize("format", [name for name in SUFFIXES if name != "parquet"])
+@pytest.mark.parametrize("format", [name for name in WRITERS if name != "parquet"])
 def test_a_stored_result_is_written_as_the_result_itself(format: str, tmp_path: Path) -> None:
-    form = Form(format)
+    writer = make_writer(format)
     tags = (make_tag("ü\udcff.wav"), make_tag(empty=True), make_tag(overlapping=False), make_string())
     for result in (*tags, make_identification()):
-        if not form.accepts(type(result)):
+        if not isinstance(result, writer.accepts):
             continue
         written = []
-        if format in FOR_EYES and isinstance(result, TagResult):
+        if writer.for_people and isinstance(result, TagResult):
             none = (np.zeros(0), np.zeros((0, len(result.labels)), np.float32))
             outline = Outline(result.times, result.scores, result.scores)
             result = replace(result, times=none[0], scores=none[1], outline=outline)
-        stored = to_stored(result, frames=form.needs_frames, outline=form.needs_outline)
-        for version in (result, from_stored(stored)):
-            with atomic_write(tmp_path / "out", binary=form.is_binary) as stream:
-                writer = form.make_writer()
+        stored = to_record(result, frames=writer.frames, outline=writer.for_people)
+        for version in (result, from_record(stored)):
+            with atomic_write(tmp_path / "out", binary=writer.binary) as stream:
                 writer.begin(stream)
                 writer.write(version, stream)
                 writer.end(stream)
@@ -195,26 +194,26 @@ def test_a_stored_result_is_written_as_the_result_itself(format: str, tmp_path: 
 
 def test_frames_are_stored_bit_for_bit_and_only_when_asked_for() -> None:
     result = make_tag()
-    again = from_stored(to_stored(result, frames=True, outline=False))
+    again = from_record(to_record(result, frames=True, outline=False))
     assert isinstance(again, TagResult)
     np.testing.assert_array_equal(again.scores, result.scores)
     np.testing.assert_array_equal(again.times, result.times)
     assert (again.scores.dtype, again.times.dtype) == (result.scores.dtype, result.times.dtype)
-    bare = from_stored(to_stored(result, frames=False, outline=False))
+    bare = from_record(to_record(result, frames=False, outline=False))
     assert isinstance(bare, TagResult)
     assert bare.scores.shape == (0, len(result.labels))
-    assert to_stored(result, frames=False, outline=False).arrays == b""
+    assert to_record(result, frames=False, outline=False).arrays == b""
 
 
 def test_an_outline_is_stored_in_place_of_the_frames() -> None:
     result = make_tag()
     outlined = replace(result, outline=Outline(result.times[:4], result.scores[:4] / 2, result.scores[:4]))
-    again = from_stored(to_stored(outlined, frames=False, outline=True))
+    again = from_record(to_record(outlined, frames=False, outline=True))
     assert isinstance(again, TagResult)
     assert again.outline is not None
     for name in ("times", "means", "peaks"):
         np.testing.assert_array_equal(getattr(again.outline, name), getattr(outlined.outline, name))
-    assert to_stored(outlined, frames=False, outline=False).arrays == b""  # no format but those for eyes shows one
+    assert to_record(outlined, frames=False, outline=False).arrays == b""  # no format but those for eyes shows one
 
 
 # --- a kill at every step
@@ -229,8 +228,9 @@ def make_inputs(folder: Path) -> list[Input]:
 
 def classify(format: str, output: str, inputs: list[Input]) -> int:
     """Do what a run does, without a model; return the number of inputs that were skipped."""
-    run = Run(inputs, observe(inputs), True, lambda: "the same options")
-    with plan_destination(Form(format), output, len(inputs)).open(run) as destination:
+    history = History(collect_facts(inputs, observe(inputs), "the same options"), resume=True)
+    destination = choose_destination(make_writer(format), output, len(inputs), keep_journal=True)
+    with destination.open(inputs, history):
         for item in destination.pending:
             destination.write(make_tag(item.name), item.relative)
             assert not destination.failures
@@ -314,9 +314,9 @@ def test_a_kill_at_every_step(format: str, output: str, tmp_path: Path, monkeypa
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write in"), open_journal(tmp_path / "file" / "j", alone=True):
+    with pytest.raises(OutputError, match="cannot write in"), open_journal(tmp_path / "file" / "j", exclusive=True):
         pass
-    with open_journal(tmp_path / "journal", alone=True) as journal:
+    with open_journal(tmp_path / "journal", exclusive=True) as journal:
         journal.add(A, Record({"n": 1}))
         journal._connection.execute("PRAGMA max_page_count = 20")
         with pytest.raises(OutputError, match=f"cannot write in {tmp_path}: No space left on device"):

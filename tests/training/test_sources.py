@@ -470,7 +470,7 @@ def test_features_with_a_list_of_labels(tmp_path: Path, suffix: str) -> None:
     assert data.config.features.dim == 5
     train(job, data)
     config = read_config(job.output)
-    assert config.features == FeatureConfig("given", 100, window_samples=1, hop_samples=1, n_given=5)
+    assert config.features == FeatureConfig("precomputed", 100, window_samples=1, hop_samples=1, precomputed_dim=5)
     assert config.hop_s == 0.02
     engine = load_engine(job.output)
     measured = evaluate(engine, Measurement(tmp_path / "homework", tmp_path / "cache"))

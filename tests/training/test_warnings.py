@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from framecls.cli.tables import make_console, survey_table
+from framecls.cli.tables import survey_table
 from framecls.errors import ManifestError
+from framecls.output.tables import make_console
 from framecls.training.data.manifest import Recording, Span
 from framecls.training.data.survey import find_warnings, survey
 from framecls.training.job import Job, prepare

@@ -177,7 +177,7 @@ def check_features(recordings: Sequence[Recording], config: ModelConfig) -> None
     Raises:
         ManifestError: it takes another kind.
     """
-    size, wanted = array_size(recordings), config.features.n_given
+    size, wanted = array_size(recordings), config.features.precomputed_dim
     if size != wanted:
         kinds = [f"vectors of {n} numbers" if n else "sound" for n in (wanted, size)]
         raise ManifestError(f"the model {config.name} takes {kinds[0]}, and here is {kinds[1]}")

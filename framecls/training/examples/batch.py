@@ -74,14 +74,14 @@ class BatchMaker:
 
     def augment(self, waveforms: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment (batch, sample) as the recipe says; precomputed features stay as they are."""
-        if self.config.features.kind == "given":
+        if self.config.features.kind == "precomputed":
             return waveforms
         sample_noise = NoiseBank(self.noise, self.store, rng).sample if self.noise else None
         return augment_batch(waveforms, rng, self.recipe.augment, self.sample_rate, sample_noise, self.notes)
 
     def perturb(self, samples: Samples, rng: np.random.Generator) -> tuple[Samples, float]:
         """Change speed, tempo and pitch of (sample,) as the recipe says; precomputed features stay as they are."""
-        if self.config.features.kind == "given":
+        if self.config.features.kind == "precomputed":
             return samples, 1.0
         return perturb(samples, rng, self.recipe.augment, self.sample_rate)
 

@@ -37,7 +37,7 @@ def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
         ConfigError: the features are precomputed, or the folder holds something else.
         OutputError: the folder cannot be written.
     """
-    if data.config.features.kind == "given":
+    if data.config.features.kind == "precomputed":
         raise ConfigError("features computed elsewhere cannot be listened to: there is no preview of them")
     is_ours = not os.path.exists(folder) or (
         folder.is_dir() and (not any(folder.iterdir()) or (folder / LIST_NAME).exists())

@@ -81,7 +81,7 @@ def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> Clip
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
     if test.codec is None:
         return store
-    if engine.config.features.kind == "given" or (test.recipe and test.recipe.mix.enabled):
+    if engine.config.features.kind == "precomputed" or (test.recipe and test.recipe.mix.enabled):
         raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
     return CodecStore(store, test.codec)
 

@@ -1,4 +1,4 @@
-"""What the command says on stderr: one line a failure or warning, notes, and nothing else."""
+"""Messages on stderr: one line for each failure or warning, notes, and the log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError, is_out_of_memory
-from framecls.output.text import escape as escape  # what the commands say goes through here, names in it too
+from framecls.output.text import escape, one_line
+
+if TYPE_CHECKING:
+    from framecls.cli.options import MessageOptions
 
 PROGRAM = "framecls"
 
@@ -26,13 +29,8 @@ SIGNALLED = 128
 INTERRUPTED, BROKEN_PIPE = SIGNALLED + 2, SIGNALLED + 13  # by Ctrl-C, and by a reader of stdout that went away
 
 
-def one_line(text: str) -> str:
-    """Return text with every run of white space as one space, and escaped."""
-    return escape(" ".join(text.split()))
-
-
-def describe(error: BaseException) -> str:
-    """Return what a person is told of an error: an unexpected one says its type and how to learn more."""
+def error_message(error: BaseException) -> str:
+    """Return the message of an error for a user; that of an unexpected one names its type and --debug."""
     message = one_line(str(error))
     if isinstance(error, FrameclsError):
         return message
@@ -43,7 +41,7 @@ def describe(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {message}; run again with --debug"
 
 
-class Remarked(Protocol):
+class HasWarnings(Protocol):
     """A result, or the remarks of a recording."""
 
     @property
@@ -56,27 +54,27 @@ class Remarked(Protocol):
 
 
 @dataclass
-class Console:
-    """Where messages go; counts the failures and the warnings."""
+class Messages:
+    """Writes messages to stderr, and counts the failures and the warnings."""
 
     quiet: bool = False
     debug: bool = False
     errors_file: TextIO | None = None
-    failed: int = field(default=0, init=False)
-    warned: int = field(default=0, init=False)
+    n_failed: int = field(default=0, init=False)
+    n_warnings: int = field(default=0, init=False)
 
     @property
     def status(self) -> int:
         """The exit status of a run that went through all of its inputs."""
-        return FAILED if self.failed else INCOMPLETE if self.warned else DONE
+        return FAILED if self.n_failed else INCOMPLETE if self.n_warnings else DONE
 
-    def failure(self, file: str, error: BaseException) -> None:
-        """Report that one input could not be done, and count it."""
-        self.failed += 1
+    def input_failed(self, file: str, error: BaseException) -> None:
+        """Report an input that could not be done, and count it."""
+        self.n_failed += 1
         self.show_traceback(error)
-        self._write(f"{PROGRAM}: error: {escape(file)}: {describe(error)}")
+        self._write(f"{PROGRAM}: error: {escape(file)}: {error_message(error)}")
         if self.errors_file is not None:
-            record = {"file": file, "error": describe(error), "type": type(error).__name__}
+            record = {"file": file, "error": error_message(error), "type": type(error).__name__}
             try:
                 self.errors_file.write(json.dumps(record) + "\n")
                 self.errors_file.flush()
@@ -86,42 +84,42 @@ class Console:
                 raise OutputError(f"cannot write {path}: {full.strerror}") from full
 
     def warn(self, file: str, message: str) -> None:
-        """Say that the result of one input lacks something, also in a quiet run, and count it."""
-        self.warned += 1
+        """Report, also in a quiet run, that the result of an input lacks something, and count that."""
+        self.n_warnings += 1
         self._write(f"{PROGRAM}: warning: {escape(file)}: {one_line(message)}")
 
-    def remark(self, file: str, read: Remarked) -> None:
-        """Say what there is to say of one input that was read."""
-        for warning in read.warnings:
+    def report_warnings(self, file: str, recording: HasWarnings) -> None:
+        """Report what was wrong with an input, and how it was read."""
+        for warning in recording.warnings:
             self.warn(file, warning)
-        for note in read.notes:
+        for note in recording.notes:
             self.note(f"{escape(file)}: {one_line(note)}")
 
-    def report(self, error: BaseException) -> None:
-        """Say what stops the whole run; of a list that cannot be used, a line a row under the first."""
+    def fatal(self, error: BaseException) -> None:
+        """Report the error that stops the whole run; that of a manifest has a line for each bad row."""
         if not isinstance(error, ManifestError) or not error.rows:
-            self.error(describe(error))
+            self.error(error_message(error))
             return
         self.error(one_line(error.headline))
         for row in error.rows:
             self._write(f"  {one_line(row)}")
 
     def error(self, message: str) -> None:
-        """Say what stops the whole run."""
+        """Report what stops the whole run."""
         self._write(f"{PROGRAM}: error: {message}")
 
     def note(self, message: str) -> None:
-        """Say something that a quiet run leaves out."""
+        """Write a line that a quiet run leaves out."""
         if not self.quiet:
             self._write(f"{PROGRAM}: {message}")
 
     def show_traceback(self, error: BaseException) -> None:
-        """Print where an error came from, when the user asked for it."""
+        """Write where an error came from, with --debug."""
         if self.debug:
             self._write("".join(traceback.format_exception(error)).rstrip())
 
     def open_errors(self, path: Path | None) -> None:
-        """Start the file that gets each failure as a JSON line, empty while all goes well.
+        """Create the file that gets each failure as a JSON line.
 
         Raises:
             UsageError: the file cannot be written.
@@ -146,10 +144,16 @@ class Console:
         sys.stderr.flush()
 
 
-def set_up_logging(verbose: int, debug: bool) -> None:
+def open_messages(options: MessageOptions) -> Messages:
+    """Return where a command writes its messages, and send the log of the package there too."""
+    _set_up_logging(options.verbose, options.debug)
+    return Messages(quiet=options.quiet, debug=options.debug)
+
+
+def _set_up_logging(verbose: int, debug: bool) -> None:
     """Send the package's log to stderr: warnings always, more with -v; other libraries' warnings only with -v.
 
-    A warning of a library is several lines with its own source in them, nothing that a user of the command can act on.
+    A warning of a library has several lines, with its source in them: nothing that a user of the command can act on.
     """
     level = logging.DEBUG if debug or verbose > 1 else logging.INFO if verbose else logging.WARNING
     handler = logging.StreamHandler()

@@ -1,4 +1,4 @@
-"""A framecls model that hears through the lower layers of another one."""
+"""A framecls model on the lower layers of another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.frontends import look_up
-from framecls.checkpoints.network import load_network, save_model
+from framecls.checkpoints.network import load_network, new_network, save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import ConfigError, ModelError
 from framecls.model import load
@@ -50,7 +50,8 @@ def features(source: str = "framecls:base", **settings: int) -> FeatureConfig:
 
 def model_of(config: FeatureConfig) -> Network:
     encoder = EncoderConfig(dim=8, n_layers=1, n_heads=2, ff_dim=16, kernel=3)
-    return Network(ModelConfig("upper", "frame", ("x", "y"), features=config, encoder=encoder)).eval()
+    whole = ModelConfig("upper", "frame", ("x", "y"), features=config, encoder=encoder)
+    return new_network(whole, config.pretrained.source).eval()
 
 
 @torch.inference_mode()
@@ -60,8 +61,8 @@ def test_vectors_are_those_of_the_layers_of_the_other_model(base: Path) -> None:
     assert config.margin_samples == BASE.features.margin_samples
     waveform = noise_tensor(9 * 320 + 2 * config.margin_samples)[None]
     other, n_frames = load_network(base), torch.tensor([9])
-    other.phone_layer = 2  # how far it listens
-    wanted, _ = other.listen(other.extract(waveform, n_frames), n_frames)
+    other.phone_layer = 2  # the last that is run
+    wanted, _ = other.encode(other.extract(waveform, n_frames), n_frames)
     torch.testing.assert_close(model_of(config).features(waveform, n_frames), layer_norm(wanted, (16,)))
     torch.testing.assert_close(model_of(config).features(waveform), layer_norm(wanted, (16,)))
 
@@ -95,8 +96,8 @@ def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) ->
     )
     train(job, prepare(job))
     stored = load_file(job.output)
-    assert [key for key in stored if key.startswith("features.")] == ["features.encoder.mix"]
-    assert stored["features.encoder.mix"].abs().max() > 0  # the mix was learnt
+    assert [key for key in stored if key.startswith("features.")] == ["features.mix"]
+    assert stored["features.mix"].abs().max() > 0  # the mix was learnt
     assert read_config(job.output).features.pretrained.source == "framecls:base"
     assert load(job.output, device="cpu").identify(str(tmp_path / "low0.wav")).label in {"low", "hiss"}
     torch.manual_seed(4)
@@ -111,7 +112,7 @@ def test_a_model_of_ones_own_is_carried(base: Path, tmp_path: Path, tuned: bool)
     recipe = with_encoder(make_recipe(4, 4, tuned_rate=1.0), f"framecls:{own}", layer=2, tuned=tuned)
     job = Job(write_corpus(tmp_path, labels=("low", "hiss")), tmp_path / "upper.safetensors", recipe)
     train(job, prepare(job))
-    before, after, prefix = load_network(own).state_dict(), load_file(job.output), "features.encoder.carried."
+    before, after, prefix = load_network(own).state_dict(), load_file(job.output), "features.encoder."
     kept = [key for key in before if prefix + key in after]
     moved = {key for key in kept if not torch.allclose(before[key], after[prefix + key].float(), atol=2e-3)}
     assert ("encoder.layers.1.feed_forward.layers.0.weight" in moved) == tuned
@@ -126,24 +127,20 @@ def test_two_models_share_no_encoder_that_both_only_name() -> None:
     waveform = noise_tensor(9 * 320 + 2 * config.margin_samples)[None]
     with torch.inference_mode():
         before = one(waveform)
-        assert other.encoder is not None
-        other.encoder.inner(torch.device("meta"))  # as a batch on another device does
-        assert third.encoder is not None
-        for parameter in third.encoder.inner(waveform.device).double().parameters():
+        other._unregistered[0].to("meta")  # as a batch on another device does
+        for parameter in third._unregistered[0].double().parameters():
             parameter.zero_()
         torch.testing.assert_close(one(waveform), before, rtol=0, atol=0)
-    assert one.encoder is not None
-    assert {p.dtype for p in one.encoder.inner(waveform.device).parameters()} == {torch.float32}
 
 
 def test_what_cannot_be_built_on_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layers 1 to 3, and there is no 4"):
         features(layer=4)
     config = replace(BASE, name="on", features=features())
-    save_model(Network(config), base.with_name("on.safetensors"))
-    with pytest.raises(ConfigError, match="hears through another encoder itself"):
+    save_model(new_network(config, "framecls:base"), base.with_name("on.safetensors"))
+    with pytest.raises(ConfigError, match="has a pre-trained encoder itself"):
         features("framecls:on")
     hostile = json.loads(json.dumps(features().pretrained.architecture))
-    hostile["features"]["kind"] = "given"
-    with pytest.raises(ConfigError, match="n_given"):
-        PretrainedConfig("framecls:base", family="framecls", architecture=hostile)
+    hostile["features"]["kind"] = "precomputed"
+    with pytest.raises(ConfigError, match="precomputed_dim"):
+        replace(features().pretrained, architecture=hostile)

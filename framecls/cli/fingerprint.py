@@ -1,0 +1,54 @@
+"""The fingerprint of a run: all that decides, besides the recording, what is written of an input."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from framecls._version import __version__
+from framecls.checkpoints import registry
+from framecls.cli.options import ClusterOptions, MachineOptions, MessageOptions, RunOptions
+from framecls.config import ModelConfig
+
+# Options that change no result, or that the fingerprint holds in another form. An option that is not named here counts:
+# a new one makes a run do too much again, never too little.
+_IGNORED = {f.name for o in (MessageOptions, MachineOptions, ClusterOptions) for f in dataclasses.fields(o)} | {
+    "inputs",
+    "model",
+    "format",
+    "output",
+    "errors",
+    "resume",
+}
+
+
+def take_fingerprint(options: RunOptions, format: str, model: Path, config: ModelConfig) -> str:
+    """Return a digest of the version, the options, the model and the gallery."""
+    gallery = _digest_gallery(options) if config.embedding else ""
+    models = [model, registry.locate(registry.GATE_MODEL)] if config.gate else [model]
+    facts = {
+        "version": __version__,
+        "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _IGNORED},
+        "format": format,
+        "gallery": gallery,
+        "models": [hashlib.sha256(path.read_bytes()).hexdigest() for path in models],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest_gallery(options: RunOptions) -> str:
+    """Return a digest of all enrolled voices: with one more, a recording may get another name.
+
+    Raises:
+        GalleryError: the gallery cannot be read.
+    """
+    from framecls.speakers.gallery import default_path, open_gallery  # numpy: only once the options are right
+
+    digest = hashlib.sha256()
+    with open_gallery(getattr(options, "gallery", None) or default_path()) as gallery:
+        for clip in gallery.clips():
+            digest.update(json.dumps([clip.name, clip.model]).encode())
+            digest.update(clip.vector.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""What `tag`, `tag --string` and `identify` do with each input: one class each."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from framecls.cli import checks
+from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
+from framecls.cli.streaming import check_stream
+from framecls.config import DEFAULT_BEAM, DecisionConfig, ModelConfig
+from framecls.errors import UsageError
+from framecls.output.formats import Result, make_writer
+from framecls.results import Identification, StringResult, TagResult
+
+if TYPE_CHECKING:
+    from framecls.audio import Source
+    from framecls.cluster import ClusterModel
+    from framecls.model import Model
+    from framecls.speakers.recognition import Enrolled
+
+    AnyModel: TypeAlias = Model | ClusterModel
+    Results: TypeAlias = (
+        Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
+    )
+
+
+class Operation(ABC):
+    """What one command does with each input, by its options."""
+
+    task: ClassVar[Literal["frame", "pooled"]]  # of the models that it takes
+    result: ClassVar[type[Result]]  # what `run` gives
+
+    def __init__(self, options: RunOptions, *, frames: bool = False) -> None:
+        """Read the options.
+
+        Args:
+            options: of the command.
+            frames: write the scores of every frame.
+
+        Raises:
+            UsageError: an option is wrong, or two do not go together.
+        """
+        self.options = options
+        self.thresholds = checks.parse_thresholds(options.threshold)
+        self.reading = checks.parse_reading(options)
+        self.min_duration_s: float | None = None  # None: the model's own
+        self.min_gap_s: float | None = None
+        self._decision: DecisionConfig | None = None
+        self.format = checks.choose_format(options.format, options.output, frames)
+        self.writer = make_writer(self.format, frames=frames)
+        if not issubclass(self.result, self.writer.accepts):
+            raise UsageError(f"-f {self.writer.refusal}")
+
+    def find(self, name: str) -> tuple[Path, ModelConfig]:
+        """Return the file and the settings of the model of that name.
+
+        Raises:
+            UsageError: there is none, or it is not for this operation.
+        """
+        return checks.find_model(name, self.task)
+
+    def check(self, config: ModelConfig) -> None:
+        """Set the model's rules of decision to those of the options.
+
+        Raises:
+            UsageError: the model has no such rule, or it would decide nothing.
+        """
+        self._decision = checks.change_decision(config, self.thresholds, self.min_duration_s, self.min_gap_s)
+
+    def prepare(self, model: AnyModel) -> AnyModel:
+        """Have a model that was just loaded decide by the rules of this run."""
+        if self._decision is not None:
+            model.config = dataclasses.replace(model.config, decision=self._decision)
+        return model
+
+    @abstractmethod
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        """Classify recordings, in order; yield the error for one that fails.
+
+        Args:
+            model: as `prepare` returned it.
+            sources: the recordings.
+            progress: called with the seconds of the present recording that are done.
+        """
+
+
+class TagOperation(Operation):
+    """`framecls tag`."""
+
+    task = "frame"
+    result = TagResult
+
+    def __init__(self, options: TagOptions) -> None:
+        if options.beam is not None:
+            raise UsageError("--beam goes with --string: add that, or leave it out")
+        checks.check_seconds("--min-duration", options.min_duration)
+        checks.check_seconds("--min-gap", options.min_gap)
+        super().__init__(options, frames=options.frames)
+        if options.stream:
+            check_stream(options, self.writer)
+        self.min_duration_s = options.min_duration
+        self.min_gap_s = options.min_gap
+
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_many(sources, keep_scores=self.writer.frames, progress=progress, **self.reading)
+
+
+class StringOperation(Operation):
+    """`framecls tag --string`: any model with a phone head will do."""
+
+    task = "frame"
+    result = StringResult
+
+    def __init__(self, options: TagOptions) -> None:
+        checks.check_count("--beam", options.beam)
+        for option, given in (
+            ("--threshold", options.threshold),
+            ("--min-duration", options.min_duration is not None),
+            ("--min-gap", options.min_gap is not None),
+            ("--stream", options.stream),
+        ):
+            if given:
+                raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
+        super().__init__(options, frames=options.frames)
+        self._beam = DEFAULT_BEAM if options.beam is None else options.beam
+
+    def find(self, name: str) -> tuple[Path, ModelConfig]:
+        return checks.find_string_model(name)
+
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.tag_string_many(sources, beam=self._beam, progress=progress, **self.reading)
+
+
+class IdentifyOperation(Operation):
+    """`framecls identify`."""
+
+    task = "pooled"
+    result = Identification
+
+    def __init__(self, options: IdentifyOptions) -> None:
+        super().__init__(options)
+        checks.check_count("--top-k", options.top_k)
+        self._top_k = options.top_k
+        self._among_text = options.among
+        self._among: tuple[str, ...] | None = None
+        self._gallery = options.gallery
+        self._enrolled: Enrolled | None = None
+
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        if not config.embedding:
+            if self._gallery is not None:
+                raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")
+            self._among = checks.parse_among(self._among_text, config.labels)
+
+    def prepare(self, model: AnyModel) -> AnyModel:
+        model = super().prepare(model)
+        if model.config.embedding:
+            self._enrolled = model.enrolled(self._gallery)
+            self._among = checks.parse_names(self._among_text, self._enrolled.names)
+        return model
+
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        return model.identify_many(
+            sources,
+            top_k=self._top_k,
+            among=self._among,
+            enrolled=self._enrolled,
+            progress=progress,
+            **self.reading,
+        )
