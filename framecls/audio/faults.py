@@ -21,6 +21,11 @@ def explain_os_error(error: OSError | ValueError) -> AudioError:
     return AudioError("this is not a name that a file can have")
 
 
+def explain_stall(timeout_s: float) -> AudioError:
+    """Return the failure of a file of which nothing came for so long."""
+    return AudioError(f"its decoder gave nothing for {timeout_s:g} s and was stopped (--timeout)")
+
+
 def one_line(text: str) -> str:
     """Return the text with every run of white space as one blank."""
     return " ".join(text.split())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +46,7 @@ class AudioStream:
         info: sample rate and channels of the original.
         sample_rate: Hz of the blocks.
         remarks: notes and warnings on the recording; complete after the last block.
+        last_read_at: when samples last came from the decoder, as `time.monotonic` counts.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class AudioStream:
         self.remarks = remarks
         self._options = options
         self.sample_rate = sample_rate
+        self.last_read_at = time.monotonic()
         self._reader = reader
         self._resources = resources
         self._started = False
@@ -104,7 +108,8 @@ class AudioStream:
             _MAX_CHUNK // self.info.channels,
             _MAX_CHUNK * rate // self.sample_rate,
         )
-        pieces = _read_mono(self._reader, max(1, chunk_frames), self._channel, self.remarks)
+        chunk_frames = max(1, chunk_frames)
+        pieces = _read_mono(self._read_chunks(chunk_frames), self.info, chunk_frames, self._channel, self.remarks)
         if rate != self.sample_rate:
             pieces = _resample(pieces, rate, self.sample_rate)
         longest_s = self._options.max_duration_s
@@ -118,6 +123,11 @@ class AudioStream:
             raise AudioError(NO_AUDIO)
         if self._options.strict and self.remarks.warnings:
             raise AudioError(self.remarks.warnings[0])
+
+    def _read_chunks(self, chunk_frames: int) -> Iterator[NDArray[np.float32]]:
+        while len(chunk := self._reader.read(chunk_frames)):
+            self.last_read_at = time.monotonic()
+            yield chunk
 
     def close(self) -> None:
         """Close what `open_audio` opened; a file object that was given to it stays open."""
@@ -135,6 +145,18 @@ class AudioStream:
 def has_own_rate(source: object) -> bool:
     """Tell whether a source is a path or a file object, which states its own sample rate."""
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")
+
+
+def is_stored(source: object) -> bool:
+    """Tell whether a source is a file, of which all is there already; a pipe, an array and live blocks are none."""
+    if isinstance(source, Channel):
+        source = source.source
+    try:
+        if isinstance(source, str | os.PathLike):
+            return not stat.S_ISFIFO(os.stat(source).st_mode)
+        return hasattr(source, "read") and cast(BinaryIO, source).seekable()
+    except (OSError, ValueError):  # opening it fails
+        return True
 
 
 def split_channels(
@@ -218,26 +240,21 @@ def _open_reader(
     return BlocksReader(cast(Iterator[Any], source), raw_sample_rate, remarks)
 
 
-def _read_chunks(reader: Reader, chunk_frames: int) -> Iterator[NDArray[np.float32]]:
-    while len(chunk := reader.read(chunk_frames)):
-        yield chunk
-
-
 def _read_mono(
-    reader: Reader, chunk_frames: int, channel: int | None, remarks: Remarks
+    chunks: Iterable[NDArray[np.float32]], info: AudioInfo, chunk_frames: int, channel: int | None, remarks: Remarks
 ) -> Iterator[NDArray[np.float32]]:
     """Yield (sample,) one channel, or the mix of all, on the usual scale and without a constant offset.
 
     Raises:
         AudioError: a sample is NaN, infinite or absurd; such a value would spread through everything that comes after.
     """
-    rate, channels = reader.info.sample_rate, reader.info.channels
+    rate, channels = info.sample_rate, info.channels
     stretch_frames = max(1, min(round(STRETCH_S * rate), _MAX_CHUNK // channels))
     mixer = Mixer(channels, rate, channel, remarks)
     offset = OffsetRemover(stretch_frames)
-    chunks = settle_scale(_rechunk(_read_chunks(reader, chunk_frames), chunk_frames), remarks)
+    scaled = settle_scale(_rechunk(chunks, chunk_frames), remarks)
     position = 0
-    for stretch in _rechunk(chunks, stretch_frames):
+    for stretch in _rechunk(scaled, stretch_frames):
         mono = mixer.mix(stretch)
         # NaN is not below anything, and the largest of numbers of which one is NaN is NaN.
         if not max(mono.max(), -mono.min()) < _MAX_SAMPLE:

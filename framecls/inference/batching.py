@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from framecls.audio import AudioStream
+from framecls.audio import AudioStream, explain_stall
 from framecls.config import ModelConfig
 from framecls.errors import AudioError
 from framecls.inference.windows import Block, Item, WindowOutput, cut_windows, padded_length
@@ -26,6 +26,9 @@ _LINGER_S = 0.02
 _MAX_SHORT_WINDOWS = 4
 # Recordings under way at once, however short they are.
 _MAX_RECORDINGS = 1024
+# How long a file that has reached its time limit is still given: a decoder that stops by itself does so first, and a
+# program that was suspended goes on.
+_GRACE_S = 1.0
 # How long the end of a run waits for a thread that is stuck in a read, such as one from a pipe that is silent.
 _JOIN_S = 1.0
 
@@ -49,6 +52,8 @@ class Recording:
     name: str = ""
     channel: int | None = None  # the only one that is read, counted from 1
     progress: Callable[[float], None] | None = None  # told the seconds done
+    timeout_s: float | None = None  # a file whose decoder gives nothing for so long has failed; None: it is waited for
+    is_stored: Callable[[], bool] = lambda: False  # called in a decoder's thread: whether the limit applies
     info: AudioInfo | None = None  # known once it is open
     remarks: Remarks = field(default_factory=Remarks)  # complete once its windows have been read, as is n_samples
     n_samples: int = 0  # decoded so far, at the network's rate
@@ -58,6 +63,9 @@ class Recording:
     n_items: int = 0  # decoded so far
     n_batched: int = 0
     is_decoded: bool = False  # to its end, or up to an error
+    stream: AudioStream | None = None
+    active_since: float | None = None  # when the decoder last began, or went on after a wait for room; None: it waits
+    overdue_since: float | None = None  # when it was first seen to have reached its time limit
     outputs: dict[int, WindowOutput] = field(default_factory=dict)  # by number of the window, not read yet
     n_read: int = 0
     error: BaseException | None = None  # of the decoder
@@ -151,6 +159,8 @@ class Batcher:
         self._exhausted = False
         self._source_error: BaseException | None = None
         self._stopped = False
+        self._decoding: list[Recording] = []
+        self._decoders: list[threading.Thread] = []
         self._n_queued = 0  # windows decoded and not batched
         self._buckets: dict[tuple[int, bool], _Bucket] = {}
         self._n_running = 0  # batches with the workers
@@ -160,12 +170,8 @@ class Batcher:
 
     def run(self) -> Generator[Recording, None, None]:
         """Yield the recordings in order, each as soon as it is begun; closing the generator stops all threads."""
-        threads = [
-            threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
-            for _ in range(self._limits.n_decoders)
-        ]
-        for thread in threads:
-            thread.start()
+        for _ in range(self._limits.n_decoders):
+            self._start_decoder()
         try:
             while True:
                 self._work_until(lambda: bool(self._unread) or self._exhausted)
@@ -180,7 +186,7 @@ class Batcher:
                 self._changed.notify_all()
             self._workers.shutdown(wait=True, cancel_futures=True)
             deadline = time.monotonic() + _JOIN_S
-            for thread in threads:
+            for thread in self._decoders:
                 thread.join(max(0.0, deadline - time.monotonic()))
             if isinstance(self._source, Generator):
                 self._source.close()
@@ -238,6 +244,11 @@ class Batcher:
 
     # Decoding, in threads of its own.
 
+    def _start_decoder(self) -> None:
+        thread = threading.Thread(target=self._decode_all, name="framecls-decode", daemon=True)
+        self._decoders.append(thread)
+        thread.start()
+
     def _decode_all(self) -> None:
         while self._wait(lambda: bool(self._undecoded) or self._exhausted):
             with self._changed:
@@ -246,28 +257,64 @@ class Batcher:
                         return
                     continue  # another decoder was faster
                 recording = self._undecoded.popleft()
+                recording.active_since = time.monotonic()
+                self._decoding.append(recording)
                 self._changed.notify_all()
-            self._decode(recording)
+            if not self._decode(recording):
+                return
 
-    def _decode(self, recording: Recording) -> None:
+    def _decode(self, recording: Recording) -> bool:
+        """Decode a recording; False: it had been given up, and another thread has taken the place of this one."""
         try:
+            if not recording.is_stored():
+                recording.timeout_s = None
             with recording.open() as stream:
-                recording.info, recording.remarks = stream.info, stream.remarks
+                recording.stream, recording.info, recording.remarks = stream, stream.info, stream.remarks
                 for item in cut_windows(_count(recording, stream.blocks(self._limits.block_s)), self._config):
                     if not self._queue(recording, item):
                         break
         except BaseException as error:  # the consumer raises it
-            recording.error = error
+            return self._end(recording, error)
+        return self._end(recording, None)
+
+    def _end(self, recording: Recording, error: BaseException | None) -> bool:
+        """Note that a recording is decoded as far as it will be; False: that was noted before."""
         with self._changed:
-            recording.is_decoded = True
+            if recording.is_decoded:
+                return False
+            recording.error, recording.is_decoded, recording.stream = error, True, None
+            self._decoding.remove(recording)
             self._changed.notify_all()
+            return True
+
+    def _give_up_stalled(self) -> float | None:
+        """Fail the files whose decoders are stuck, and replace those; return when to look again, None: no need to."""
+        now, looks = time.monotonic(), []
+        for recording in list(self._decoding):
+            if recording.timeout_s is None or recording.active_since is None:
+                continue
+            last_read_at = recording.stream.last_read_at if recording.stream is not None else 0.0
+            look_at = max(recording.active_since, last_read_at) + recording.timeout_s
+            if now < look_at:
+                recording.overdue_since = None
+            else:
+                recording.overdue_since = recording.overdue_since or now
+                look_at = recording.overdue_since + _GRACE_S
+            looks.append(look_at)
+            if now >= look_at:
+                self._end(recording, explain_stall(recording.timeout_s))
+                self._start_decoder()
+        return min(looks, default=None)
 
     def _queue(self, recording: Recording, item: Item) -> bool:
-        """Queue a decoded window once there is room; False: the run is over."""
+        """Queue a decoded window once there is room; False: the run is over, or the recording was given up."""
         with self._changed:
             # One window of each recording always has room, or those behind could block the first in line.
-            if not self._wait(lambda: not recording.items or self._n_queued < self._max_queued):
+            recording.active_since = None
+            has_room = self._wait(lambda: not recording.items or self._n_queued < self._max_queued)
+            if not has_room or recording.is_decoded:  # decoded: it was given up before
                 return False
+            recording.active_since = time.monotonic()
             recording.items.append(item)
             recording.n_items += 1
             self._n_queued += 1
@@ -290,8 +337,8 @@ class Batcher:
                     return
                 wants_recording = self._may_advance()
                 if not wants_recording and not self._step():
-                    timeout_s = None if self._linger_until is None else self._linger_until - time.monotonic()
-                    self._changed.wait(timeout_s)
+                    times = [at for at in (self._linger_until, self._give_up_stalled()) if at is not None]
+                    self._changed.wait(min(times) - time.monotonic() if times else None)
             if wants_recording:
                 self._advance()
 

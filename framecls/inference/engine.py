@@ -24,6 +24,7 @@ from framecls.audio import (
     as_array,
     has_own_rate,
     is_array,
+    is_stored,
     open_audio,
     open_vectors,
     split_channels,
@@ -134,7 +135,15 @@ class Engine:
                 for part in parts:
                     channel = part.number if isinstance(part, Channel) else options.channel_number
                     open_part = partial(self.open, part, options)
-                    yield Recording(open_part, self.config, name_source(part), channel, progress)
+                    yield Recording(
+                        open_part,
+                        self.config,
+                        name_source(part),
+                        channel,
+                        progress,
+                        options.timeout_s,
+                        partial(is_stored, part),
+                    )
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()

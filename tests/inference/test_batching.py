@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,8 +32,8 @@ from framecls.model import Model
 from framecls.nn.network import Network
 from framecls.results import Identification, TagResult
 from support.commands import HANG_S, run_command
-from support.models import tiny_config
-from support.signals import RATE, make_swell
+from support.models import save_tiny_model, tiny_config
+from support.signals import RATE, make_swell, write_wav
 
 CPU = torch.device("cpu")
 CONFIG = replace(tiny_config("frame"), window=WindowConfig(length_s=0.4, overlap_s=0.1))
@@ -212,6 +215,117 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
     # Four times shorter than a whole window: four times as many to a batch.
     assert max(sizes) <= 16
     assert len(sizes) < 33  # more than two windows to a batch, even where the machine is slow
+
+
+# Time limits.
+
+
+class StuckFile(io.BytesIO):
+    """A file on a disk that does not answer from some byte on."""
+
+    def __init__(self, content: bytes, stuck_at: int) -> None:
+        super().__init__(content)
+        self.stuck_at = stuck_at
+        self.is_stuck = False
+        self.may_go_on = threading.Event()
+
+    def readinto(self, buffer: Any) -> int:
+        self._wait()
+        return super().readinto(buffer)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._wait()
+        return super().read(size)
+
+    def _wait(self) -> None:
+        if self.tell() >= self.stuck_at:
+            self.is_stuck = True
+            self.may_go_on.wait(HANG_S)
+
+
+def as_wav(samples: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    soundfile.write(target, samples, RATE, format="WAV", subtype="FLOAT")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(("stage", "n_decoders"), [("opening", 1), ("decoding", 1), ("decoding", 2)])
+def test_a_file_whose_decoder_is_stuck_fails_alone(
+    stage: str, n_decoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framecls.inference.engine.count_decoders", lambda: n_decoders)
+    content = as_wav(make_swell(70.0))
+    stuck = StuckFile(content, 0 if stage == "opening" else len(content) // 4)
+    started = time.monotonic()
+    first, second, third = make_model().tag_many([io.BytesIO(content), stuck, io.BytesIO(content)], timeout_s=1)
+    assert time.monotonic() - started >= 1
+    assert stuck.is_stuck
+    assert isinstance(second, AudioError)
+    assert str(second) == "its decoder gave nothing for 1 s and was stopped (--timeout)"
+    assert isinstance(first, TagResult)
+    assert isinstance(third, TagResult)
+    same(first, third)
+    stuck.may_go_on.set()
+    deadline = time.monotonic() + HANG_S
+    while any(thread.name == "framecls-decode" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_slow_pipe_is_waited_for(tmp_path: Path) -> None:
+    """Longer than the time limit nothing comes through it, first before it is opened and then in the middle."""
+    content = as_wav(make_swell(1.0))
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        time.sleep(2.5)
+        with open(tmp_path / "pipe", "wb", buffering=0) as pipe:
+            pipe.write(content[:9000])
+            time.sleep(2.5)
+            pipe.write(content[9000:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    model = make_model()
+    got = model.tag(tmp_path / "pipe", timeout_s=0.5)
+    writer.join()
+    np.testing.assert_array_equal(got.scores, model.tag(io.BytesIO(content)).scores)
+
+
+def test_a_file_that_waits_for_the_network_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Engine.forward
+
+    def slow(self: Engine, windows: list[Item]) -> Any:
+        time.sleep(0.4)
+        return forward(self, windows)
+
+    monkeypatch.setattr(Engine, "forward", slow)
+    content = as_wav(make_swell(12.0))
+    assert isinstance(make_model(batch_size=1).tag(io.BytesIO(content), timeout_s=0.2), TagResult)
+
+
+def test_a_command_ends_though_a_decoder_is_stuck(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path, "frame")
+    paths = [str(write_wav(tmp_path / name)) for name in ("a.wav", "b.wav", "c.wav")]
+    code = (
+        "import sys, threading\n"
+        "from framecls.audio.readers.sndfile import SoundFileReader\n"
+        "from framecls.cli.boundary import main\n"
+        "read = SoundFileReader.read\n"
+        "def stick(self, n_frames):\n"
+        "    if self.n_frames == 32000:\n"
+        "        threading.Event().wait()\n"
+        "    return read(self, n_frames)\n"
+        "SoundFileReader.read = stick\n"
+        f"sys.argv = ['framecls', 'tag', *{paths!r}, '-m', {str(model)!r}, '--timeout', '1', '-f', 'jsonl', '-q']\n"
+        "main()\n"
+    )
+    write_wav(tmp_path / "b.wav", 2.0)
+    answer = run_command(code=code)
+    assert answer.status == 1
+    assert [Path(record["file"]).name for record in answer.records] == ["a.wav", "c.wav"]
+    assert "b.wav: its decoder gave nothing for 1 s and was stopped (--timeout)" in answer.err
 
 
 # Models.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio.faults import explain_os_error, one_line
+from framecls.audio.faults import explain_os_error, explain_stall, one_line
 from framecls.audio.length.base import WHOLE, FileLength
 from framecls.audio.readers.base import NO_AUDIO, remark_end
 from framecls.config import ReadOptions
@@ -82,7 +82,7 @@ class _Process:
         except EOFError as error:
             status = self.popen.wait()
             if expired.is_set():
-                raise AudioError(f"its decoder gave nothing for {timeout_s:g} s and was stopped (--timeout)") from error
+                raise explain_stall(timeout_s) from error
             raise _DiedError(f"the file is damaged (exit status {status})") from error
         finally:
             alarm.cancel()
