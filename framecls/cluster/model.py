@@ -16,7 +16,7 @@ from framecls.cluster.plan import Machine, plan_workers
 from framecls.cluster.pool import WorkerPool
 from framecls.cluster.session import open_session
 from framecls.cluster.worker import Setup, Work
-from framecls.config import ModelConfig, ReadKeywords
+from framecls.config import DecisionConfig, DecisionKeywords, ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,16 +57,10 @@ class ClusterModel:
         """Where the network runs."""
         return f"{self._pool.plan.n_workers} Ray workers ({self._pool.plan.device})"
 
-    def with_decision(
-        self,
-        *,
-        thresholds: Mapping[str, float] | None = None,
-        min_duration_s: float | None = None,
-        min_gap_s: float | None = None,
-    ) -> ClusterModel:
+    def with_decision(self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]) -> ClusterModel:
         """Return the same model with other rules from probabilities to labels, as `Model.with_decision` does."""
-        config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
-        return ClusterModel(self._pool, config)
+        config = self.config if decision is None else dataclasses.replace(self.config, decision=decision)
+        return ClusterModel(self._pool, config.with_decision(**rules))
 
     def tag_many(
         self,
