@@ -1,6 +1,9 @@
-"""Audio in: find the recordings that arguments name, decode them, mix to mono and resample, all as a stream.
+"""Read audio: find the recordings that arguments name, decode them, mix to mono and resample, all as a stream.
 
-No torch here, and no whole file in memory: an hour and a minute cost the same.
+Nothing here imports torch or holds a whole file in memory.
+
+`find` lists recordings, `stream.open_audio` opens one. `readers.opening` chooses the reader of a file (libsndfile, PyAV
+in a process of its own, or plain PCM) by what `length` finds in its header and data; `levels` mixes and scales.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from framecls.errors import AudioError
 
 # An axis that is longer is samples, unless the other one is longer still.
 _LIKELY_CHANNELS = 32
-# Frames looked at at once, so that a long array needs no copy of itself.
+# Frames examined at once, so that a long array needs no copy of itself.
 _PIECE = 1 << 20
-# Real numbers that stay above this for half of so many frames are no audio in -1..1, however hot it was recorded: that
+# Real numbers that stay above this for half of so many frames are no audio in -1..1, however loud it was recorded: that
 # is 12 dB above full scale. A click reaches as far, but does not last.
 LOUDEST = 4.0
 _SUSTAINED_FRAMES = 1024
@@ -57,7 +57,7 @@ class Scale:
 
 
 def is_array(source: object) -> bool:
-    """Whether `as_array` may make samples of an object: an array or tensor of any library, a pandas Series, a list."""
+    """Tell whether `as_array` accepts an object: an array or tensor of any library, a pandas Series, a list."""
     is_known = isinstance(source, np.ndarray | list | tuple | array.array) or hasattr(source, "__array__")
     return is_known and not isinstance(source, str)  # NumPy has strings with that method
 
@@ -198,7 +198,7 @@ def _fewest_bits(peak: float, is_padded: Callable[[], bool]) -> int:
 
 
 def is_sustained(frames: NDArray[Any]) -> bool:
-    """Whether (sample, channel) or (sample,) numbers stay above `LOUDEST` long enough to be no click."""
+    """Tell whether (sample, channel) or (sample,) numbers stay above `LOUDEST` long enough to be no click."""
     for piece in _pieces(frames):
         level = np.abs(piece) if piece.ndim == 1 else np.abs(piece).max(axis=1)
         size = min(len(level), _SUSTAINED_FRAMES)

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 # What is tried on a file. No demuxer is among them that opens other files or addresses: HLS, DASH, concat, image2, sdp
-# and the like would hand somebody else's file, or the network, to whoever made a recording up.
+# and the like would let whoever made a file read other files, or reach the network.
 FORMATS = [
     "mov", "matroska", "webm", "ogg", "mp3", "aac", "ac3", "eac3", "ac4", "flac", "wav", "w64", "aiff", "au", "caf",
     "amr", "amrnb", "amrwb", "asf", "asf_o", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegtsraw", "rm", "ivr",
@@ -53,17 +53,17 @@ _LEAST_GAP_S = 0.06
 # than so much in all.
 _LONGEST_GAP_S, _LONGEST_JUMP_BACK_S, _MOST_SILENCE_S = 3600.0, 1.0, 12 * 3600.0
 _LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length
-# What FFmpeg says of a packet that is not whole.
+# What FFmpeg logs on an incomplete packet.
 _COMPLAINTS = ("PES packet size mismatch", "ended prematurely", "runcated", "Packet corrupt", "partial file")
 _MESSAGE_BYTES = 1 << 20
-_MAX_PLANES = 8  # PyAV finds no more planes of a frame reliably
+_MAX_PLANES = 8  # FFmpeg ends the list of planes that PyAV walks only up to here
 _IDLE_S = 60.0  # without a request, after which the program ends
 # To find out which track is not silent, each is decoded so far.
 _SILENCE, _SEARCH_S, _SEARCH_CLOCK_S = 2.0**-13, 1800.0, 15.0
 
 
 class RefusalError(Exception):
-    """Why a recording cannot be read, for a person."""
+    """The reason why a recording cannot be read, to be shown to the user."""
 
 
 class Output:
@@ -109,7 +109,7 @@ class Track:
         self.damaged_s = 0.0  # where the first of them was
         self.cut = False  # the last packet is not whole
         self.complaint_s = -1.0  # where the demuxer last found a packet that is not whole
-        self.jumps: list[float] = []  # where times jumped and nothing was made of it
+        self.jumps: list[float] = []  # where times jumped and were ignored
         self.has_frames = False
         has_video = any(s.type == "video" and not _is_picture(s) for s in container.streams)
         self._times = name in _TIMED or (name == "ogg" and has_video)
@@ -218,7 +218,7 @@ class Track:
         if self._resampler is None:
             self._write(frame)
             return
-        frame.pts = None  # the resampler would make something of a jump
+        frame.pts = None  # the resampler would react to a jump
         for converted in self._resampler.resample(frame):
             self._write(converted)
 
@@ -230,7 +230,7 @@ class Track:
         self._resampler = None
 
     def _skip_delay(self, frame: Any) -> None:
-        """Take the first frame for what begins with the first packet, though a decoder gives nothing for that yet."""
+        """Align the first frame with the first packet: a decoder may give nothing for some packets at the start."""
         if self._first_s is not None and frame.pts is not None:
             delay_s = self._seconds(self._index, frame.pts) - self._first_s
             self._offset_s = delay_s if delay_s > _LEAST_GAP_S else 0.0
@@ -281,7 +281,7 @@ class Track:
             return float(((stream.duration or 0) + (stream.start_time or 0)) * stream.time_base)
         if self.format not in _PROMISING:
             return None
-        # A picture may go on after the last sound.
+        # Video may go on after the last sound.
         came_s = max(self.position_s, self.end_s)
         return self._header_s if came_s < self._header_s - _LEAST_MISSING_S else None
 
@@ -304,7 +304,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         except StopIteration:
             return
         except FFmpegError:
-            # The demuxer may go on behind the damage, and after an end of its iterator begins where it was.
+            # The demuxer may continue after the damage; a new iterator continues where it is.
             n_failures += 1
             if n_failures > 100:
                 return
@@ -312,7 +312,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _is_picture(stream: Any) -> bool:
-    """Tell whether a video stream is the picture on a cover."""
+    """Tell whether a video stream is cover art."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
@@ -331,7 +331,7 @@ def _describe(streams: list[Any]) -> str:
 
 
 def choose(path: str, streams: list[Any], track: int) -> tuple[int, str]:
-    """Return the number, from 1, of the track to read, and what is to be said of it.
+    """Return the number, from 1, of the track to read, and a note on the choice.
 
     Raises:
         RefusalError: there is no such track.
@@ -350,7 +350,7 @@ def choose(path: str, streams: list[Any], track: int) -> tuple[int, str]:
 
 
 def _is_heard(path: str, track: int, deadline: float) -> bool:
-    """Tell whether there is anything but silence in a track, as far as it can be looked at."""
+    """Tell whether a track is not silent, as far as it is decoded in limited time."""
     import av
     import numpy as np
     from av.error import FFmpegError
@@ -452,7 +452,7 @@ def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
 
 
 def _answer(request: dict[str, Any], output: Output) -> bool:
-    """Decode a recording; False: what happened may have left the libraries in disorder."""
+    """Decode a recording; False: the libraries may be in a bad state, so the program must end."""
     try:
         end = run(request["path"], request["track"], output)
     except RefusalError as refusal:

@@ -1,4 +1,4 @@
-"""What the operating system and the decoders say, in one line that a user can act on."""
+"""Errors of the operating system and of decoders, as one line that a user can act on."""
 
 from __future__ import annotations
 

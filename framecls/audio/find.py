@@ -1,4 +1,4 @@
-"""Which recordings the arguments of a command name: files, folders, lists of paths, standard input."""
+"""Find the recordings that the arguments of a command name: files, folders, lists of paths, standard input."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from framecls.errors import AudioError
 _SOUND = "aac ac3 aif aifc aiff amr ape au avr caf dts eac3 flac m4a m4b mka mp2 mp3 mpc mpga nist oga ogg opus ra"
 _MORE_SOUND = "rf64 snd sph spx tta voc w64 wav wave wma wv"
 _VIDEO = "3g2 3gp asf avi flv m4v mkv mov mp4 mpeg mpg ogv rm webm wmv"
-# What a folder is searched for; a file that is named itself is opened whatever it is called.
+# Files that a search of a folder finds; a file that is named itself is opened whatever its suffix.
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in f"{_SOUND} {_MORE_SOUND} {_VIDEO}".split())
-# A list of a million long paths; a pipe that never ends is longer.
+# Enough for a million long paths; a pipe that never ends is longer.
 _MAX_LIST_BYTES = 256 * 2**20
 
 
@@ -181,6 +181,6 @@ def _walk(folder: Path) -> Iterator[Input | InputFailure]:
             elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in AUDIO_SUFFIXES:
                 yield Input(path, str(path), path.relative_to(folder))
         except OSError as error:
-            # A dead link to something that is not called audio is nobody's loss.
+            # A dead link is no failure unless it is named like audio.
             if not os.path.islink(path) or path.suffix.lower() in AUDIO_SUFFIXES:
                 yield InputFailure(str(path), explain_os_error(error))

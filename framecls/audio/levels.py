@@ -1,6 +1,6 @@
-"""What is done to the samples of a recording before it is resampled: their scale, the mix to mono, a constant offset.
+"""Prepare samples for resampling: find their scale, mix to mono, remove a constant offset.
 
-All of it is decided while the recording comes, for stretches of it that have nothing to do with how it is read, and
+All of it is decided while the recording is read, for stretches whose length does not depend on the size of reads, and
 leaves an ordinary recording as it is, bit for bit.
 """
 
@@ -92,7 +92,7 @@ class Mixer:
             return stretch[:, self._channel - 1]
         if stretch.shape[1] == 1:
             return stretch[:, 0]
-        with np.errstate(invalid="ignore", over="ignore"):  # whoever takes the mix sees to that
+        with np.errstate(invalid="ignore", over="ignore"):  # checked by the caller
             mono = stretch @ self._mean
             weights = self._choose(stretch, mono)
             if weights is not self._mean or self._weights is not self._mean:
@@ -107,7 +107,7 @@ class Mixer:
 
     def _choose(self, stretch: Chunk, mono: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weights of the channels in a stretch."""
-        # Of what is left without the offset of each channel, and without a copy of the stretch.
+        # Variances: the offset of each channel does not count, and the stretch is not copied.
         share = np.full(len(stretch), 1 / len(stretch), np.float32)
         means = share @ stretch  # stretch.mean(axis=0), which takes 50 times as long for two channels
         powers = np.einsum("ij,ij->j", stretch, stretch) / len(stretch) - means**2

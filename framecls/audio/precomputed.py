@@ -1,4 +1,4 @@
-"""Features computed elsewhere, streamed like the samples whose place they take."""
+"""Stream precomputed features in place of samples."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class VectorStream(AudioStream):
 
 
 def open_vectors(vectors: NDArray[np.float32], vectors_per_s: int) -> VectorStream:
-    """Open (vector, feature) features that are so many a second."""
+    """Open (vector, feature) precomputed features."""
     return VectorStream(vectors, vectors_per_s)

@@ -43,7 +43,7 @@ class AudioStream:
     Attributes:
         info: sample rate and channels of the original.
         sample_rate: Hz of the blocks.
-        remarks: what is to be said of the recording; complete after the last block.
+        remarks: notes and warnings on the recording; complete after the last block.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class AudioStream:
 
     def _blocks(self, block_samples: int) -> Iterator[NDArray[np.float32]]:
         rate = self.info.sample_rate
-        # Never more than a block is asked for, so that a live source is not waited for in vain.
+        # Never more than a block is asked for, so that a block of a live source is not delayed.
         chunk_frames = min(
             -(-block_samples * rate // self.sample_rate),
             _MAX_CHUNK // self.info.channels,
@@ -133,7 +133,7 @@ class AudioStream:
 
 
 def has_own_rate(source: object) -> bool:
-    """Whether a source is a path or a file object, and says itself how many samples a second it has."""
+    """Tell whether a source is a path or a file object, which states its own sample rate."""
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")
 
 
@@ -161,9 +161,9 @@ def open_audio(
 ) -> AudioStream:
     """Open a recording.
 
-    libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au, caf and more), PyAV all else. From
-    a pipe, WAV is decoded as it comes, of any length; other formats are copied to a temporary file first, as most of
-    them cannot be read without going back.
+    libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au, caf and more), PyAV all else. From a pipe, WAV is
+    decoded as it comes, of any length; other formats are copied to a temporary file first, as most of them cannot be
+    read without going back.
 
     Args:
         source: a path; a binary file object, read from its start if it can seek and from where it is if it cannot; or
@@ -261,7 +261,7 @@ def _resample(pieces: Iterable[NDArray[np.float32]], rate: int, target: int) -> 
         yield out
     if n_in:
         # Left to itself soxr rounds the length down as well as up, and a lone sample at 44.1 kHz to nothing. It takes
-        # what follows the end for silence anyway, so a little silence in words only makes the output long enough.
+        # what follows the end for silence anyway, so explicit silence only makes the output long enough.
         silence = np.zeros(-(-rate // target) + 1, np.float32)
         out = resampler.resample_chunk(silence, last=True)
         yield out[: -(-n_in * target // rate) - n_out]

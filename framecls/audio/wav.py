@@ -1,4 +1,4 @@
-"""The header of a WAV stream."""
+"""How PCM samples are stored, and what the header of a WAV stream says of that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CHANNELS = 1024  # libsndfile's limit
 
 @dataclass(frozen=True)
 class PcmFormat:
-    """What the header of a WAV stream says."""
+    """How samples are stored that lie one after the other."""
 
     sample_rate: int
     channels: int
@@ -25,7 +25,7 @@ class PcmFormat:
 
     @classmethod
     def of_raw(cls, raw: RawAudio) -> PcmFormat:
-        """Return samples without a header as what follows the header of a WAV stream of no known length."""
+        """Return the format of samples without a header, of unknown length."""
         subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
         return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
 

@@ -1,4 +1,4 @@
-"""One job on many machines: processes of Ray that each hold a model, and answers in order as from a single one.
+"""Run a model on many machines: processes of Ray each hold a copy, and results come in order as from a single one.
 
     from framecls.cluster import connect
 

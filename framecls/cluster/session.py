@@ -1,4 +1,4 @@
-"""Ray itself: whether it is there, and a connection to it."""
+"""Connect to Ray, or start it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from framecls.cluster.signals import changed, end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
 
 AUTO = "auto"  # the cluster that runs on this machine
-# How long an address may be silent before nobody is there: Ray itself tries for minutes.
+# How long to wait for an answer at an address: Ray itself tries for minutes.
 _KNOCK_S = 20.0
 # What an HTTP/2 connection begins with, and so gRPC's, which Ray speaks: a fixed text and an empty frame of settings.
 # The server answers with a frame of settings: three bytes of length, then its type (RFC 9113, sections 3.4 and 4.1).
@@ -51,7 +51,7 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
         ClusterError: no cluster answers there, or it is of another kind.
     """
     require_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     target = address or os.environ.get("RAY_ADDRESS")
     was_imported = "ray" in sys.modules
     if target is None and not was_imported:
@@ -101,7 +101,7 @@ def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
 
 
 def _require_tokens(version: str, *, starts_here: bool) -> None:
-    """Refuse a Ray whose ports are open to everybody.
+    """Refuse a Ray whose ports accept anybody without a token.
 
     Args:
         version: of Ray.
@@ -121,7 +121,7 @@ def _require_tokens(version: str, *, starts_here: bool) -> None:
 
 
 def _knock(address: str) -> None:
-    """See that a gRPC server is there.
+    """Check that a gRPC server answers at an address.
 
     Raises:
         UsageError: that is no address.

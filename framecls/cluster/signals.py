@@ -1,4 +1,4 @@
-"""SIGTERM in a program that uses Ray, which would take it for good."""
+"""Handle SIGTERM in a program that uses Ray, which replaces the program's handler."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_terminated_in_the_middle_and_resumed(work: Path) -> None:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out, err) == (143, "", "framecls: error: terminated\n")
-    assert 0 < (work / "all.jsonl").read_bytes().count(b"\n") < N_INPUTS  # what was done by then
+    assert not (work / "all.jsonl").exists()
     assert left(work) == []
     for arguments in (tag("all.jsonl", "--resume"), tag("local.jsonl")):
         with start(work, "-m", "framecls", *arguments) as process:

@@ -1,4 +1,4 @@
-"""What is known of the length of a file, before it is decoded."""
+"""What a file's header and data say of its length, before it is decoded."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from framecls.audio.wav import PcmFormat
 
 @dataclass(frozen=True)
 class FileLength:
-    """What is known of the length of a file, beside what libsndfile makes of it."""
+    """What a file's header and data say of its length, where libsndfile alone would be wrong."""
 
-    promised_s: float | None = None  # what the header says, where the file has less
+    promised_s: float | None = None  # the length by the header, where the file has less or more
     is_cut: bool = False  # it ends within a packet, or without the mark of an end
     beyond_libsndfile: bool = False  # libsndfile would stop before its end, or say something of its own
     has_samples: bool = True
     links: tuple[int, ...] = ()  # first bytes of the files that were joined into this one
-    # Where samples go on after those that the header counts: all of them, from this byte on.
+    # Where there are more samples than the header counts: how all of them are stored, and their first byte.
     samples: PcmFormat | None = None
     first_byte: int = 0
 
@@ -26,7 +26,8 @@ WHOLE = FileLength()
 
 
 def read_at(handle: IO[bytes], position: int, n_bytes: int) -> bytes:
-    if position >= 2**62:  # no place that a file has
+    """Return bytes of a file; fewer at its end, which a position from a header may be beyond."""
+    if position >= 2**62:  # no system can seek there
         return b""
     handle.seek(position)
     parts = []

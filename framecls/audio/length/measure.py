@@ -1,4 +1,4 @@
-"""Whether libsndfile reads a file to its end, and whether the file is all that its header says.
+"""Compare the length in a file's header with its data.
 
 libsndfile believes a header: it stops where that says, though samples go on behind it, and says nothing where they stop
 before.

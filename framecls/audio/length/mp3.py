@@ -1,4 +1,4 @@
-"""The frames of an mp3 file, counted without decoding: libsndfile guesses their number where no header says it."""
+"""Count the frames of an mp3 file without decoding: libsndfile guesses their number where no header says it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _parse(head: bytes) -> _Frame | None:
 
 
 class _Window:
-    """The bytes of a file around where it is being looked at."""
+    """A window on the bytes of a file, read in blocks."""
 
     def __init__(self, handle: IO[bytes], size: int) -> None:
         self._handle, self.size = handle, size
@@ -62,7 +62,7 @@ class _Window:
         return self._frames[head]
 
     def find(self, position: int) -> int:
-        """Return where the next frame is that another one follows, or -1."""
+        """Return the position of the next frame that another one follows, or -1."""
         data = self.read(position, _LOOK_BYTES)
         at = data.find(b"\xff")
         while at >= 0:
@@ -84,7 +84,7 @@ class _Window:
 
 
 def measure_mp3(handle: IO[bytes], size: int) -> FileLength:
-    """Look at the frames of a file of `size` bytes."""
+    """Compare the frames of an mp3 file with its header."""
     window = _Window(handle, size)
     first = window.find(window.skip_tag(0))
     frame = window.frame(first) if first >= 0 else None

@@ -1,4 +1,4 @@
-"""Whether files of packets end with a whole one: Ogg, FLAC, AAC, MP2, AC-3, and containers of sound and pictures."""
+"""Tell whether files of packets end with a whole one: Ogg, FLAC, AAC, MP2, AC-3, and containers of audio and video."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measure_ogg(handle: IO[bytes], size: int) -> FileLength:
         position += 27 + head[26] + sum(head[27 : 27 + head[26]])
         if first_pages > 64:
             break
-    # Several streams side by side are a film, or the like; one that begins further on is a link of a chain.
+    # Several streams at the start are multiplexed, as in video; one that begins further on is a link of a chain.
     is_cut = not _ends_ogg(handle, size)
     if first_pages > 1:
         return FileLength(beyond_libsndfile=True, is_cut=is_cut)
@@ -69,7 +69,7 @@ def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes
 
 
 def _measure_frames(handle: IO[bytes], size: int, parse: Callable[[bytes], int]) -> FileLength:
-    """Go from frame to frame of a stream without a container.
+    """Follow the frames of a stream without a container to its end.
 
     Args:
         handle: the file.
@@ -117,7 +117,7 @@ _AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 
 
 
 def measure_ac3(handle: IO[bytes], size: int) -> FileLength:
-    """Look at AC-3 or E-AC-3, whose frames say their length in two ways."""
+    """Follow the frames of AC-3 or E-AC-3, whose headers differ."""
 
     def parse(head: bytes) -> int:
         if head[:2] != b"\x0b\x77":

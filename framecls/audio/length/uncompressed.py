@@ -1,4 +1,4 @@
-"""The length of files of uncompressed samples, or samples of a fixed size: WAV, AIFF, AU, W64, CAF, VOC."""
+"""Compare the sample count in the header with the data of WAV, AIFF, AU, W64, CAF and VOC files."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _caf_goes_on(handle: IO[bytes], position: int, size: int) -> bool:
 
 
 def measure_voc(handle: IO[bytes], size: int) -> FileLength:
-    """Go through the blocks of a Creative voice file: each has its type and three bytes of length."""
+    """Follow the blocks of a Creative voice file: each has a type and three bytes of length."""
     position = int.from_bytes(read_at(handle, 20, 2), "little")
     for _ in range(_MAX_CHUNKS):
         head = read_at(handle, position, 4)

@@ -76,7 +76,7 @@ def read_exactly(handle: IO[bytes], n_bytes: int) -> bytes:
 
 
 def _wait_for(handle: IO[bytes]) -> None:
-    """Wait until something can be read, or the other end is closed; now and then come back to be sure."""
+    """Wait until something can be read, or the other end is closed; return after a second at the latest."""
     try:
         select.select([handle], [], [], 1.0)
     except (OSError, ValueError):  # nothing that a system can wait for

@@ -1,4 +1,4 @@
-"""A reader of what PyAV decodes, in a process of its own that runs `decoder_program.py`."""
+"""Read what PyAV decodes in a process of its own, which runs `decoder_program.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_IDLE = 4
 
 
 class DecoderMissingError(AudioError):
-    """PyAV is wanted and does not load."""
+    """PyAV is needed and does not load."""
 
 
 class _DiedError(AudioError):
@@ -103,6 +103,7 @@ class _Process:
         return data
 
     def end(self) -> None:
+        """Kill the process."""
         self.popen.kill()
         self.popen.wait()
         for stream in (self.popen.stdin, self.popen.stdout):
@@ -111,7 +112,7 @@ class _Process:
 
 
 class _Pool:
-    """Processes that wait for the next recording: to start one takes longer than to decode a short recording."""
+    """Idle decoder processes: starting one takes longer than decoding a short recording."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,12 +124,12 @@ class _Pool:
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
-                if process.owner == os.getpid():  # not another's, of which this process is a fork
+                if process.owner == os.getpid():  # otherwise this process is a fork of the owner
                     return process
         return _Process()
 
     def put(self, process: _Process) -> None:
-        """Keep a process that has finished a recording, if there are not enough."""
+        """Keep a process that has finished a recording, unless enough are idle."""
         process.is_used = True
         with self._lock:
             if len(self._idle) < _MAX_IDLE:
@@ -154,7 +155,7 @@ class DecoderReader:
     Args:
         path: a file of the operating system.
         options: which track, and how long to wait for the decoder.
-        remarks: is told what there is to say of the recording.
+        remarks: gets notes and warnings on the recording.
         length: what is known of its length.
         inherited: a descriptor that the path names.
 
@@ -196,7 +197,7 @@ class DecoderReader:
         except _DiedError:
             if not self._process.is_used:
                 raise
-            # It may have ended for want of work, or for what the recording before has done to it.
+            # It was idle for too long, or the recording before has damaged it.
             self._process.end()
             self._process = _Process()
             return self._open(path, track)
@@ -232,7 +233,7 @@ class DecoderReader:
         return f" after {self._n_read / self.info.sample_rate:.2f} s" if self._n_read else ""
 
     def _finish(self, end: dict[str, Any]) -> None:
-        """Take what the program said last.
+        """Process the program's last message.
 
         Raises:
             AudioError: it could not read the recording.

@@ -32,7 +32,7 @@ class ArrayReader:
         samples: (sample,) or (channel, sample), as `as_array` returns them; also (sample, channel) where nothing else
             makes sense.
         sample_rate: Hz.
-        remarks: what is to be said of them is added.
+        remarks: gets notes on what was guessed.
 
     Raises:
         AudioError: another shape, numbers on a scale that makes no sense, or no rate.
@@ -70,7 +70,7 @@ class BlocksReader:
         blocks: each (sample,) or (channel, sample), or all of them (sample, channel): the first one decides. Empty ones
             are passed over.
         sample_rate: Hz.
-        remarks: what is to be said of them is added.
+        remarks: gets notes on what was guessed.
 
     Raises:
         AudioError: another shape or type, or no rate.
@@ -120,7 +120,7 @@ class BlocksReader:
 
     def _find_scale(self, frames: NDArray[Any]) -> Scale:
         dtype = frames.dtype
-        if dtype.kind == "f":  # whoever reads the chunks sees to these
+        if dtype.kind == "f":  # `levels.settle_scale` handles these
             return Scale()
         known = self._scales.get(dtype)
         if known is None:

@@ -1,4 +1,4 @@
-"""Which reader a file, or what comes through a pipe, needs."""
+"""Choose the reader of a file or a pipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from framecls.results import Remarks
 
 # Names of open files, where the system has them.
 _DESCRIPTORS = Path("/dev/fd")
-# A pipe that is not WAV is copied to a file before it is read. Nobody's recording is as large, an endless pipe is.
+# A pipe that is not WAV is copied to a file before it is read. No recording is as large; an endless pipe is.
 _MAX_PIPE_BYTES = 8 << 30
 
 
@@ -35,7 +35,7 @@ class FileOpener:
 
     Args:
         options: how it is read.
-        remarks: gets what there is to say of it.
+        remarks: gets notes and warnings on it.
         resources: gets what is to be closed with the recording.
     """
 
@@ -139,7 +139,7 @@ class FileOpener:
         return DecoderReader(path, self._options, self._remarks, length, inherited)
 
     def _open_pipe(self, handle: IO[bytes]) -> Reader:
-        head = bytearray()  # what has gone by, in case that it is not WAV
+        head = bytearray()  # read already, in case that it is not WAV
 
         def read(n_bytes: int) -> bytes:
             data = read_exactly(handle, n_bytes)
@@ -155,7 +155,7 @@ class FileOpener:
         return self._open_regular(file, path)
 
     def _copy_to_file(self, handle: IO[bytes], head: bytes) -> tuple[IO[bytes], Path]:
-        """Copy `head` and the rest of a stream to a temporary file, and return that at its start, and a name of it."""
+        """Copy `head` and the rest of a stream to a temporary file; return that file at its start, and its path."""
         try:
             if _DESCRIPTORS.is_dir():
                 # Without a name of its own it is gone with this process, however that ends.

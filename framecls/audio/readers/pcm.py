@@ -1,4 +1,4 @@
-"""A reader of uncompressed samples that need no file around them: from a pipe, or behind what a header counts."""
+"""Read uncompressed samples: of a pipe, of a raw file, or of a file that is longer than its header says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from framecls.results import AudioInfo, Remarks
 
 
 class PcmReader:
-    """A WAV stream that cannot be wound back; the samples come next.
+    """Samples from the position of a stream on; it need not be seekable.
 
     Args:
         handle: binary, which stays open.

@@ -1,4 +1,4 @@
-"""Readers of what libsndfile decodes: one file, or several that were joined into one."""
+"""Read what libsndfile decodes: one file, or several that were joined into one."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class SoundFileReader:
         handle: a seekable binary file, which stays open.
         is_fresh: nothing was read from the handle yet and it is a file of the operating system.
         length: what is known of the file's length.
-        remarks: is told if it is not whole.
+        remarks: gets a warning if it is not whole.
 
     Raises:
         soundfile.LibsndfileError: libsndfile does not know this format.
     """
 
     def __init__(self, handle: IO[bytes], is_fresh: bool, length: FileLength, remarks: Remarks) -> None:
-        # A descriptor spares libsndfile a call into Python for every few kB, and any thought about names. Windows has
+        # A descriptor spares libsndfile a call into Python for every few kB, and encodings of names. Windows has
         # descriptors that belong to one C library, which need not be libsndfile's.
         by_descriptor = is_fresh and os.name == "posix"
         self._file = _ForwardFile(handle.fileno() if by_descriptor else handle, closefd=False)
@@ -55,7 +55,7 @@ class SoundFileReader:
         # The header of a FLAC file has the number of samples, which libsndfile passes on whatever there is.
         self._promised_s = self.duration_s if self._file.format == "FLAC" else length.promised_s
         self._is_cut = length.is_cut
-        self._is_broken = False  # decoding failed, and there is no going on
+        self._is_broken = False  # decoding failed for good
         self._remarks: Remarks | None = remarks
         self._n_read = 0
 
@@ -99,7 +99,7 @@ class SoundFileReader:
 
 
 class ChainReader:
-    """Files that were joined, one after the other, as the first of them would be: at its rate, with its channels.
+    """Files that were joined, one after the other, at the rate and with the channels of the first.
 
     An internet radio's recording is such a chain, a link for each piece.
 
@@ -115,7 +115,7 @@ class ChainReader:
     def __init__(self, handle: IO[bytes], length: FileLength, remarks: Remarks) -> None:
         ends = [*length.links[1:], handle.seek(0, os.SEEK_END)]
         self._spans = list(zip(length.links, ends, strict=True))
-        self._handle, self._remarks, self._extent = handle, remarks, length
+        self._handle, self._remarks, self._length = handle, remarks, length
         self._link = self._open()
         self._resampler: soxr.ResampleStream | None = None
         self.info = self._link.info
@@ -124,7 +124,7 @@ class ChainReader:
     def _open(self) -> SoundFileReader:
         first, last = self._spans.pop(0)
         # Only the last link can be cut off.
-        length = WHOLE if self._spans else FileLength(is_cut=self._extent.is_cut)
+        length = WHOLE if self._spans else FileLength(is_cut=self._length.is_cut)
         part = io.BufferedReader(_Part(self._handle, first, last))
         return SoundFileReader(cast(IO[bytes], part), False, length, self._remarks)
 
@@ -140,7 +140,7 @@ class ChainReader:
                 return chunk
 
     def _next(self) -> bool:
-        """Go on to the next link; False: there is none."""
+        """Open the next link; False: there is none."""
         while self._spans:
             self._link.close()
             try:
