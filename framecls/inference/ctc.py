@@ -8,6 +8,7 @@ A network with a CTC head gives each frame one of its symbols or, with index 0, 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -185,15 +186,8 @@ class Edits:
 
 
 def count_edits(truth: Sequence[str], heard: Sequence[str]) -> Edits:
-    """Return the fewest edits that make of the true string what was heard (Levenshtein)."""
-    row = [Edits(insertions=n) for n in range(len(heard) + 1)]
-    for symbol in truth:
-        above, row = row, [row[0] + Edits(deletions=1)]
-        for column, other in enumerate(heard):
-            ways = (
-                above[column] if symbol == other else above[column] + Edits(substitutions=1),
-                above[column + 1] + Edits(deletions=1),
-                row[column] + Edits(insertions=1),
-            )
-            row.append(min(ways, key=lambda edits: edits.total))
-    return row[-1]
+    """Count the fewest edits that turn the true string into the recognised one (Levenshtein)."""
+    from rapidfuzz.distance import Levenshtein
+
+    counts = Counter(edit.tag for edit in Levenshtein.editops(truth, heard))
+    return Edits(counts["replace"], counts["delete"], counts["insert"])
