@@ -486,3 +486,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # at once: a thread still waits for stdin
