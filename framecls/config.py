@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 # An hour of 20 ms frames fits; attention over more would neither end nor fit into memory.
 _MAX_WINDOW_FRAMES = 200_000
-# Numbers that the largest array may have which a network makes of one window: 1 GB as 32-bit floats.
+# Numbers in the largest array that a network computes of one window: 1 GB as 32-bit floats.
 _MAX_WINDOW_NUMBERS = 2**28
-# No published encoder of speech comes near; a few bytes of settings must not have a network built that takes minutes.
+# No published encoder comes near; a few bytes of settings must not build a network that takes minutes.
 _MAX_LAYERS = 64
 _MAX_CONVOLUTIONS = 16
 _MAX_DIM = 4096
@@ -70,6 +70,9 @@ class PretrainedConfig:
             _require(
                 self.own_features.kind in ("logmel", "mfcc"), "pretrained.architecture: its features are no spectra"
             )
+            told = {name: getattr(self, name) for name in ("dim", "n_layers", "hop_samples", "window_samples")}
+            fits = told == size_of_lower_layers(self.own_features, self.own_encoder)
+            _require(fits, "pretrained.architecture: other sizes than those of the encoder")
         else:
             for key in ("conv_dim", "conv_stride", "conv_kernel"):
                 sizes = self._transformers.get(key, [1])
@@ -121,9 +124,9 @@ class PretrainedConfig:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How a waveform becomes frame vectors.
+    """How a waveform becomes feature vectors.
 
-    The feature vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
+    Vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
     # "mel" is the energy of each band, "logmel" its logarithm. "precomputed": vectors of `precomputed_dim` numbers take
@@ -137,14 +140,14 @@ class FeatureConfig:
     n_mfcc: int = 13
     f_min_hz: float = 50.0
     f_max_hz: float = 7600.0
-    # Where the mel bands lie and how they are weighed: as in HTK (equal peaks), or as in Slaney's Auditory Toolbox
-    # (equal areas), which librosa and Whisper follow.
+    # Position and weight of the mel bands: as in HTK (equal peaks) or Slaney's Auditory Toolbox (equal areas), which
+    # librosa and Whisper follow.
     mel_scale: Literal["htk", "slaney"] = "htk"
-    floor: float = 1e-8  # energy added to a band before its logarithm: what is softer is not told apart
-    # "mean" takes each band's mean over the window away, and with it the microphone's and the line's colour.
-    # "peak" measures every band from the loudest of the window, down to 80 dB below it.
+    floor: float = 1e-8  # energy added to a band before its logarithm
+    # "mean" subtracts each feature's mean over the window, and with it the frequency response of microphone and line;
+    # "mean_variance" also divides by the deviation. "peak" scales to the loudest band of the window, 80 dB down.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
-    # A window whose level (its RMS relative to full scale) is below this is amplified to it first; none: it never is.
+    # A window whose RMS level relative to full scale is lower is amplified to this first; None: none is.
     raise_to_dbfs: float | None = None
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     precomputed_dim: int = 0
@@ -208,7 +211,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """One rung of the ladder: `fc`, `window` or `attention`; or `lstm`, what self-attention came to replace."""
+    """The encoder: a rung of the ladder, `fc`, `window` or `attention`, or an `lstm` to compare them with."""
 
     kind: Literal["fc", "window", "lstm", "attention"] = "attention"
     score: Literal["dot", "additive"] = "dot"
@@ -222,8 +225,8 @@ class EncoderConfig:
     position: Literal["none", "sinusoidal", "convolution"] = "convolution"
     kernel: int = 15  # width in frames of the position convolution
     dropout: float = 0.1
-    # How feature vectors become what the first layer reads: one linear map of those of a frame, or two convolutions of
-    # width 3, the second with a stride of 2, and the mean of what they give for a frame.
+    # The input projection: a linear layer on the vectors of a frame, or two convolutions of width 3, the second of
+    # stride 2, whose outputs are averaged over a frame.
     stem: Literal["linear", "convolution"] = "linear"
     activation: Literal["silu", "gelu"] = "silu"
 
@@ -243,9 +246,17 @@ class EncoderConfig:
         _require(not halved or self.dim % 2 == 0, "the dim of a bidirectional lstm must be even")
 
 
+def size_of_lower_layers(features: FeatureConfig, encoder: EncoderConfig) -> dict[str, Any]:
+    """Return the sizes in a `PretrainedConfig` whose encoder is that of a framecls model."""
+    hop_samples = features.hop_samples * encoder.subsampling
+    width_samples = features.n_fft - features.hop_samples + hop_samples
+    sizes = {"dim": encoder.dim, "n_layers": encoder.n_layers}
+    return sizes | {"hop_samples": hop_samples, "window_samples": width_samples}
+
+
 @dataclass(frozen=True)
 class WindowConfig:
-    """The grid of windows that the encoder reads: it belongs to the model, not to a run."""
+    """The windows that the encoder reads, a property of the model."""
 
     length_s: float = 10.0
     overlap_s: float = 2.0
@@ -263,12 +274,12 @@ class DecisionConfig:
     min_duration_s: float = 0.0
     min_gap_s: float = 0.0
     candidates: tuple[str, ...] = ()  # labels that `identify` answers with unless asked for others; none: all of them
-    # How much likelier a label that is no candidate is than the network says: of labels that it knows too little to be
-    # trusted with, it sees too few in voices that it never heard.
+    # Factor on the odds of labels that are no candidates, which the network underestimates in voices it was not trained
+    # on.
     other_odds: float = 1.0
     temperature: float = 1.0  # logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")
-    # Slope and offset of the logistic function from the cosine of two voices to the chance that they are one, where
-    # both answers are as likely beforehand.
+    # Calibration: slope and offset of the logistic function from the cosine of two voices to the probability that they
+    # are one, at equal priors.
     same_voice: tuple[float, float] = (20.0, -10.0)
 
     def __post_init__(self) -> None:
@@ -292,7 +303,7 @@ class DecisionKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything but the weights."""
+    """All settings of a model: everything but the weights."""
 
     name: str
     task: Literal["frame", "pooled"]
@@ -301,14 +312,14 @@ class ModelConfig:
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
     pooling: Literal["mean", "last", "attentive", "multihead"] = "attentive"
-    # Numbers of the unit vector that a pooled model answers with, for voices that are enrolled by name; 0: it answers
-    # with one of its labels.
+    # Size of the unit vector that a pooled model answers with, to be compared with those of enrolled voices; 0: it
+    # answers with one of its labels.
     embedding: int = 0
-    # Numbers of a unit vector between pooling and those, no number of it below zero, which are a linear projection of
-    # it; 0: there is no such layer. An embedding from elsewhere is brought in here, and projected to what tells voices.
+    # Size of a hidden layer (ReLU, unit length) between pooling and the embedding; 0: there is none. The embedding of a
+    # teacher model is learnt here, and projected to what separates voices.
     embedding_hidden: int = 0
-    # A label of the shipped `sound` model: a window counts for as long as that is heard in it, and a recording without
-    # it is "unknown". Empty: every window counts for its length. (pooled task)
+    # A label of the shipped `sound` model (pooled task): windows are weighted by the time for which it holds, and a
+    # recording without it is "unknown". Empty: windows are weighted by their length.
     gate: str = ""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

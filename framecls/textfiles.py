@@ -1,4 +1,4 @@
-"""Small files of settings that somebody else may have written: read and parsed in bounded time and memory."""
+"""Read and parse small files of settings, which may come from anybody, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from framecls.errors import ConfigError
 
 # A recipe, or the settings of an encoder, has a few kilobytes.
 _MOST_BYTES = 2**18
-# Tables lie in tables three deep. Python's parser takes time and memory that grow with the square of the depth: half a
-# minute and 4 GB for a name of 64 kB.
+# Tables are nested three deep. The time and memory of Python's parser grow with the square of the depth: half a minute
+# and 4 GB for a name of 64 kB.
 _MOST_PARTS = 32
 _DEEP_NAME = re.compile(
     rf"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}""",
@@ -25,7 +25,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file.
 
     Raises:
-        ConfigError: it cannot be read, or is not what settings look like; the message names the file.
+        ConfigError: it cannot be read, or is malformed; the message names the file.
     """
     text = _read(path)
     try:
@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
     """Return the value of a JSON file.
 
     Raises:
-        ConfigError: it cannot be read, or is not what settings look like; the message names the file.
+        ConfigError: it cannot be read, or is malformed; the message names the file.
     """
     text = _read(path)
     try:

@@ -151,6 +151,7 @@ def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) 
 
 
 PYPROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PYPROJECT["optional-dependencies"].keys() - {"test"}
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # of modules that are called otherwise
 # The scripts that made the shipped models say themselves what they need.
 SHIPPED = [module for module in MODULES if unit(module) != "recipes"]
@@ -170,9 +171,6 @@ def loaded_by_name(module: str) -> set[str]:
         return set()
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {word.partition(".")[0] for word in words} & {name.replace("-", "_") for name in declared(*EXTRAS)}
-
-
-EXTRAS = ("parquet", "onnx", "ray")
 
 
 def test_each_third_party_import_is_declared_and_each_declared_package_is_imported() -> None:

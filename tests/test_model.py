@@ -9,31 +9,22 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import framecls
 from framecls.config import (
-    NOT_NAMED,
-    NOT_TRUSTED,
-    UNSURE,
-    DecisionConfig,
     EncoderConfig,
     ModelConfig,
-    ReadOptions,
     WindowConfig,
 )
 from framecls.errors import AudioError, ConfigError, UsageError
 from framecls.inference.engine import Engine
-from framecls.inference.gate import Gate
-from framecls.inference.identify import NOT_NAMED_ODDS, Choice, choose_candidates, find_rejection, pool_windows, rank
-from framecls.inference.windows import Window, WindowOutput, cut_windows, plan_windows
+from framecls.inference.identify import NOT_NAMED_ODDS
+from framecls.inference.windows import plan_windows
 from framecls.model import Model
 from framecls.nn.network import Network
 from support.commands import run_command
@@ -57,25 +48,6 @@ def test_phones_loaded_twice_are_two_models() -> None:
 def make_model(config: ModelConfig, batch_size: int | None = None) -> Model:
     torch.manual_seed(3)
     return Model(Engine(Network(config).eval(), CPU, batch_size))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 40000), st.lists(st.integers(1, 9000), min_size=1, max_size=8))
-def test_windows_are_those_of_the_plan_however_the_stream_is_cut(n_samples: int, sizes: list[int]) -> None:
-    config = replace(tiny_config("frame"), window=WindowConfig(length_s=0.4, overlap_s=0.1))
-    samples = np.arange(1, n_samples + 1, dtype=np.float32)
-    blocks, at, turn = [], 0, 0
-    while at < n_samples:
-        blocks.append(samples[at : at + sizes[turn % len(sizes)]])
-        at, turn = at + sizes[turn % len(sizes)], turn + 1
-    got = list(cut_windows(blocks, config))
-    hop, margin = config.hop_samples, config.features.margin_samples
-    assert [w for w, _ in got] == plan_windows(-(-n_samples // hop), config.window_frames, config.overlap_frames)
-    padded = np.concatenate([np.zeros(margin, np.float32), samples, np.zeros(30000, np.float32)])
-    for window, held in got:
-        wanted = padded[window.first * hop :][: window.n_frames * hop + 2 * margin]
-        filled = np.concatenate([held, np.zeros(30000, np.float32)])[: len(wanted)]
-        np.testing.assert_array_equal(filled, wanted)
 
 
 def test_a_long_clip_in_windows_is_the_clip_whole_but_for_the_far_context() -> None:
@@ -178,63 +150,6 @@ def test_identify_ranks_calibrates_and_restricts() -> None:
     assert unsure.top[0].label == full.label
 
 
-def language_config(**decision: Any) -> ModelConfig:
-    return replace(tiny_config("pooled"), decision=DecisionConfig(**decision))
-
-
-def logits_of(**probabilities: float) -> np.ndarray:
-    """Return (label,) what a network of the tiny model's three languages says for these probabilities."""
-    return np.log([probabilities[label] for label in ("de", "en", "fr")]).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("heard", "among", "answer"),
-    [
-        ({"de": 0.6, "en": 0.3, "fr": 0.1}, ["de", "fr"], "de"),
-        ({"de": 0.3, "en": 0.6, "fr": 0.1}, ["de", "fr"], "de"),  # its relative is likelier, and it was named
-        ({"de": 0.01, "en": 0.98, "fr": 0.01}, ["de", "fr"], NOT_NAMED),
-        ({"de": 0.01, "en": 0.98, "fr": 0.01}, ["fr"], NOT_NAMED),
-        ({"de": 0.5, "en": 0.01, "fr": 0.49}, ["fr"], "fr"),
-        ({"de": 0.35, "en": 0.33, "fr": 0.32}, ["de", "en", "fr"], UNSURE),
-    ],
-)
-def test_labels_that_are_not_named_keep_their_share(heard: dict[str, float], among: list[str], answer: str) -> None:
-    config = language_config(thresholds={"unknown": 0.4})
-    ranking = rank(logits_of(**heard), config, choose_candidates(config, among), 5)
-    assert (find_rejection(ranking, 5.0, config) or ranking.top[0].label) == answer
-    assert sum(c.score for c in ranking.top) + ranking.rest == pytest.approx(1)
-
-
-def test_a_label_that_is_not_trusted_can_win_against_those_that_are() -> None:
-    logits = logits_of(de=0.6, en=0.2, fr=0.2)
-    plain = language_config(candidates=("en", "fr"))
-    careful = replace(plain, decision=replace(plain.decision, other_odds=4.0))
-    choice = choose_candidates(plain, None)
-    assert choice == Choice((1, 2), 1.0, NOT_TRUSTED)
-    ranking = rank(logits, plain, choice, 5)
-    assert ranking.rest == pytest.approx(0.6)
-    assert find_rejection(ranking, 5.0, plain) == NOT_TRUSTED
-    assert find_rejection(rank(logits_of(de=0.4, en=0.3, fr=0.3), plain, choice, 5), 5.0, plain) == UNSURE
-    assert rank(logits, careful, choice, 5).rest == pytest.approx(2.4 / 2.8)
-    assert find_rejection(rank(logits_of(de=0.1, en=0.8, fr=0.1), careful, choice, 5), 5.0, careful) is None
-
-
-def test_a_threshold_is_that_of_its_label_or_else_of_unknown() -> None:
-    config = language_config(thresholds={"unknown": 0.5, "de": 0.9, "fr": 0.1})
-    everything = choose_candidates(config, None)
-
-    def doubt(config: ModelConfig, **heard: float) -> str | None:
-        return find_rejection(rank(logits_of(**heard), config, everything, 5), 5.0, config)
-
-    assert doubt(config, de=0.8, en=0.1, fr=0.1) == UNSURE
-    assert doubt(config, de=0.1, en=0.8, fr=0.1) is None
-    assert doubt(config, de=0.3, en=0.3, fr=0.4) is None
-    asked = config.with_decision(thresholds={"unknown": 0.7})  # for all labels, whatever the model's own are
-    assert doubt(asked, de=0.8, en=0.1, fr=0.1) is None
-    assert doubt(asked, de=0.2, en=0.2, fr=0.6) == UNSURE
-    assert doubt(config.with_decision(thresholds={"unknown": 0.0, "de": 0.9}), de=0.8, en=0.1, fr=0.1) == UNSURE
-
-
 def test_candidates_of_the_model_are_the_default() -> None:
     config = tiny_config("pooled")
     config = replace(config, decision=replace(config.decision, candidates=("en", "fr")))
@@ -280,88 +195,6 @@ def test_thresholds_change_segments_and_not_scores(tmp_path: Path) -> None:
     assert [(s.start, s.end) for s in everything.segments if s.label == "music"] == [(0.0, 3.0)]
     assert nothing.segments == ()
     np.testing.assert_array_equal(everything.scores, nothing.scores)
-
-
-def gated_model(speech_bias: float) -> Model:
-    """Return an identifier that listens where a tiny tagger, made to hear speech or not, hears it."""
-    torch.manual_seed(3)
-    gate = Network(tiny_config("frame")).eval()
-    torch.nn.init.zeros_(gate.head.weight)
-    with torch.no_grad():
-        gate.head.bias[0] = speech_bias
-    listener = Network(replace(tiny_config("pooled"), gate="speech")).eval()
-    return Model(Engine(listener, CPU, gate=gate))
-
-
-def test_a_gated_model_answers_only_where_its_gate_opens() -> None:
-    heard = gated_model(+1.0).identify(make_swell(5.0), sample_rate=RATE)
-    deaf = gated_model(-1.0).identify(make_swell(5.0), sample_rate=RATE)
-    assert heard.label == heard.top[0].label
-    assert (deaf.label, deaf.score, deaf.reason) == ("unknown", None, "no speech")
-    assert [c.label for c in deaf.top] == [c.label for c in heard.top]
-
-
-@pytest.mark.parametrize(
-    ("subsampling", "n_fft", "overlap_s"), [(2, 512, 0.5), (1, 400, 0.0), (4, 512, 1.0), (1, 400, 1.0)]
-)
-def test_a_gate_fits_other_frames_and_margins(subsampling: int, n_fft: int, overlap_s: float) -> None:
-    """The gate hears everything as speech: so the seconds heard are those of the recording, whatever overlaps."""
-    torch.manual_seed(3)
-    gate = Network(tiny_config("frame")).eval()
-    torch.nn.init.zeros_(gate.head.weight)
-    with torch.no_grad():
-        gate.head.bias[0] = 1.0
-    config = tiny_config("pooled")
-    listener = replace(
-        config,
-        gate="speech",
-        features=replace(config.features, n_fft=n_fft),
-        encoder=replace(config.encoder, subsampling=subsampling),
-        window=replace(config.window, overlap_s=overlap_s),
-    )
-    for network_gate in (gate, None):
-        engine = Engine(Network(listener).eval(), CPU, gate=network_gate)
-        running = engine.run([make_swell(5.03)], ReadOptions(sample_rate=RATE))
-        outputs = [output for recording in running for output in recording]
-        assert [output.weight_s for output in outputs[:2]] == pytest.approx([2.0, 2.0])
-        assert pool_windows(outputs)[1] == pytest.approx(5.03, abs=0.04)
-
-
-def test_a_gate_hears_the_same_through_other_margins() -> None:
-    """A spectrum window of 400 samples in a transform of 512 reads no more than one in a transform of 400."""
-    config = tiny_config("frame")
-    torch.manual_seed(3)
-    gate = Network(config).eval()
-    samples = torch.from_numpy(make_swell(3.0))[None, : 100 * 320 + 2 * 176]
-    n_frames = torch.tensor([100])
-    pooled = replace(tiny_config("pooled"), gate="speech")
-    near = replace(pooled, features=replace(pooled.features, n_fft=400))
-    wide, narrow = (Gate(gate, listener) for listener in (pooled, near))
-    wanted = wide.weigh(samples, n_frames, n_frames // 2)
-    got = narrow.weigh(samples[:, 176 - 120 : 120 - 176], n_frames, n_frames // 2)
-    assert [part.tolist() for part in got] == [part.tolist() for part in wanted]
-
-
-def test_windows_count_for_what_is_heard_in_them() -> None:
-    near, far = np.array([5.0, 0.0], np.float32), np.array([0.0, 5.0], np.float32)
-    outputs = [WindowOutput(Window(0, 10), near, 3.0), WindowOutput(Window(10, 10), far, 1.0)]
-    logits, heard_s = pool_windows(outputs)
-    np.testing.assert_allclose(logits, [3.75, 1.25])
-    assert heard_s == 4.0
-    whole = [*outputs, WindowOutput(Window(15, 5), far, 1.5, shared_s=0.5)]
-    np.testing.assert_allclose(pool_windows(whole, 1.5)[0], [10 / 3, 5 / 3], rtol=1e-6)
-    assert pool_windows(whole, 1.5)[1] == pool_windows(whole)[1] == 5.0
-    silent = [WindowOutput(Window(0, 10), near, 0.0), WindowOutput(Window(10, 10), far, 0.0)]
-    np.testing.assert_allclose(pool_windows(silent)[0], [2.5, 2.5])
-    with pytest.raises(AudioError, match="no audio in it"):
-        pool_windows([])
-
-
-def test_a_gate_that_does_not_fit_is_refused() -> None:
-    config = tiny_config("frame")
-    gate = Network(replace(config, features=replace(config.features, sample_rate=8000, f_max_hz=3900.0)))
-    with pytest.raises(framecls.ModelError, match="cannot tell it where 'speech' is heard"):
-        Engine(Network(replace(tiny_config("pooled"), gate="speech")), CPU, gate=gate)
 
 
 def test_what_is_wrong_with_arguments_is_said_in_their_own_names(tmp_path: Path) -> None:

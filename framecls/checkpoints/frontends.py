@@ -29,7 +29,7 @@ from torch.nn import functional
 from framecls import packages
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import dequantize, read_config, read_stored
-from framecls.config import MODEL_PREFIX, FeatureConfig, PretrainedConfig, to_dict
+from framecls.config import MODEL_PREFIX, FeatureConfig, PretrainedConfig, size_of_lower_layers, to_dict
 from framecls.errors import ConfigError, FrameclsError, ModelError, is_out_of_memory
 from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TransformersEncoder
 from framecls.textfiles import read_json
@@ -159,7 +159,6 @@ def _look_up_model(config: FeatureConfig) -> FeatureConfig:
     subsampling = 2 if encoder.stem == "convolution" else encoder.subsampling
     encoder = replace(encoder, n_layers=_check_layer(asked, encoder.n_layers), subsampling=subsampling)
     shipped = asked.model in registry.names()
-    hop_samples = features.hop_samples * subsampling
     found = replace(
         asked,
         source=asked.source if shipped else path.name,
@@ -170,10 +169,7 @@ def _look_up_model(config: FeatureConfig) -> FeatureConfig:
             "encoder": to_dict(encoder),
             "digest": _digest(_lower_part(read_stored(path), encoder.n_layers)),
         },
-        dim=encoder.dim,
-        n_layers=encoder.n_layers,
-        hop_samples=hop_samples,
-        window_samples=features.n_fft - features.hop_samples + hop_samples,
+        **size_of_lower_layers(features, encoder),
     )
     return _on_grid(config, found, features.sample_rate, features.f_max_hz)
 

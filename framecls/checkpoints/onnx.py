@@ -1,4 +1,4 @@
-"""Export models to ONNX, for programs without torch, and run the exported files."""
+"""Export models to ONNX, for programs without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from framecls.config import ModelConfig, to_dict
 from framecls.errors import ModelError, UsageError
 from framecls.nn.features import ConvolutionFeatures, FeatureExtractor
 from framecls.nn.frontend import PretrainedFrontend
-from framecls.nn.network import Network, Output
+from framecls.nn.network import Network
 
 _NEEDED = ("onnx", "onnxscript")
 _EXAMPLE_FRAMES = 50
@@ -141,35 +141,6 @@ def describe(config: ModelConfig, *, features: bool = True) -> dict[str, str]:
         "config": to_dict(config),
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-
-
-class OnnxNetwork:
-    """Run an exported network, features included, with onnxruntime on the CPU in place of a `Network`.
-
-    Args:
-        path: a file that `save_onnx` wrote.
-        config: of the model that it was made from.
-        threads: CPU threads; None leaves it to onnxruntime.
-
-    Raises:
-        PackageError: onnxruntime is not installed or does not load.
-    """
-
-    def __init__(self, path: Path, config: ModelConfig, threads: int | None = None) -> None:
-        onnxruntime: Any = packages.load("ONNX", "onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        self.config = config
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def to(self, device: torch.device) -> OnnxNetwork:
-        """Return itself: it stays where it is."""
-        return self
-
-    def __call__(self, waveform: Tensor, n_frames: Tensor) -> Output:
-        """See `Network.forward`."""
-        fed = {"waveform": waveform.numpy(), "n_frames": n_frames.numpy()}
-        return Output(torch.from_numpy(self._session.run(["logits"], fed)[0]))
 
 
 def _example(config: ModelConfig, features: bool) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from framecls.checkpoints.file import read_config
 from framecls.errors import ModelError, UsageError
 
 _FOLDER = Path(__file__).parents[1] / "weights"
@@ -36,3 +38,14 @@ def locate(model: str | Path) -> Path:
     if path.suffix == _SUFFIX or len(path.parts) > 1:
         raise ModelError(f"{text}: there is no such model file")
     raise UsageError(f"no model is called {text!r}: choose {', '.join(names())}, or give the path of a model file")
+
+
+def digest_model(model: str | Path) -> str:
+    """Return a digest of all that a model, given as for `locate`, computes with: its file, and its gate's.
+
+    Raises:
+        FrameclsError: there is no such model.
+    """
+    path = locate(model)
+    paths = [path, locate(GATE_MODEL)] if read_config(path).gate else [path]
+    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)

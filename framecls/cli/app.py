@@ -216,7 +216,7 @@ def train(options: TrainOptions) -> int:
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> int:
     """Measure a model on labelled recordings."""
-    from framecls.cli.train import evaluate_model
+    from framecls.cli.evaluate import evaluate_model
 
     return evaluate_model(options)
 

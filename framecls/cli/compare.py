@@ -18,11 +18,11 @@ from framecls.cli.train import (
     choose_device,
     choose_split_by,
     load_recipe,
+    report_data,
     set_threads,
-    tell_data,
 )
 from framecls.errors import UsageError
-from framecls.training.names import RUNGS
+from framecls.training.choices import RUNGS
 from framecls.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _compare(
             f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, "
             f"{recipe.optim.steps} steps, device {device}"
         )
-        tell_data(messages, data, recipe)
+        report_data(messages, data, recipe)
         return ladder.compare(
             job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
         )

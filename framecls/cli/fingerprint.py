@@ -27,13 +27,12 @@ _IGNORED = {f.name for o in (MessageOptions, MachineOptions, ClusterOptions) for
 def take_fingerprint(options: RunOptions, format: str, model: Path, config: ModelConfig) -> str:
     """Return a digest of the version, the options, the model and the gallery."""
     gallery = _digest_gallery(options) if config.embedding else ""
-    models = [model, registry.locate(registry.GATE_MODEL)] if config.gate else [model]
     facts = {
         "version": __version__,
         "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _IGNORED},
         "format": format,
         "gallery": gallery,
-        "models": [hashlib.sha256(path.read_bytes()).hexdigest() for path in models],
+        "model": registry.digest_model(model),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

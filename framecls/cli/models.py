@@ -23,13 +23,13 @@ from framecls.output.tables import make_console, make_table
 from framecls.output.text import escape
 
 _COMMANDS = {"frame": "tag", "pooled": "identify"}
-_TRAINED = "trained with"  # the card's own "command"; that of the user is above it
+_TRAINED = "trained with"  # the key "command" of a card, as "command" is shown for how to use the model
 _ENROLLED = "people who are enrolled (framecls enroll)"
-_MANY = 12  # labels of which the list shows only the number
+_MANY = 12  # more labels than this are abbreviated in the list
 
 
 def list_models(options: ModelsOptions) -> int:
-    """Print the shipped models and return the exit status; one that cannot be read is reported, the others listed."""
+    """Print a table of the shipped models and return the exit status; report those that cannot be read."""
     messages = open_messages(options)
     table = make_table(("Name", "left"), ("Command", "left"), ("Labels", "fold"), ("Size", "right"), ("Date", "left"))
     for name in registry.names():
@@ -68,7 +68,7 @@ def show_model(options: ModelsOptions) -> int:
 def _card(path: Path, config: ModelConfig) -> Table:
     overlap = " (several may hold at once)" if config.overlapping else ""
     trusted = config.decision.candidates
-    # The model's own words come after what is read off it, whatever keys they have.
+    # The card follows what is known from the settings, whatever keys it has.
     card = {_TRAINED if key == "command" else key: value for key, value in config.card.items() if key != "description"}
     rows: list[tuple[str, Any]] = [
         ("description", config.card.get("description", "")),
@@ -100,7 +100,7 @@ def _network(config: ModelConfig) -> str:
 
 
 def _show(value: Any) -> RenderableType:
-    """Return a value of a card: lists a line an item, dicts as tables."""
+    """Format a value of a card: lists one item a line, dicts as tables."""
     if isinstance(value, list):
         return Text("\n".join(escape(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in value))
     if isinstance(value, str):

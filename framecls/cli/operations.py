@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -72,10 +71,8 @@ class Operation(ABC):
         self._decision = checks.change_decision(config, self.thresholds, self.min_duration_s, self.min_gap_s)
 
     def prepare(self, model: AnyModel) -> AnyModel:
-        """Have a model that was just loaded decide by the rules of this run."""
-        if self._decision is not None:
-            model.config = dataclasses.replace(model.config, decision=self._decision)
-        return model
+        """Return the model with the rules of this run."""
+        return model.with_decision(self._decision)
 
     @abstractmethod
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:

@@ -18,7 +18,7 @@ from framecls.checkpoints import registry
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
 from framecls.output.formats import WRITERS
-from framecls.training.names import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
+from framecls.training.choices import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 
@@ -381,7 +381,8 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         ),
     ] = None
     teacher: Annotated[
-        Path | None, _training("--teacher", metavar="FILE", help="What other models hear, to learn from: npz.")
+        Path | None,
+        _training("--teacher", metavar="FILE", help="Vectors, or posteriors of frames, of another model: npz."),
     ] = None
     resume: Annotated[bool, _output("--resume", help="Go on where an earlier run left off.")] = False
     save_every: Annotated[

@@ -1,10 +1,9 @@
-"""`framecls train` and `framecls evaluate`."""
+"""`framecls train`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 import os
 import sys
@@ -12,27 +11,26 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.messages import DONE, FAILED, INTERRUPTED, Messages, open_messages
-from framecls.cli.options import EvaluateOptions, TrainOptions
+from framecls.cli.options import TrainOptions
 from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
 from framecls.output.text import escape, hms
-from framecls.training.names import CODECS, SPLIT_BY, SPLITS, SplitBy
+from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
-    from framecls.training.metrics.measure import DevReport
+    from framecls.training.metrics.report import DevReport
     from framecls.training.team import Team
 
-_log = logging.getLogger(__name__)
 _N_PREVIEWED = 20  # examples that --preview writes
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
 
@@ -64,7 +62,7 @@ def train_model(options: TrainOptions) -> int:
             return FAILED
         raise
     finally:
-        team.leave()
+        team.close()
 
 
 def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messages: Messages) -> int:
@@ -79,8 +77,8 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
-        tell_data(messages, data, recipe)
-        last = train(job, data, report.step, lambda done: _tell_resumed(messages, job, done))
+        report_data(messages, data, recipe)
+        last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -100,8 +98,8 @@ def _describe_kept(recipe: Recipe, last: DevReport) -> str:
     return f"{kept} of this run; the last dev score was {last.score:.4f}"
 
 
-def _tell_resumed(messages: Messages, job: Job, done: int) -> None:
-    """Say where a run that is resumed goes on."""
+def _report_resumed(messages: Messages, job: Job, done: int) -> None:
+    """Report from which step a run is resumed."""
     steps = job.recipe.optim.steps
     if not done:
         messages.note(f"nothing to resume in {escape(str(job.folder))}: beginning at the first step")
@@ -112,7 +110,7 @@ def _tell_resumed(messages: Messages, job: Job, done: int) -> None:
 
 
 def _check_options(options: TrainOptions) -> None:
-    """Refuse options that do not go together, or make no sense."""
+    """Check the options of a run against each other."""
     if options.output is None and not options.check and options.preview is None:
         raise UsageError("missing option -o / --output: the model file to write; see framecls train --help")
     if options.check and options.preview is not None:
@@ -124,7 +122,7 @@ def _check_options(options: TrainOptions) -> None:
 
 
 def _check_output(path: Path) -> None:
-    """Refuse, before an hour of training and not after it, what no model can be written to, or what is none."""
+    """Check before training that the model can be written, and replaces nothing but a model."""
     try:
         is_there = path.exists()
     except OSError as error:
@@ -142,7 +140,7 @@ def _check_output(path: Path) -> None:
 
 
 def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path | None = None) -> Job:
-    """Return the job that the options ask for; folder: where decoded recordings go if no model is to be written."""
+    """Return the job of the options; `folder` holds decoded recordings if no model is to be written."""
     from framecls.training.job import Job
 
     return Job(
@@ -161,7 +159,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
 
 
 def _check(options: TrainOptions, recipe: Recipe) -> int:
-    """Print what the manifest holds; what is wrong with it is raised after that."""
+    """Print what the manifest holds, then raise its problems."""
     from framecls.training.data.survey import survey
 
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
@@ -185,8 +183,8 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
 
 
 def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Messages) -> int:
+    from framecls.training.examples.preview import LIST_NAME, write_preview
     from framecls.training.job import prepare
-    from framecls.training.preview import LIST_NAME, write_preview
 
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(None) as temporary:
@@ -202,23 +200,23 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Mess
     return DONE
 
 
-def tell_data(messages: Messages, data: Data, recipe: Recipe) -> None:
-    """Say how recordings were told apart, and what is odd about them."""
-    from framecls.training.remarks import remark
+def report_data(messages: Messages, data: Data, recipe: Recipe) -> None:
+    """Report how recordings were split, and the warnings about them."""
+    from framecls.training.data.survey import find_warnings
 
     messages.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         messages.note(f"heard on both sides, so the dev figures flatter: {names}")
-    for line in remark(recipe, data.config.labels, data.train, data.dev, data.length_s):
+    for line in find_warnings(recipe, data.config.labels, data.train, data.dev, data.length_s):
         messages.note(escape(line))
 
 
 def choose_split_by(name: str | None) -> SplitBy | None:
-    """Return what --split-by asks for.
+    """Return the value of --split-by.
 
     Raises:
-        UsageError: there is no such thing.
+        UsageError: there is no such value.
     """
     if name is not None and name not in SPLIT_BY:
         raise UsageError(f"--split-by {name}: choose {', '.join(SPLIT_BY)}")
@@ -227,7 +225,7 @@ def choose_split_by(name: str | None) -> SplitBy | None:
 
 @dataclasses.dataclass
 class TrainReport:
-    """Tells the user how training goes."""
+    """Show the progress of training."""
 
     messages: Messages
     bar: ProgressBar
@@ -238,7 +236,7 @@ class TrainReport:
         self.bar.show("decoding", done, total)
 
     def step(self, progress: Progress) -> None:
-        """Show a step; a new dev measurement stays on the screen."""
+        """Show a step, and log a new dev measurement."""
         is_new = progress.dev is not None and (self.at is None or progress.dev is not self.at.dev)
         self.at = progress
         if is_new and progress.dev is not None:
@@ -250,7 +248,7 @@ class TrainReport:
         self.bar.show("training", progress.step, progress.steps, text)
 
     def describe_state(self) -> str:
-        """Return where an interrupted run was, and how to go on."""
+        """Return the step of an interrupted run, and how to resume it."""
         if self.at is None:
             return " before the first step"
         where = f" at step {self.at.step} of {self.at.steps}"
@@ -284,7 +282,7 @@ def change_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read the recipe that --recipe names.
+    """Read the recipe of --recipe.
 
     Raises:
         UsageError: there is none of that name.
@@ -298,7 +296,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def choose_device(name: str) -> str:
-    """Return the name of the device that --device asks for.
+    """Return the name of the device of --device.
 
     Raises:
         UsageError: this machine has no such device.
@@ -309,72 +307,16 @@ def choose_device(name: str) -> str:
 
 
 def set_threads(threads: int | None) -> None:
-    """Give torch the number of CPU threads that --threads asks for."""
+    """Set torch's number of CPU threads to that of --threads."""
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
 
 
-def evaluate_model(options: EvaluateOptions) -> int:
-    """Measure a model, print the figures and return the exit status.
-
-    Raises:
-        UsageError: what is wrong with the options.
-        FrameclsError: the model, the manifest or a recording cannot be used.
-    """
-    messages = open_messages(options)
-    if options.split not in SPLITS:
-        raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
-    checks.check_report_format(options.format)
-    checks.check_seconds("--length", options.length)
-    checks.check_machine(options)
-    if options.codec is not None and options.codec not in CODECS:
-        raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
-    recipe = load_recipe(options.recipe) if options.recipe is not None else None
-    checks.check_overwrites(
-        {"-o": options.output},
-        {
-            "the manifest": options.manifest,
-            "the model": registry.locate(options.model),
-            "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
-        },
-    )
-    checks.check_measured(options.model, options.length)
-
-    from framecls.inference.engine import load_engine
-    from framecls.output.files import atomic_write
-    from framecls.training.metrics import evaluate
-
-    engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
-    with cache_folder(options.cache) as cache:
-        test = evaluate.Test(
-            manifest=options.manifest,
-            cache=cache,
-            split=options.split,
-            recipe=recipe,
-            length_s=options.length,
-            codec=options.codec,
-            tier=options.tier,
-            split_by=choose_split_by(options.split_by),
-        )
-        try:
-            report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
-        finally:
-            bar.hide()
-    figures = {"model": engine.config.name, "score": report.score, **report.figures}
-    if options.output is not None:
-        with atomic_write(options.output, binary=False) as stream:
-            stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
-        messages.note(f"{escape(str(options.output))}: written")
-    _print_figures(figures, options.format)
-    return DONE
-
-
 @contextmanager
 def cache_folder(folder: Path | None) -> Iterator[Path]:
-    """Give the folder that --cache names, or one that is gone afterwards."""
+    """Yield the folder of --cache, or a temporary one."""
     if folder is not None:
         yield folder
         return
@@ -384,14 +326,3 @@ def cache_folder(folder: Path | None) -> Iterator[Path]:
         raise OutputError(f"no temporary folder can be made: {error.strerror}; set TMPDIR to one") from error
     with made as temporary:
         yield Path(temporary)
-
-
-def _print_figures(figures: dict[str, Any], format: str) -> None:
-    if format == "json":
-        sys.stdout.write(json.dumps(figures) + "\n")
-        return
-    from framecls.cli.tables import figure_table, summarise_confusion
-    from framecls.output.tables import make_console
-
-    figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
-    make_console(sys.stdout).print(figure_table(figures))

@@ -15,8 +15,8 @@ from framecls.checkpoints.file import read_config
 from framecls.cluster.plan import Machine, plan_workers
 from framecls.cluster.pool import WorkerPool
 from framecls.cluster.session import open_session
-from framecls.cluster.worker import Setup, Work, digest_model
-from framecls.config import ModelConfig, ReadKeywords
+from framecls.cluster.worker import Setup, Work
+from framecls.config import DecisionConfig, DecisionKeywords, ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,16 +57,10 @@ class ClusterModel:
         """Where the network runs."""
         return f"{self._pool.plan.n_workers} Ray workers ({self._pool.plan.device})"
 
-    def with_decision(
-        self,
-        *,
-        thresholds: Mapping[str, float] | None = None,
-        min_duration_s: float | None = None,
-        min_gap_s: float | None = None,
-    ) -> ClusterModel:
+    def with_decision(self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]) -> ClusterModel:
         """Return the same model with other rules from probabilities to labels, as `Model.with_decision` does."""
-        config = self.config.with_decision(thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s)
-        return ClusterModel(self._pool, config)
+        config = self.config if decision is None else dataclasses.replace(self.config, decision=decision)
+        return ClusterModel(self._pool, config.with_decision(**rules))
 
     def tag_many(
         self,
@@ -167,7 +161,7 @@ def connect(
         raise UsageError(f"device {device!r}: on a cluster choose {', '.join(CLUSTER_DEVICES)}; Ray picks the GPU")
     path = registry.locate(model)
     name = str(model) if str(model) in registry.names() else os.path.join(os.getcwd(), path)
-    config, digest = read_config(path), digest_model(name)
+    config, digest = read_config(path), registry.digest_model(name)
     own_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_session(address, max(own_cpus, (workers or 1) * (threads or 1))) as ray:
         machines = [_read_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import traceback
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framecls import errors
 from framecls._version import __version__
-from framecls.checkpoints import registry
-from framecls.checkpoints.file import read_config
+from framecls.checkpoints.registry import digest_model
 from framecls.config import DecisionConfig
 from framecls.errors import ClusterError, FrameclsError
 from framecls.results import Identification, StringResult, TagResult
@@ -87,17 +85,6 @@ class Failure:
         return error
 
 
-def digest_model(model: str) -> str:
-    """Return a digest of all that a model of that name or path computes with.
-
-    Raises:
-        FrameclsError: there is no such model.
-    """
-    path = registry.locate(model)
-    paths = [path, registry.locate(registry.GATE_MODEL)] if read_config(path).gate else [path]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-
-
 class Worker:
     """One process with one model; Ray makes an actor of it."""
 
@@ -124,11 +111,8 @@ class Worker:
         """
         assert self._model is not None
         self._n_done, self._heard_s = 0, 0.0
-        rules = work.decision
         try:
-            model = self._model.with_decision(
-                thresholds=rules.thresholds, min_duration_s=rules.min_duration_s, min_gap_s=rules.min_gap_s
-            )
+            model = self._model.with_decision(work.decision)
             paths = [Path(path) for path, _ in recordings]
             results = iter(getattr(model, work.method)(paths, progress=self._hear, **work.options))
         except Exception as error:

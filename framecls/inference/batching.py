@@ -108,18 +108,6 @@ class Recording:
                 self.progress((output.window.first + output.window.n_frames) * self.config.hop_s)
             yield output
 
-    def raise_error(self) -> None:
-        """Raise what went wrong, if anything did."""
-        error = self.failure or self.error
-        # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it would
-        # stay, with all that the recording needed, until the garbage collector looks.
-        self.failure = self.error = None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
-
 
 @dataclass(eq=False)
 class _Bucket:
@@ -207,8 +195,15 @@ class Batcher:
         with self._changed:
             output = recording.outputs.pop(recording.n_read, None)
             recording.n_read += output is not None
-        if output is None:
-            recording.raise_error()
+        error = recording.failure or recording.error
+        if output is None and error is not None:
+            # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it
+            # would stay, with all that the recording needed, until the garbage collector looks.
+            recording.failure = recording.error = None
+            try:
+                raise error
+            finally:
+                del error
         return output
 
     # Advancing the caller's iterator, in the thread of the consumer or in one of its own.
@@ -289,19 +284,16 @@ class Batcher:
 
     def _work_until(self, condition: Callable[[], bool]) -> None:
         """Keep decoders and workers busy until a condition holds."""
-        while not self._batch_until(condition):
-            self._advance()
-
-    def _batch_until(self, condition: Callable[[], bool]) -> bool:
-        """Keep the workers busy until a condition holds; False: the decoders want another recording first."""
-        with self._changed:
-            while not condition():
-                if self._may_advance():
-                    return False
-                if not self._step():
+        while True:
+            with self._changed:
+                if condition():
+                    return
+                wants_recording = self._may_advance()
+                if not wants_recording and not self._step():
                     timeout_s = None if self._linger_until is None else self._linger_until - time.monotonic()
                     self._changed.wait(timeout_s)
-        return True
+            if wants_recording:
+                self._advance()
 
     def _step(self) -> bool:
         """Batch a window or send a batch off, if either can be done at once."""

@@ -124,8 +124,10 @@ class Engine:
         iterator = iter(sources)
         try:
             for source in iterator:
+                parts: Sequence[Source] = [source]
                 try:
-                    parts = _split(source, options)
+                    if options.channel == EACH and not isinstance(source, Channel):
+                        parts = split_channels(source, options.sample_rate, options)
                 except Exception as error:  # raised to whoever reads the recording, as where it cannot be opened
                     yield Recording(partial(_fail, error), self.config, name_source(source))
                     continue
@@ -155,13 +157,6 @@ class Engine:
             WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, both_s)
             for (window, _), row, weight_s, both_s in zip(items, logits, weights_s, shared_s, strict=True)
         ]
-
-
-def _split(source: Source, options: ReadOptions) -> Sequence[Source]:
-    """Return the channels of a source, where each is wanted as a recording of its own."""
-    if options.channel != EACH or isinstance(source, Channel):
-        return [source]
-    return split_channels(source, options.sample_rate, options)
 
 
 def _fail(error: Exception) -> NoReturn:

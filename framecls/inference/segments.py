@@ -149,11 +149,11 @@ class _Tile:
 
 
 class TilingSegmenter(Segmenter):
-    """Give each frame its likeliest label and tiles the recording with runs of equal labels.
+    """Give each frame its likeliest label and tile the recording with runs of equal labels.
 
     A run shorter than `rules.min_frames` goes to whichever neighbour its own frames find likelier; there are no gaps. A
-    run that is long enough stays whatever comes, so what lies between two of those is settled once the second is long
-    enough: from then on everything before it is final.
+    run that is long enough stays whatever comes, so what lies between two of those is final once the second is long
+    enough.
     """
 
     def __init__(self, labels: Sequence[str], rules: SegmentRules) -> None:
@@ -183,11 +183,11 @@ class TilingSegmenter(Segmenter):
             self._tiles.append(tile)
         if len(self._tiles) == 1 or self._tiles[-1].length < self.rules.min_frames:
             return []
-        settled = self._settle()
-        self._tiles = settled[-1:]
-        return [self._segment(each, self.rules) for each in settled[:-1]]
+        final = self._absorb_short()
+        self._tiles = final[-1:]
+        return [self._segment(each, self.rules) for each in final[:-1]]
 
-    def _settle(self) -> list[_Tile]:
+    def _absorb_short(self) -> list[_Tile]:
         tiles = self._tiles
         for length in range(1, self.rules.min_frames):  # the shortest go first, so that what they join may survive
             tiles = _absorb_tiles(tiles, length)
@@ -200,8 +200,8 @@ class TilingSegmenter(Segmenter):
     def finish(self, duration_s: float) -> list[Segment]:
         """See Segmenter."""
         rules = replace(self.rules, duration_s=duration_s)
-        settled, self._tiles = self._settle(), []
-        return [self._segment(tile, rules) for tile in settled]
+        final, self._tiles = self._absorb_short(), []
+        return [self._segment(tile, rules) for tile in final]
 
 
 def _extend(tile: _Tile, other: _Tile) -> None:

@@ -32,7 +32,7 @@ from framecls.speakers.recognition import pool_vectors
 from framecls.training.data.clips import ClipStore, open_clips
 from framecls.training.data.manifest import Recording, read_manifest, split_recordings
 from framecls.training.examples.augment import Samples, augment_batch
-from framecls.training.examples.mixtures import NoiseBank
+from framecls.training.examples.batch import NoiseBank
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.metrics import scores as metrics
 from framecls.training.metrics import verification
@@ -75,7 +75,7 @@ def spoil(pieces: Sequence[Samples], how: AugmentConfig | None, rate: int, noise
     if how is None:
         return list(pieces)
     rng = np.random.default_rng(0)
-    draw = noise.draw if noise is not None else None
+    draw = noise.sample if noise is not None else None
     return [augment_batch(torch.from_numpy(p).unsqueeze(0), rng, how, rate, draw)[0].numpy() for p in pieces]
 
 

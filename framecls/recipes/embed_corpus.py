@@ -29,7 +29,7 @@ from torch.nn import functional
 from framecls.audio import open_audio
 from framecls.checkpoints.network import load_network
 from framecls.errors import ModelError
-from framecls.training.examples.augment import play_at
+from framecls.training.examples.augment import change_speed
 
 _RATE = 16000
 ENOUGH_S = 6.0  # clips are joined until they are this long
@@ -141,7 +141,7 @@ def main() -> None:
     sys.stderr.write(f"{len(clips)} clips in {len(groups)} groups\n")
     plan = [(group, speed) for group in groups for speed in speeds]
     vectors = []
-    for vector in Teacher().embed(play_at(join([clips[file] for file in group]), speed) for group, speed in plan):
+    for vector in Teacher().embed(change_speed(join([clips[file] for file in group]), speed) for group, speed in plan):
         vectors.append(vector)
         if len(vectors) % 500 == 0:
             sys.stderr.write(f"{len(vectors)} of {len(plan)}\n")

@@ -20,7 +20,7 @@ from framecls.errors import ConfigError
 from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
 from framecls.training.metrics.evaluate import Test, fit_decision
-from framecls.training.metrics.measure import DevReport
+from framecls.training.metrics.report import DevReport
 from framecls.training.recipe import find_recipe, read_recipe
 
 # Fitted on pieces of 3 s, a tenth of the strangers who talk for 6 s would be let in.

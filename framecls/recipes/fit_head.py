@@ -26,12 +26,12 @@ from framecls.checkpoints.network import save_model
 from framecls.errors import ConfigError
 from framecls.nn.network import Network
 from framecls.nn.pooling import MultiHeadStatisticsPooling
-from framecls.training.examples.mixtures import PooledExamples
+from framecls.training.examples.loader import dev_batches, make_examples
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.job import Job, prepare
 from framecls.training.metrics.measure import measure
-from framecls.training.optimizer import take_weights
+from framecls.training.optimizer import initialise
 from framecls.training.recipe import OptimConfig, find_recipe, read_recipe
-from framecls.training.supply import dev_batches, make_examples
 
 _BATCH = 32  # examples a step
 _DROPOUT = 0.2
@@ -74,7 +74,9 @@ def encode(network: Network, examples: PooledExamples, n_examples: int, *, low: 
             x, _ = network.encode(features, batch.n_frames)
         vectors += [row[:n].half().clone() for row, n in zip(x, batch.n_frames.tolist(), strict=True)]
         targets.append(batch.targets)
-        soft.append(batch.soft if batch.soft is not None else torch.zeros(len(x), len(network.config.labels)))
+        soft.append(
+            batch.soft_targets if batch.soft_targets is not None else torch.zeros(len(x), len(network.config.labels))
+        )
         number += 1
         sys.stderr.write(f"\r{len(vectors)} of {n_examples} examples heard")
     sys.stderr.write("\n")
@@ -161,7 +163,7 @@ def main() -> None:
     data = prepare(Job(options.manifest, options.out, recipe, noise=options.noise))
     data = replace(data, config=replace(data.config, gate=""))
     network = Network(data.config).eval()
-    take_weights(network, options.init)
+    initialise(network, options.init)
     examples = make_examples(data, recipe, dev=False)
     if not isinstance(examples, PooledExamples):
         raise ConfigError(f"{recipe.name} is not a recipe of a pooled task")

@@ -33,7 +33,7 @@ from framecls.errors import ModelError
 from framecls.nn.network import Network
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest, split_recordings
-from framecls.training.examples.mixtures import IGNORED, Batch
+from framecls.training.examples.batch import IGNORED, Batch
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.recipe import find_recipe, read_recipe
 

@@ -1,12 +1,12 @@
-"""The ladder, climbed: every rung learns from the same batches for as long, with about as many parameters.
+"""Compare encoders: train each rung of the ladder on the same batches, with about as many parameters.
 
-The rungs climb side by side. Each batch is made once and each rung takes its step on it, so the data cannot differ, and
-whatever else the machine is doing falls on all of them alike.
+The rungs are trained in turn on each batch: their data are the same, and other load on the machine affects all alike.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,35 +19,34 @@ from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Window
 from framecls.nn.network import Network
+from framecls.training.choices import LADDER, RUNGS
+from framecls.training.examples.loader import training_batches
 from framecls.training.job import Data, Job
 from framecls.training.loop import Run, measure_dev
-from framecls.training.names import LADDER, RUNGS
-from framecls.training.supply import training_batches
-from framecls.training.team import cut
 
-_NEAR = 0.02  # numbers of parameters this share apart are as good as equal
+_TOLERANCE = 0.02  # relative difference of parameter counts that is as good as none
 _SPEED_S = 0.4  # how long a network's speed is measured
 _MIN_SPEED_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What became of one rung."""
+    """The results of one rung."""
 
     name: str
     score: float  # the dev figure that `Ladder.figure` names
-    by_source: dict[str, float]  # the same of each source of the dev set, where it has several
+    by_source: dict[str, float]  # the same for each source of the dev set, if there are several
     figures: dict[str, Any]  # all dev figures
     parameters: int
     encoder: EncoderConfig
-    step_s: float  # one training step, the making of its batch not counted
-    epoch_s: float  # as many steps as read the length of the training set
-    frames_per_s: float  # of whole windows of sound, features and all
+    step_s: float  # seconds of a training step, without making its batch
+    epoch_s: float  # of as many steps as have the length of the training set
+    frames_per_s: float  # classified, features included
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs that can be compared, and what they have in common."""
+    """The results of all rungs, and what they have in common."""
 
     task: str
     labels: tuple[str, ...]
@@ -68,23 +67,23 @@ def compare(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ladder:
-    """Train and measure the rungs of the ladder. Nothing is written.
+    """Train and measure the rungs of the ladder; no model is written.
 
     Args:
-        job: manifest, recipe and device; the recipe's network, as scaled dot-product attention, sets the size.
-        data: what `job.prepare` gave for this job.
-        rungs: names from `names.RUNGS`.
-        batch_size: windows of one forward pass where speed is measured.
-        progress: told the number of steps done, and of all.
+        job: manifest, recipe and device; the recipe's network, with dot-product attention, sets the size.
+        data: of this job, by `prepare`.
+        rungs: keys of `RUNGS`.
+        batch_size: windows of one forward pass when speed is measured.
+        progress: called with the number of steps done, and of all.
     """
     steps = job.recipe.optim.steps
     target = count_parameters(on_rung(data.config, "dot"))
-    climbers = [Climber(name, Run(job, replace(data, config=fit_size(data.config, name, target)))) for name in rungs]
+    trainees = [_Trainee(name, Run(job, replace(data, config=fit_size(data.config, name, target)))) for name in rungs]
     for number, batch in enumerate(training_batches(data, job.recipe, 0, steps), start=1):
-        for climber in climbers:
+        for trainee in trainees:
             began = time.perf_counter()
-            climber.run.learn(cut(batch, 1)[0])
-            climber.step_s.append(time.perf_counter() - began)
+            trainee.run.train_step(batch)
+            trainee.step_s.append(time.perf_counter() - began)
         if progress is not None:
             progress(number, steps)
     train_s = sum(data.store.n_samples(recording.file) for recording in data.train) / data.store.sample_rate
@@ -98,28 +97,28 @@ def compare(
         train_s=train_s,
         dev_recordings=len(data.dev),
         device=job.device,
-        rungs=tuple(climber.finish(train_s, batch_size) for climber in climbers),
+        rungs=tuple(trainee.finish(train_s, batch_size) for trainee in trainees),
     )
 
 
 @dataclass
-class Climber:
-    """One rung while it learns."""
+class _Trainee:
+    """One rung in training."""
 
     name: str
     run: Run
     step_s: list[float] = field(default_factory=list)
 
     def finish(self, train_s: float, batch_size: int | None) -> Rung:
-        """Measure what was learnt: the moving average of the weights, after the last step.
+        """Measure the averaged weights after the last step.
 
         Args:
             train_s: length of the training set.
-            batch_size: windows of one forward pass where speed is measured.
+            batch_size: windows of one forward pass when speed is measured.
         """
         engine = Engine(self.run.averaged().eval(), torch.device(self.run.job.device), batch_size)
         report, by_source = measure_dev(engine, self.run.data, self.run.recipe)
-        # The first step also pays for what is set up once.
+        # The first step includes one-time set-up.
         step_s = float(np.mean(self.step_s[1:] or self.step_s))
         return Rung(
             name=self.name,
@@ -135,57 +134,51 @@ class Climber:
 
 
 def on_rung(config: ModelConfig, name: str) -> ModelConfig:
-    """Return the settings with the encoder of a rung, its sizes as they are."""
+    """Return the settings with the encoder of a rung, at the same sizes."""
     return replace(config, encoder=replace(config.encoder, **RUNGS[name]))  # type: ignore[arg-type]
 
 
 def fit_size(config: ModelConfig, name: str, target: int) -> ModelConfig:
     """Return the settings of a rung with about `target` parameters.
 
-    The recipe's own sizes stay where they come near. Otherwise the encoder's dim is the greatest that is not too many,
-    its fully-connected layers as much wider than that as the recipe has them; what is then still missing, they get.
+    The recipe's sizes stay where they come near. Otherwise `dim` is the greatest that gives no more parameters, with
+    `ff_dim` in proportion, and then `ff_dim` grows by what is missing.
     """
     config = on_rung(config, name)
     encoder = config.encoder
     width = encoder.ff_dim / encoder.dim
 
-    def sized(heads: int, more: int = 0) -> ModelConfig:
+    def resized(heads: int, more: int = 0) -> ModelConfig:
         dim = heads * encoder.n_heads  # the heads divide it
         return replace(config, encoder=replace(encoder, dim=dim, ff_dim=max(1, round(width * dim)) + more))
 
-    def misses(candidate: ModelConfig) -> int:
+    def excess(candidate: ModelConfig) -> int:
         return count_parameters(candidate) - target
 
-    if abs(misses(config)) <= _NEAR * target:
+    if abs(excess(config)) <= _TOLERANCE * target:
         return config
-    heads = _greatest(lambda n: misses(sized(n)) <= 0, 1, 4096 // encoder.n_heads)
-    more = _greatest(lambda n: misses(sized(heads, n)) <= 0, 0, 2 * encoder.ff_dim) if encoder.n_layers else 0
-    return min((sized(heads, n) for n in (more, more + 1)), key=lambda candidate: abs(misses(candidate)))
-
-
-def _greatest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the greatest number in low..high for which something holds, which holds for all below it; low if none."""
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
+    sizes = range(1, 4096 // encoder.n_heads + 1)
+    heads = max(1, bisect_right(sizes, 0, key=lambda n: excess(resized(n))))
+    extra = range(1, 2 * encoder.ff_dim + 1) if encoder.n_layers else ()
+    more = bisect_right(extra, 0, key=lambda n: excess(resized(heads, n)))
+    return min((resized(heads, n) for n in (more, more + 1)), key=lambda candidate: abs(excess(candidate)))
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return how many numbers a network of these settings learns, but for those of a pre-trained encoder."""
+    """Return the number of parameters of a network of these settings, without those of a pre-trained encoder."""
     frontend = nn.Identity() if config.features.kind == "pretrained" else None
     return sum(p.numel() for p in Network(config, frontend).parameters())
 
 
 def name_figure(config: ModelConfig) -> str:
-    """Return what the score of a dev report of this task is."""
+    """Return the name of the dev score of this task."""
     if config.task == "pooled":
         return "balanced accuracy"
     return "mean F1" if config.overlapping else "accuracy"
 
 
 def measure_speed(engine: Engine) -> float:
-    """Return how many frames a second a network classifies, in batches of whole windows."""
+    """Measure how many frames a second a network classifies, in batches of whole windows."""
     config = engine.config
     n_samples = config.window_frames * config.hop_samples + 2 * config.features.margin_samples
     shape = (n_samples, *config.features.sample_shape)
@@ -196,5 +189,5 @@ def measure_speed(engine: Engine) -> float:
         began = time.perf_counter()
         list(engine.forward(windows))
         spent_s.append(time.perf_counter() - began)
-    # Whatever else the machine does can only slow it down.
+    # Other load can only slow it down, so the fastest run counts.
     return engine.batch_size * config.window_frames / min(spent_s)

@@ -1,4 +1,4 @@
-"""How weights move: at which rate, which of them slower or not at all, and what they begin with."""
+"""The optimizer: learning-rate schedule, parameter groups, frozen layers, initialisation from another model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from framecls.nn.network import Network
 from framecls.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
-_FEW = 0.5  # a smaller share of a network that is brought is worth a word: sizes may be set otherwise by mistake
-_TUNED = "features.encoder."  # parameters of a pre-trained encoder are called so
+_MIN_SHARE = 0.5  # if less of the network is initialised, warn: its sizes may be set wrong
+_TUNED = "features.encoder."  # prefix of the parameters of a pre-trained encoder
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return the rate of a step: a linear warm-up, then half a cosine down to a hundredth."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to a hundredth."""
     optim = recipe.optim
     if step < optim.warmup_steps:
         return optim.learning_rate * (step + 1) / optim.warmup_steps
@@ -31,21 +31,19 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def make_optimizer(
-    parameters: Mapping[str, nn.Parameter], recipe: Recipe, brought: Collection[str] = ()
+    parameters: Mapping[str, nn.Parameter], recipe: Recipe, initialised: Collection[str] = ()
 ) -> torch.optim.AdamW:
-    """Return AdamW that decays the matrices, leaves biases and norms alone, and moves what was learnt before slower.
-
-    A group's "share" says how much of the learning rate is its own.
+    """Return AdamW with weight decay on matrices only, and lower learning rates for pre-trained parameters.
 
     Args:
         parameters: to learn, by name.
-        recipe: its `optim` sets the rates.
-        brought: names of the parameters that another model began.
+        recipe: its `optim` sets the rates; a group's "share" is multiplied by the learning rate.
+        initialised: names of the parameters that came from another model.
     """
     optim = recipe.optim
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for key, parameter in parameters.items():
-        share = min(optim.tuned_rate if key.startswith(_TUNED) else 1.0, optim.init_rate if key in brought else 1.0)
+        share = min(optim.tuned_rate if key.startswith(_TUNED) else 1.0, optim.init_rate if key in initialised else 1.0)
         groups.setdefault((share, parameter.ndim >= 2), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -57,23 +55,23 @@ def make_optimizer(
     )
 
 
-def freeze(encoder: Encoder, n_layers: int, brought: Collection[str]) -> None:
-    """Keep what the first layers of an encoder, and what they read, have learnt before.
+def freeze(encoder: Encoder, n_layers: int, initialised: Collection[str]) -> None:
+    """Freeze the input and the first layers of an encoder.
 
     Raises:
-        ConfigError: not all of it was brought from another model.
+        ConfigError: some of them were not initialised from another model.
     """
     for name, module in (("input", encoder.input), *((f"layers.{i}", encoder.layers[i]) for i in range(n_layers))):
         for key, parameter in module.named_parameters():
-            if f"encoder.{name}.{key}" not in brought:
-                raise ConfigError(f"optim.frozen_layers={n_layers}: --init brought no {name}, so it must learn")
+            if f"encoder.{name}.{key}" not in initialised:
+                raise ConfigError(f"optim.frozen_layers={n_layers}: --init has no {name}, which must learn")
             parameter.requires_grad_(False)
 
 
-def take_weights(network: Network, path: Path) -> set[str]:
+def initialise(network: Network, path: Path) -> set[str]:
     """Copy from a model file the weights whose name and shape agree; return their names.
 
-    Layers of the encoder above those that it has begin by changing nothing.
+    Layers of the encoder above those in the file start as the identity.
 
     Raises:
         ModelError: there is no such file, or none of its weights fits.
@@ -89,8 +87,8 @@ def take_weights(network: Network, path: Path) -> set[str]:
         raise ModelError(f"{path}: none of its weights fits this recipe's network")
     sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
     share = sum(sizes[key] for key in taken) / sum(sizes.values())
-    if share < _FEW:
+    if share < _MIN_SHARE:
         _log.warning("%s: only %.0f %% of this recipe's network fits it and begins with its weights", path, 100 * share)
-    if brought := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
-        network.encoder.init_identity(max(brought) + 1)
+    if layers := [int(key.split(".")[2]) for key in taken if key.startswith("encoder.layers.")]:
+        network.encoder.init_identity(max(layers) + 1)
     return taken

@@ -1,4 +1,4 @@
-"""What a training run is made of, as a TOML file sets it. No torch here."""
+"""Recipes: the settings of a training run, read from TOML. Imports no torch, for --help and usage errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError
 from framecls.textfiles import parse_toml, read_toml
-from framecls.training.names import CODECS
+from framecls.training.choices import CODECS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 _MOST_SHOWN = 80  # characters of a change in a message
 _ENCODER_HOP_S = 0.02  # of most pre-trained encoders
 
-# The bounds of a number that is drawn, the smaller first.
+# The bounds of a random number, the smaller first.
 Range = tuple[float, float]
 
 
@@ -43,21 +43,21 @@ def _require_range(name: str, bounds: Range) -> None:
 
 @dataclass(frozen=True)
 class MixConfig:
-    """How one clip a label becomes recordings in which labels come, go and overlap (frame task)."""
+    """How clips of one label each are mixed into recordings with overlapping labels (frame task)."""
 
     enabled: bool = False
     presence: dict[str, float] = field(default_factory=dict)  # chance that a window holds a label; 0.6 where not given
-    spread_db: float = 12.0  # a label's loudness lies at most so far from the mean of all
-    audible_db: float = 30.0  # a label does not count where all that is heard is louder than it by more than this
-    floor_db: Range = (-90.0, -55.0)  # hiss under everything, which is no label's, relative to full scale
+    spread_db: float = 12.0  # greatest deviation of a label's loudness from the mean
+    audible_db: float = 30.0  # a label does not count where the mixture is louder by more than this
+    floor_db: Range = (-90.0, -55.0)  # of background noise without a label, relative to full scale
     gap_s: Range = (0.1, 4.0)  # silence between two clips of a track
     piece_s: Range = (0.5, 10.0)  # how much of a clip is used at once
-    alone: float = 0.0  # chance that only one label is there, all as likely; what is alike is best told apart alone
-    # Chance that a label's sound does not pause, as that of fans, rain and engines: a clip is made as long as it takes.
-    # Where clips of one label are shorter than those of another, a network learns that instead of how they sound.
+    alone: float = 0.0  # chance of a single label; similar labels are best separated alone
+    # Chance that a label's sound is continuous, as of fans, rain and engines: a clip is extended to a window. If clips
+    # of one label are shorter than of another, a network learns their lengths instead of their sound.
     lasting: dict[str, float] = field(default_factory=dict)
-    # In training a source is drawn as often as this power of what there is of it: 0: every one as often, 1: every
-    # second of sound as often. What a model is measured on stays the same whatever is chosen: every source as often.
+    # Sources are sampled in proportion to this power of their length: 0: all equally, 1: by length. Dev examples always
+    # sample all equally.
     source_power: float = 0.0
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Chances and ranges of what happens to a recording between the mouth and the file."""
+    """Chances and ranges of augmentation."""
 
     speed: Range = (0.9, 1.1)
     speed_chance: float = 0.5
@@ -93,7 +93,7 @@ class AugmentConfig:
     gain_db: Range = (-20.0, 6.0)
     clip_chance: float = 0.05
     codec_chance: float = 0.0
-    codecs: tuple[str, ...] = CODECS  # one of them is drawn
+    codecs: tuple[str, ...] = CODECS  # one of them is chosen
     frequency_masks: int = 2  # SpecAugment (Park et al. 2019)
     frequency_mask_width: int = 12
     time_masks: int = 2
@@ -109,22 +109,22 @@ class AugmentConfig:
                 _require(0 <= getattr(self, name) <= 1, f"{name} is not in 0..1")
         for name in self.codecs:
             _require(name in CODECS, f"codecs: {name!r} is none of {', '.join(CODECS)}")
-        _require(bool(self.codecs) or not self.codec_chance, "codec_chance wants at least one of codecs")
+        _require(bool(self.codecs) or not self.codec_chance, "codec_chance needs at least one of codecs")
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Which examples a task learns from: all but the last two fields are for a pooled task."""
+    """How examples are sampled; all but the last two fields are for a pooled task."""
 
     length_s: Range = (3.0, 10.0)
     join_gap_s: Range = (0.05, 0.4)  # pause between clips of one voice that are joined
-    label_power: float = 0.0  # 0: every label as often; 1: as often as it has audio
+    label_power: float = 0.0  # labels are sampled in proportion to this power of their length: 0: all equally
     source_weight: dict[str, float] = field(default_factory=dict)  # of a source within a label; 1 where not given
     whole_chance: float = 0.5  # chance of a batch of whole clips, on which the CTC head learns
-    # Frame task without mixing: chance that a window is cut around a label that was drawn, all labels as likely.
+    # Frame task without mixing: chance that a window is cut around a label, all labels being as likely.
     balance_chance: float = 0.0
-    # Frame task without mixing: batches of recordings of about one length, cut no longer than they are, and what is
-    # still padded counts for nothing. Otherwise a recording shorter than the window is followed by silence.
+    # Frame task without mixing: batches of recordings of about one length, whose padding does not count. Otherwise a
+    # recording shorter than the window is followed by silence.
     bucketed: bool = False
 
     def __post_init__(self) -> None:
@@ -136,20 +136,20 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class VoiceConfig:
-    """What an embedding learns from: who is who, and what a teacher (--teacher) makes of the same recordings."""
+    """The losses of an embedding: of the voices, and of a teacher's embeddings (--teacher)."""
 
     # Additive-margin softmax over the training voices (Wang et al. 2018, "Additive Margin Softmax for Face
-    # Verification"): its weight in the loss, by how much the right voice must win, and the steepness.
+    # Verification"): its weight in the loss, the margin of the cosine, and the scale.
     margin_weight: float = 1.0
     margin: float = 0.2
     scale: float = 30.0
     teacher_weight: float = 10.0  # of one minus the cosine to the teacher's vector
-    # Of the divergence between what teacher and pupil find similar among the teacher's vectors of all recordings, and
-    # how sharply they look.
+    # Weight of the divergence of teacher and student similarities to the teacher's vectors of all recordings, and their
+    # softmax temperature.
     anchor_weight: float = 1.0
     anchor_temperature: float = 0.05
     speeds: tuple[float, ...] = (1.0,)  # at another speed a voice is another one; a teacher's file has its own speeds
-    dev_length_s: float = 3.0  # what each dev voice says is joined and cut into pieces of this length
+    dev_length_s: float = 3.0  # the recordings of each dev voice are joined and cut into pieces of this length
 
     def __post_init__(self) -> None:
         for name in ("margin_weight", "teacher_weight", "anchor_weight"):
@@ -162,7 +162,7 @@ class VoiceConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How long and how the weights move."""
+    """Length of training, optimizer, dev measurements."""
 
     steps: int = 2000
     batch_s: float = 80.0  # seconds of audio in one step
@@ -175,11 +175,11 @@ class OptimConfig:
     label_smoothing: float = 0.0
     phone_weight: float = 0.5  # of the CTC loss beside the label's loss of 1
     soft_weight: float = 0.5  # of a teacher's probabilities in the targets of recordings that have them, 0..1
-    init_rate: float = 1.0  # learning rate of the weights that --init brought, relative to that of the new ones
-    frozen_layers: int = 0  # so many layers of the encoder, and what is below them, stay as --init brought them
+    init_rate: float = 1.0  # learning rate of weights from --init, relative to that of new ones
+    frozen_layers: int = 0  # of the encoder, with all below them: they keep their weights from --init
     dev_every: int = 250
     keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
-    patience: int = 0  # dev measurements without gain after which to stop; 0: go to the end
+    patience: int = 0  # dev measurements without gain after which to stop; 0: never
     precision: Literal["float32", "bfloat16"] = "float32"
     workers: int = 1  # processes that make batches ahead; 0: none, the run makes each itself; no batch depends on it
     seed: int = 0
@@ -257,13 +257,13 @@ class Recipe:
 
 
 def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = False) -> Recipe:
-    """Return a recipe on the vectors of a pre-trained encoder, its frames about as long as they were.
+    """Return a recipe on the vectors of a pre-trained encoder, its frames about as long as before.
 
     Args:
         recipe: all the rest.
         source: "framecls:MODEL", or the name or folder of an encoder of transformers.
-        layer: whose vectors; 0: a learnt mix of all.
-        tuned: its self-attention learns too.
+        layer: of which the vectors are taken; 0: a learnt mix of all.
+        tuned: train its self-attention too.
     """
     pretrained = PretrainedConfig(source, layer, tuned)
     frame_s = recipe.features.hop_samples * recipe.encoder.subsampling / recipe.features.sample_rate

@@ -1,4 +1,4 @@
-"""The lecture's "saw" as sound: frames that are the same, sample for sample, and yet have different labels.
+"""A synthetic corpus after the lecture's "saw": frames with equal samples and different labels.
 
 "I saw" or "the saw": which it is, only the word at the beginning of the clip says. Here the words are tones. A clip
 begins with one of two, then come several saws among other tones, and every saw is a verb or a noun by what the clip
@@ -48,7 +48,7 @@ def write_saw(folder: Path, seed: int = 0, n_train: int = 60, n_dev: int = 40) -
 
     Args:
         folder: where the clips go; it is made.
-        seed: of everything that is drawn.
+        seed: of the random clips.
         n_train: pairs of clips to learn from, of each distance.
         n_dev: pairs of clips to measure on, of each distance.
 
@@ -69,7 +69,7 @@ def _write_clips(folder: Path, seed: int, n_train: int, n_dev: int) -> Path:
     for split, n_pairs in (("train", n_train), ("dev", n_dev)):
         for nearest, farthest in DISTANCES:
             for number in range(n_pairs):
-                sentence = _draw_sentence(rng, nearest, farthest)
+                sentence = _sample_sentence(rng, nearest, farthest)
                 for label, first_word_hz in FIRST_WORDS.items():
                     name = f"{split}-{nearest}-{number}-{label}.wav"
                     soundfile.write(folder / name, speak(sentence, first_word_hz), SAMPLE_RATE, subtype="PCM_16")
@@ -89,7 +89,7 @@ def speak(sentence: Sentence, first_word_hz: int) -> NDArray[np.float32]:
     return (_AMPLITUDE * frames).reshape(-1).astype(np.float32)
 
 
-def _draw_sentence(rng: np.random.Generator, nearest: int, farthest: int) -> Sentence:
+def _sample_sentence(rng: np.random.Generator, nearest: int, farthest: int) -> Sentence:
     first_word = int(rng.integers(0, N_FRAMES - farthest))
     distances = np.sort(rng.choice(np.arange(nearest, farthest + 1), _N_SAWS, replace=False))
     others = rng.choice(_OTHER_WORDS, N_FRAMES)

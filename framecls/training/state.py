@@ -1,4 +1,4 @@
-"""What a run needs to go on after a break: its state on disk, and what must be as it was when it began."""
+"""The state of a run on disk, and the check that it is resumed with the same settings and data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from framecls.training.job import Data, Job
 from framecls.training.recipe import OptimConfig
 
 _DAMAGED = "this state of a run is damaged: leave out --resume"
-_MOST_NAMED = 5  # settings that differ, in one message
+_MAX_NAMED = 5  # settings that differ, in one message
 
 
 @dataclass(frozen=True)
 class State:
-    """Numbers of a run between two steps."""
+    """The tensors and counters of a run between two steps."""
 
     tensors: dict[str, Tensor]
     step: int
@@ -36,23 +36,23 @@ class State:
 
 @dataclass(frozen=True)
 class Identity:
-    """What must not change between the parts of a run."""
+    """The settings and data that must not change when a run is resumed."""
 
     job: Job
     data: Data
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of all of it.
+        """A digest of settings and data.
 
-        Settings at their defaults are left out, so that a setting which framecls learns later, and which is off unless
-        asked for, does not keep an older run from being resumed.
+        Settings at their defaults are left out, so that a setting added in a later version does not keep an older run
+        from being resumed.
         """
-        # The number of workers changes how fast batches are made and nothing in them: a run may go on with another.
+        # The number of workers does not change the batches.
         optim = replace(self.job.recipe.optim, workers=OptimConfig.workers)
         recipe = replace(self.job.recipe, optim=optim)
-        held_fast = [settings_made(recipe), settings_made(self.data.config), self._input_digest()]
-        return hashlib.sha256(json.dumps(held_fast, sort_keys=True).encode()).hexdigest()[:16]
+        parts = [changed_settings(recipe), changed_settings(self.data.config), self._input_digest()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _input_digest(self) -> str:
         digest = hashlib.sha256()
@@ -69,13 +69,13 @@ class Identity:
         for recording in side:
             spans = [(span.label, span.start_s, span.end_s) for span in recording.spans]
             n_samples = self.data.store.n_samples(recording.file)
-            said = (recording.phones, recording.alignment, recording.soft)
-            line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {said}\n"
+            more = (recording.phones, recording.alignment, recording.soft)
+            line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {more}\n"
             lines.append(line.encode("utf-8", "surrogateescape"))
         return lines
 
     def facts(self) -> dict[str, str]:
-        """Return, by name, what the fingerprint is made of, for a message that says which of it differs."""
+        """Return the parts of the fingerprint by name, for a message that says which differ."""
         settings = _flatten(to_dict(self.job.recipe))
         del settings["optim.workers"]
         facts = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
@@ -91,34 +91,34 @@ class Identity:
 
 
 def _flatten(settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return settings by their dotted names, as --set takes them."""
+    """Return settings by their dotted names, as in --set."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flatten(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
     return flat
 
 
-def settings_made(config: Any) -> dict[str, Any]:
-    """Return the settings of a dataclass that are not at their defaults, those of dataclasses in it likewise."""
-    made: dict[str, Any] = {}
+def changed_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a dataclass, and of dataclasses in it, that are not at their defaults."""
+    changed: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            inner = settings_made(value)
+            inner = changed_settings(value)
             if inner:
-                made[field.name] = inner
+                changed[field.name] = inner
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         if value != default:
-            made[field.name] = value
-    return made
+            changed[field.name] = value
+    return changed
 
 
 def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return what differs between the facts of two runs, in words; empty where nothing does."""
+    """Describe what differs between the facts of two runs; empty if nothing does."""
     names = [name for name in dict.fromkeys((*now, *then)) if then.get(name) != now.get(name)]
-    more = f"; and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return "; ".join(_describe(name, then.get(name), now.get(name)) for name in names[:_MOST_NAMED]) + more
+    more = f"; and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return "; ".join(_describe(name, then.get(name), now.get(name)) for name in names[:_MAX_NAMED]) + more
 
 
 def _describe(name: str, then: str | None, now: str | None) -> str:
@@ -135,21 +135,21 @@ def _describe(name: str, then: str | None, now: str | None) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    left = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+    left = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
 class StateFile:
-    """The state of a run on disk, beside the model that it makes."""
+    """The file of a run's state, beside the model."""
 
     def __init__(self, job: Job) -> None:
         self.path = job.folder / "state.safetensors"
 
     def write(self, state: State, identity: Identity) -> None:
-        """Write a state, whole or not at all.
+        """Write a state atomically.
 
         Raises:
-            OutputError: there is no room for it, or no such place.
+            OutputError: it cannot be written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -166,7 +166,7 @@ class StateFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.cpu().contiguous() for k, v in state.tensors.items()}, temporary, metadata)
             with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # on the disk before it takes the old state's place, should the power go
+                os.fsync(file.fileno())  # before it replaces the old state, in case of a power failure
             os.replace(temporary, self.path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
@@ -176,11 +176,10 @@ class StateFile:
             ) from error
 
     def read(self, identity: Identity, device: str) -> State | None:
-        """Return the state that is there, if any is.
+        """Return the saved state, None if there is none.
 
         Raises:
-            ModelError: it belongs to another recipe, other labels or other recordings, is damaged, or cannot be read
-                as things are, which says nothing of it.
+            ModelError: it is of other settings or data, is damaged, or cannot be read.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -190,7 +189,7 @@ class StateFile:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, FileNotFoundError) and error.errno:  # not safetensors' own, which may mean anything
+            if isinstance(error, FileNotFoundError) and error.errno:  # safetensors raises it without errno, too
                 return None
             if fault := find_system_fault(self.path, error):
                 raise ModelError(
@@ -202,14 +201,16 @@ class StateFile:
             raise
         try:
             if metadata.get("fingerprint") != identity.fingerprint:
-                raise ModelError(f"{self.path}: {refusal(json.loads(metadata.get('facts', '{}')), identity.facts())}")
+                raise ModelError(
+                    f"{self.path}: {explain_mismatch(json.loads(metadata.get('facts', '{}')), identity.facts())}"
+                )
             return State(tensors, int(metadata["step"]), float(metadata["best"]), int(metadata["since_best"]))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{self.path}: {_DAMAGED}") from error
 
 
-def refusal(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return why a state cannot be gone on from, and what can be done."""
+def explain_mismatch(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return why a state cannot be resumed, and what can be done."""
     way_out = "without --resume it begins anew, and another -o keeps the model that is there"
     # States of older versions do not hold the facts.
     what = describe_differences(then, now) if then else "another recipe, other labels or other recordings"

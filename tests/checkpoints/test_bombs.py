@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import fuzz_settings
+from support.commands import run_command
 from support.forked import Runner, forked_runner
 from support.models import save_tiny_model
 from support.signals import write_wav

@@ -24,7 +24,7 @@ import torch
 import framecls
 from framecls.errors import AudioError, is_out_of_memory
 from framecls.training import loop
-from framecls.training.metrics.measure import DevReport
+from framecls.training.metrics.report import DevReport
 from support.commands import COMMAND, HANG_S, ROOT, Cli, environment, run_command, start_command
 from support.models import save_tiny_model
 from support.signals import RATE, make_tone, write_wav

@@ -24,7 +24,7 @@ def test_a_card_says_what_the_model_does_before_how_it_was_made(
 ) -> None:
     config = read_config(Path(tag_model))
     card = {"command": "framecls train tag all.csv", "description": "Hears pitches.", "size": "small"}
-    monkeypatch.setattr("framecls.checkpoints.file.read_config", lambda path: dataclasses.replace(config, card=card))
+    monkeypatch.setattr("framecls.cli.models.read_config", lambda path: dataclasses.replace(config, card=card))
     lines = [line.split(None, 1) for line in map(str.rstrip, cli("models", tag_model).out.splitlines())]
     assert lines[1:3] == [["description", "Hears pitches."], ["command", "framecls tag"]]
     assert ["trained", "with  framecls train tag all.csv"] in lines

@@ -541,7 +541,7 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
 
 
 def test_digests_tell_models_apart(work: Path) -> None:
-    from framecls.cluster.worker import digest_model
+    from framecls.checkpoints.registry import digest_model
 
     digests = {digest_model(name) for name in ("sound", "language", str(work / "tiny-sound.safetensors"))}
     assert len(digests) == 3

@@ -13,7 +13,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framecls.inference.ctc import Edits, TokenSpan, _either, count_edits, decode_beam, decode_greedy, search
+from framecls.inference.ctc import Edits, TokenSpan, _add_up, count_edits, decode_beam, decode_greedy, search
 
 EXACT = {"min_log_prob": -math.inf, "max_behind": math.inf}
 ENOUGH = 10**6
@@ -65,8 +65,8 @@ def test_probabilities_are_those_of_torch(seed: int) -> None:
     beam = search(log_probs, ENOUGH, **EXACT)
     total = 0.0
     for blank, symbol in beam.values():
-        ending = _either(blank, symbol)
-        string, chain = [], ending.said
+        paths = _add_up(blank, symbol)
+        string, chain = [], paths.best
         while chain is not None:
             string, chain = [chain.symbol, *string], chain.before
         loss = torch.nn.functional.ctc_loss(
@@ -76,8 +76,8 @@ def test_probabilities_are_those_of_torch(seed: int) -> None:
             torch.tensor([len(string)]),
             reduction="sum",
         )
-        assert ending.log_prob == pytest.approx(-float(loss), abs=1e-6)
-        total += math.exp(ending.log_prob)
+        assert paths.log_prob == pytest.approx(-float(loss), abs=1e-6)
+        total += math.exp(paths.log_prob)
     assert total == pytest.approx(1)
 
 

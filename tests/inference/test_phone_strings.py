@@ -24,12 +24,12 @@ from framecls.model import Model, load
 from framecls.nn.network import Network
 from framecls.results import Segment, StringResult
 from framecls.training.data.manifest import Recording, Span
+from framecls.training.data.phones import index_phones, phones_within, with_phones
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
 from framecls.training.recipe import AugmentConfig, OptimConfig, Recipe
-from framecls.training.spoken import index_phones, phones_within, spell_all
 from support.models import save_tiny_model, tiny_config
 from support.signals import make_tone, write_wav
 
@@ -146,7 +146,7 @@ def test_models_without_phones_are_refused(tmp_path: Path) -> None:
 
 def test_phones_of_a_part_are_those_whose_middle_is_in_it() -> None:
     spans = (Span("sil", 0.0, 0.5), Span("a", 0.5, 1.0), Span("b", 1.0, 1.4), Span("a", 2.0, 3.0))
-    [recording] = spell_all([Recording(Path("x.wav"), spans, "s")], {"a", "b"})
+    [recording] = with_phones([Recording(Path("x.wav"), spans, "s")], {"a", "b"})
     assert recording.phones == ("a", "b", "a")
     assert recording.alignment == (("", 0.5), ("a", 1.0), ("b", 1.4), ("", 2.0), ("a", 3.0))
     assert phones_within(recording, 0.0, 3.0, 3.0) == ("a", "b", "a")
@@ -156,7 +156,7 @@ def test_phones_of_a_part_are_those_whose_middle_is_in_it() -> None:
     assert phones_within(untimed, 0.0, 3.5, 3.0) == ("a", "b", "a")
     assert phones_within(untimed, 0.0, 2.5, 3.0) == ()
     assert index_phones([("b", "a"), ("a", "?"), ("a",)], ("a", "b")).tolist() == [[2, 1], [0, 0], [1, 0]]
-    assert spell_all([replace(recording, phones=("z",))], {"a"})[0].phones == ("z",)
+    assert with_phones([replace(recording, phones=("z",))], {"a"})[0].phones == ("z",)
 
 
 def write_beeps(folder: Path, n_files: int = 10) -> Path:

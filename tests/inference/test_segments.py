@@ -1,4 +1,4 @@
-"""Frame, window and segment arithmetic at its edges."""
+"""Segments of frames, at their edges and while the frames come."""
 
 from __future__ import annotations
 
@@ -19,38 +19,7 @@ from framecls.inference.segments import (
     find_runs,
     order_segments,
 )
-from framecls.inference.windows import count_frames, fade, frame_times, padded_length, plan_windows
 from support.results import segment_whole
-
-
-@pytest.mark.parametrize(("n_samples", "n_frames"), [(0, 0), (1, 1), (319, 1), (320, 1), (321, 2), (640, 2)])
-def test_count_frames(n_samples: int, n_frames: int) -> None:
-    assert count_frames(n_samples, 320) == n_frames
-
-
-def test_frame_times_are_centres() -> None:
-    np.testing.assert_allclose(frame_times(3, 0.02), [0.01, 0.03, 0.05])
-
-
-@pytest.mark.parametrize(
-    ("n_frames", "firsts", "last_length"),
-    [(0, [], 0), (1, [0], 1), (10, [0], 10), (11, [0, 8], 3), (18, [0, 8], 10), (19, [0, 8, 16], 3)],
-)
-def test_plan_windows(n_frames: int, firsts: list[int], last_length: int) -> None:
-    windows = plan_windows(n_frames, 10, 2)
-    assert [w.first for w in windows] == firsts
-    assert not windows or windows[-1].n_frames == last_length
-
-
-@given(st.integers(1, 500), st.integers(2, 60), st.data())
-def test_windows_cover_and_their_weights_sum_to_one(n_frames: int, length: int, data: st.DataObject) -> None:
-    overlap = data.draw(st.integers(0, length // 2))
-    windows = plan_windows(n_frames, length, overlap)
-    total = np.zeros(n_frames)
-    for i, window in enumerate(windows):
-        weight = fade(window.n_frames, overlap, is_first=i == 0, is_last=i == len(windows) - 1)
-        total[window.first : window.first + window.n_frames] += weight
-    np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_runs() -> None:
@@ -214,12 +183,3 @@ def test_an_outline_has_the_means_and_peaks_of_its_columns(n_frames: int, sizes:
     np.testing.assert_allclose(outline.means, [c.mean(axis=0) for c in columns], atol=1e-6)
     np.testing.assert_array_equal(outline.peaks, [c.max(axis=0) for c in columns])
     np.testing.assert_allclose(outline.times, [0.5 * (k * width + len(c) / 2) for k, c in enumerate(columns)])
-
-
-@settings(deadline=None)
-@given(st.integers(1, 2000), st.integers(1, 2000))
-def test_padding_depends_on_the_window_alone_and_wastes_little(n_frames: int, whole: int) -> None:
-    padded = padded_length(min(n_frames, whole), whole)
-    assert min(n_frames, whole) <= padded <= whole
-    assert padded <= max(1.125 * min(n_frames, whole), min(n_frames, whole) + 1)
-    assert padded_length(padded, whole) == padded

@@ -11,7 +11,7 @@ import torch
 from framecls.errors import ConfigError
 from framecls.nn.network import Network
 from framecls.recipes.fit_head import Kept, _blend, _fold, encode, fit
-from framecls.training.examples.mixtures import Batch
+from framecls.training.examples.batch import Batch
 from framecls.training.recipe import OptimConfig
 from support.models import tiny_config
 

@@ -21,8 +21,8 @@ from framecls.config import ReadOptions
 from framecls.errors import ModelError
 from framecls.inference.engine import Engine
 from framecls.recipes.from_resemblyzer import _SHRINKAGE, begin, discriminate, project
-from framecls.training.examples.codecs import pass_codec
-from framecls.training.examples.mixtures import IGNORED, Batch
+from framecls.training.examples.batch import IGNORED, Batch
+from framecls.training.examples.codecs import apply_codec
 from framecls.training.recipe import find_recipe, read_recipe
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -178,7 +178,7 @@ def test_the_shipped_model_knows_voices_over_a_telephone() -> None:
     names = ("speech_en.ogg", "speech_it.opus", "speech_flite.flac", "speech_de.opus", "speech_espeak.ogg")
     clips = [read(name) for name in names]
     clean = [framecls.embed(clip, "speaker", sample_rate=RATE, device="cpu") for clip in clips]
-    heard = [pass_codec(clip, RATE, "gsm", 0.0) for clip in clips]
+    heard = [apply_codec(clip, RATE, "gsm", 0.0) for clip in clips]
     line = [framecls.embed(clip, "speaker", sample_rate=RATE, device="cpu") for clip in heard]
     cosines = np.array(clean) @ np.array(line).T
     assert (cosines.argmax(axis=0) == np.arange(len(names))).all(), cosines.round(2)

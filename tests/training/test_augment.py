@@ -14,25 +14,25 @@ import torch
 
 from framecls.errors import ConfigError
 from framecls.nn.network import Network, Output
+from framecls.training.choices import CODECS
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest
+from framecls.training.data.phones import index_phones
 from framecls.training.examples.augment import (
     augment_batch,
-    change_delivery,
     change_speed,
-    lengthen,
+    extend_with_crossfades,
+    perturb,
     shift_pitch,
     stretch_time,
 )
-from framecls.training.examples.codecs import pass_codec
-from framecls.training.examples.mixtures import IGNORED, FrameExamples
+from framecls.training.examples.batch import IGNORED
+from framecls.training.examples.codecs import apply_codec
+from framecls.training.examples.frames import FrameExamples
+from framecls.training.examples.preview import write_preview
 from framecls.training.job import Job, prepare
-from framecls.training.losses import loss_of
-from framecls.training.names import CODECS
-from framecls.training.preview import write_preview
+from framecls.training.losses import batch_loss, take_shard
 from framecls.training.recipe import SHIPPED, AugmentConfig, MixConfig, Recipe, change_recipe, read_recipe
-from framecls.training.spoken import index_phones
-from framecls.training.team import cut
 from support.signals import RATE
 from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE
 
@@ -46,7 +46,7 @@ def chirp(rate: int = RATE) -> np.ndarray:
 @pytest.mark.parametrize("rate", [16000, 22050])
 def test_codecs_keep_length_and_time(name: str, rate: int) -> None:
     sound = chirp(rate)
-    passed = pass_codec(sound, rate, name, 0.3)
+    passed = apply_codec(sound, rate, name, 0.3)
     assert passed.shape == sound.shape
     assert 0.001 < float(np.abs(passed - sound).max()) < 1
     lags = np.correlate(passed[rate // 4 : rate], sound[rate // 2 : 3 * rate // 4], "valid")
@@ -57,7 +57,7 @@ def test_codecs_keep_length_and_time(name: str, rate: int) -> None:
 @pytest.mark.parametrize("name", ["mulaw", "gsm"])
 def test_telephone_codecs_have_no_treble(name: str) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
-    power = np.abs(np.fft.rfft(pass_codec(noise, RATE, name))) ** 2
+    power = np.abs(np.fft.rfft(apply_codec(noise, RATE, name))) ** 2
     assert power[5000:].mean() < 0.01 * power[500:3000].mean()
 
 
@@ -114,24 +114,25 @@ def test_a_shifted_recording_is_as_long_at_another_pitch(semitones: float) -> No
 def test_tempo_and_pitch_change_where_a_recipe_says_so() -> None:
     sound = chirp()
     only_tempo = AugmentConfig(speed_chance=0, stretch=(1.25, 1.25), stretch_chance=1)
-    changed, factor = change_delivery(sound, np.random.default_rng(0), only_tempo, RATE)
+    changed, factor = perturb(sound, np.random.default_rng(0), only_tempo, RATE)
     assert (len(changed), factor) == (round(RATE / 1.25), 1.25)
     only_pitch = AugmentConfig(speed_chance=0, shift_chance=1)
-    one, factor = change_delivery(sound, np.random.default_rng(1), only_pitch, RATE)
-    other, _ = change_delivery(sound, np.random.default_rng(1), only_pitch, RATE)
+    one, factor = perturb(sound, np.random.default_rng(1), only_pitch, RATE)
+    other, _ = perturb(sound, np.random.default_rng(1), only_pitch, RATE)
     assert (len(one), factor) == (RATE, 1.0)
     assert np.array_equal(one, other)
     assert not np.array_equal(one, sound)
     short = sound[:1000]  # less than a window of the vocoder
-    assert change_delivery(short, np.random.default_rng(0), only_tempo, RATE) == (pytest.approx(short), 1.0)
+    assert perturb(short, np.random.default_rng(0), only_tempo, RATE) == (pytest.approx(short), 1.0)
 
 
 def test_recipes_that_leave_tempo_and_pitch_alone_draw_what_they_drew_before() -> None:
     drawn, kept = np.random.default_rng(3), np.random.default_rng(3)
-    plain, factor = change_delivery(chirp(), drawn, AugmentConfig(), RATE)
-    again, factor_again = change_speed(chirp(), kept, AugmentConfig())
-    assert factor == factor_again
-    assert np.array_equal(plain, again)
+    plain, factor = perturb(chirp(), drawn, AugmentConfig(), RATE)
+    by_chance = kept.random() < AugmentConfig().speed_chance
+    expected = round(float(kept.uniform(*AugmentConfig().speed)), 3) if by_chance else 1.0
+    assert factor == expected
+    assert np.array_equal(plain, change_speed(chirp(), expected))
     assert drawn.random() == kept.random()
     for path in SHIPPED.glob("*.toml"):
         augment = read_recipe(path).augment
@@ -157,7 +158,7 @@ def test_previews_are_what_a_run_learns_from(corpus: Path, tmp_path: Path, recip
     lines = [json.loads(line) for line in (tmp_path / "heard" / "preview.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == [f"000{n}.wav" for n in range(1, 6)]
     assert sorted(p.name for p in (tmp_path / "heard").glob("*.wav")) == [line["file"] for line in lines]
-    from framecls.training.supply import make_examples
+    from framecls.training.examples.loader import make_examples
 
     batch = make_examples(data, job.recipe, dev=False).make_batch(0)
     margin = data.config.features.margin_samples
@@ -243,16 +244,16 @@ def test_padding_teaches_nothing(annotated: Path, tmp_path: Path) -> None:
     network = Network(examples.config).eval()
     batch = next(b for b in map(examples.make_batch, range(20)) if int(b.n_frames.min()) < int(b.n_frames.max()))
     output = network(batch.waveform, batch.n_frames)
-    loss = loss_of(output, cut(batch, 1)[0], examples.config, examples.recipe)
+    loss = batch_loss(output, batch, examples.config, examples.recipe)
     real = torch.arange(batch.targets.shape[1]) < batch.n_frames.unsqueeze(1)
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(output.logits[real], batch.targets[real])
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
     # Nor does it where two processes share the bucket: the mean of their losses is that of the whole.
-    parts = cut(batch, 2)
-    outputs = [Output(output.logits[list(part.rows)]) for part in parts]
+    shards = [take_shard(batch, rank, 2) for rank in range(2)]
+    outputs = [Output(output.logits[shard.rows]) for shard in shards]
     losses = [
-        float(loss_of(o, part, examples.config, examples.recipe).detach())
-        for o, part in zip(outputs, parts, strict=True)
+        float(batch_loss(o, shard.batch, examples.config, examples.recipe, shard.weights).detach())
+        for o, shard in zip(outputs, shards, strict=True)
     ]
     assert sum(losses) / 2 == pytest.approx(float(wanted.detach()), rel=1e-6)
     hard = replace(examples.recipe, overlapping=False).model_config(("often", "rare"), ())
@@ -313,8 +314,8 @@ def test_settings_that_cannot_be_made(change: str, message: str) -> None:
 def test_what_is_made_longer_goes_on_without_a_seam() -> None:
     rng = np.random.default_rng(0)
     rain = rng.standard_normal(RATE).astype(np.float32)
-    longer = lengthen(rain, 10 * RATE, RATE // 10, rng)
+    longer = extend_with_crossfades(rain, 10 * RATE, RATE // 10, rng)
     assert len(longer) == 10 * RATE
     level_db = 10 * np.log10(np.square(longer.reshape(-1, RATE // 20)).mean(axis=1))
     assert np.abs(level_db).max() < 2.0
-    assert len(lengthen(rain, 100, RATE // 10, rng)) == 100
+    assert len(extend_with_crossfades(rain, 100, RATE // 10, rng)) == 100

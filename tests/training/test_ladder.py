@@ -16,9 +16,9 @@ import torch
 
 from framecls.cli.boundary import run
 from framecls.training import ladder, saw
+from framecls.training.choices import LADDER, RUNGS
 from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
-from framecls.training.names import LADDER, RUNGS
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
 from support.commands import run_command
 from support.training import FRAME_RECIPE, POOLED_RECIPE, write_corpus

@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from framecls.config import DecisionConfig
 from framecls.training.metrics import scores as metrics
-from framecls.training.metrics.measure import report_pooled
+from framecls.training.metrics.pooled import report_pooled
 
 
 @pytest.fixture

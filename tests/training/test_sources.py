@@ -23,11 +23,11 @@ from framecls.inference.engine import load_engine
 from framecls.output.formats import AudacityWriter, RttmWriter, TextGridWriter
 from framecls.results import Segment, TagResult
 from framecls.training.data.clips import open_clips
-from framecls.training.data.labels import Reading, read_rows
+from framecls.training.data.labels import LabelSettings, read_rows
 from framecls.training.data.labels.arrays import frame_label_rows, load_array
 from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, parse_rttm
 from framecls.training.data.labels.rows import Row
-from framecls.training.data.labels.textgrid import parse_textgrid
+from framecls.training.data.labels.textgrid import read_textgrid
 from framecls.training.data.labels.walk import list_files
 from framecls.training.data.manifest import Recording, read_manifest, split_recordings
 from framecls.training.data.survey import survey
@@ -79,10 +79,31 @@ def test_textgrids(tmp_path: Path, form: str, encoding: str) -> None:
     assert recording.file == tmp_path / "a.wav"
 
 
-def test_quotes_in_a_textgrid_are_text() -> None:
-    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n'
-    [tier] = parse_textgrid(head + '"IntervalTier"\n"say ""so"""\n0\n1\n2\n0\n0.5\n"12 ""x"" = 3"\n0.5\n1\n"  "\n')
-    assert (tier.name, tier.intervals) == ('say "so"', ((0.0, 0.5, '12 "x" = 3'),))
+HEAD = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n"IntervalTier"\n"words"\n0\n1\n'
+
+
+def test_quotes_in_a_textgrid_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(HEAD + '2\n0\n0.5\n"12 ""x"" = 3"\n0.5\n1\n"  "\n')
+    assert read_textgrid(path) == {"words": [(0.0, 0.5, '12 "x" = 3')]}
+
+
+def test_a_textgrid_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    whole = HEAD + '2\n0\n0.5\n"one"\n0.5\n1\n"two"\n'
+    for end in range(40, len(whole) - 1):
+        path.write_text(whole[:end])
+        with pytest.raises(ManifestError, match="not a TextGrid"):
+            read_textgrid(path)
+    path.write_text(HEAD + "0\n")
+    assert read_textgrid(path) == {"words": []}
+
+
+def test_a_binary_textgrid_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_bytes(b"ooBinaryFile\x08TextGrid" + bytes(40))
+    with pytest.raises(ManifestError, match="save it as UTF-8"):
+        read_textgrid(path)
 
 
 def test_a_tier_is_chosen(tmp_path: Path) -> None:
@@ -91,18 +112,20 @@ def test_a_tier_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"choose one with --tier: words, phones"):
         read_manifest(tmp_path)
     with pytest.raises(ManifestError, match="no interval tier 'tones'; it has words, phones"):
-        read_manifest(tmp_path, Reading(tier="tones"))
-    [recording] = read_manifest(tmp_path, Reading(tier="phones"))
+        read_manifest(tmp_path, LabelSettings(tier="tones"))
+    [recording] = read_manifest(tmp_path, LabelSettings(tier="phones"))
     assert [span.label for span in recording.spans] == ["aaphones", "b cphones"]
-    [recording] = read_manifest(tmp_path, Reading(tier="*"))
+    [recording] = read_manifest(tmp_path, LabelSettings(tier="*"))
     assert len(recording.spans) == 4
 
 
 @given(st.text(max_size=80))
-def test_a_textgrid_is_read_or_refused(text: str) -> None:
-    for whole in (text, 'File type = "ooTextFile"\nObject class = "TextGrid"\n0 1 <exists> 1 ' + text):
+def test_a_textgrid_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.TextGrid"
+    for whole in (text, HEAD + text, HEAD + f'1\n0\n1\n"{text}"\n'):
+        path.write_text(whole, encoding="utf-8", errors="replace")
         with contextlib.suppress(ManifestError):
-            assert isinstance(parse_textgrid(whole), list)
+            assert isinstance(read_textgrid(path), dict)
 
 
 @pytest.mark.parametrize("writer", [TextGridWriter, RttmWriter, AudacityWriter])
@@ -160,7 +183,7 @@ def test_rttm(tmp_path: Path) -> None:
     (tmp_path / "all.rttm").write_text(text)
     recordings = read_manifest(tmp_path)
     assert [spans_of(r) for r in recordings] == [[("ann", 0.25, 0.75), ("bob", 0.5, 1.5)], [("bob", 0.0, 1.0)]]
-    assert read_rows(tmp_path, Reading()).notes == ["1 of 3 recordings are left out: no label file is about them"]
+    assert read_rows(tmp_path, LabelSettings()).notes == ["1 of 3 recordings are left out: no label file is about them"]
     (tmp_path / "all.rttm").write_text(text + "SPEAKER d 1 0 1 <NA> <NA> dan <NA> <NA>\n")
     with pytest.raises(ManifestError, match=r"all.rttm: file d: there is no recording of this name"):
         read_manifest(tmp_path)
@@ -201,11 +224,11 @@ def test_a_folder_for_each_label(tmp_path: Path) -> None:
 def test_folders_that_are_splits(tmp_path: Path) -> None:
     for place in ("train/dog/1.wav", "valid/dog/2.wav", "test/dog/3.wav"):
         write_wav(tmp_path / place)
-    found = read_rows(tmp_path, Reading())
+    found = read_rows(tmp_path, LabelSettings())
     assert [(row.label, row.split) for row in found.rows] == [("dog", "train"), ("dog", "dev")]
     assert found.notes == ["left out: test, since there is a dev folder too"]
     shutil.rmtree(tmp_path / "valid")
-    assert sorted(row.split or "" for row in read_rows(tmp_path, Reading()).rows) == ["dev", "train"]
+    assert sorted(row.split or "" for row in read_rows(tmp_path, LabelSettings()).rows) == ["dev", "train"]
 
 
 def write_kaldi(folder: Path) -> None:
@@ -223,26 +246,26 @@ def test_kaldi(tmp_path: Path) -> None:
     recordings = read_manifest(tmp_path)
     assert [spans_of(r) for r in recordings] == [[("de", 0.0, 0.8), ("en", 0.8, 2.0)], [("de", 0.5, None)]]
     assert [(r.speaker, r.others) for r in recordings] == [("ann", ("bob",)), ("ann", ())]
-    by_row = read_manifest(tmp_path, Reading(by_row=True))
+    by_row = read_manifest(tmp_path, LabelSettings(by_row=True))
     assert [(r.label, r.speaker, r.file.name) for r in by_row] == [
         ("de", "ann", "r1.wav#t=0,0.8"),
         ("en", "bob", "r1.wav#t=0.8,2"),
         ("de", "ann", "r2.wav#t=0.5"),
     ]
     (tmp_path / "utt2lang").unlink()
-    assert [r.label for r in read_manifest(tmp_path / "wav.scp", Reading(by_row=True))] == ["ann", "bob", "ann"]
+    assert [r.label for r in read_manifest(tmp_path / "wav.scp", LabelSettings(by_row=True))] == ["ann", "bob", "ann"]
 
 
 def test_sections_are_cut_from_their_files(tmp_path: Path) -> None:
     write_kaldi(tmp_path)
-    recordings = read_manifest(tmp_path, Reading(by_row=True))
+    recordings = read_manifest(tmp_path, LabelSettings(by_row=True))
     store = open_clips(recordings, RATE, tmp_path / "cache")
     whole, _ = soundfile.read(tmp_path / "wav" / "r1.wav", dtype="float32")
     np.testing.assert_allclose(store.read(recordings[1].file), whole[round(0.8 * RATE) :], atol=1e-4)
     assert store.n_samples(recordings[2].file) == 1.5 * RATE
     (tmp_path / "segments").write_text("u1 r1 0.0 0.8\nu2 r1 0.8 3.0\n")
     with pytest.raises(ManifestError, match=r"u2: r1.wav: en ends at 3.00 s, the file at 2.00 s"):
-        open_clips(read_manifest(tmp_path, Reading(by_row=True)), RATE, tmp_path / "cache")
+        open_clips(read_manifest(tmp_path, LabelSettings(by_row=True)), RATE, tmp_path / "cache")
 
 
 def test_kaldi_pipes_are_refused(tmp_path: Path) -> None:
@@ -304,7 +327,7 @@ def test_fields_that_are_not_read_are_named(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav")
     row = {"file": "a.wav", "begin": 0.5, "stop": 1, "label": 0, "speaker": 0}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    found = read_rows(tmp_path / "rows.jsonl", Reading())
+    found = read_rows(tmp_path / "rows.jsonl", LabelSettings())
     assert [(row.label, row.speaker) for row in found.rows] == [("0", "0")]
     [note] = found.notes
     assert note.startswith("not read: begin, stop (fields that are read: file, start, end,")
@@ -584,9 +607,12 @@ def test_a_survey_counts_everything_and_lists_every_problem(tmp_path: Path) -> N
     assert not job.folder.exists()
 
 
-def test_a_textgrid_with_an_absurd_count_is_refused() -> None:
-    with pytest.raises(ManifestError, match="no time and no count"):
-        parse_textgrid('File type = "ooTextFile"\nObject class = "TextGrid"\n0 1 <exists> 1e999')
+@pytest.mark.parametrize("damage", ['1\n0\n1e999\n"a"\n', "1e999\n", '1\nnow\n1\n"a"\n', '1\n0\n"a"\n'])
+def test_a_textgrid_with_absurd_numbers_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(HEAD + damage)
+    with pytest.raises(ManifestError, match="not a TextGrid"):
+        read_textgrid(path)
 
 
 # --- which files a folder holds
@@ -599,7 +625,7 @@ def test_the_whole_disk_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_folder_of_other_things_is_left_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framecls.training.data.labels.walk._MOST_OTHERS", 20)
+    monkeypatch.setattr("framecls.training.data.labels.walk._MAX_OTHERS", 20)
     for folder in range(10):
         (tmp_path / f"{folder}").mkdir()
         for number in range(10):

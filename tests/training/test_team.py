@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from framecls.errors import UsageError
-from framecls.training.examples.mixtures import IGNORED, Batch
+from framecls.training.examples.batch import IGNORED, Batch
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
+from framecls.training.losses import take_shard
 from framecls.training.recipe import read_recipe
-from framecls.training.team import ALONE, Counts, Team, cut, join_team
+from framecls.training.team import ALONE, join_team
 from support.commands import HANG_S, environment
 from support.training import weights, write_corpus
 
-RATE = 16000
 RECIPE = """
 name = "shared"
 task = "pooled"
@@ -56,6 +58,16 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return (gap / sum(float(value.square().sum()) for value in one.values())) ** 0.5
 
 
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run two processes on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(GLOO_SOCKET_IFNAME="lo"), timeout=HANG_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     manifest = write_corpus(tmp_path, n_speakers=6)
@@ -63,17 +75,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     recipe = read_recipe(tmp_path / "recipe.toml")
     alone = Job(manifest, tmp_path / "alone.safetensors", recipe)
     train(alone, prepare(alone))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "framecls"]
-    command += ["train", "identify", str(manifest), "-o", str(tmp_path / "two.safetensors"), "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, *command, "--recipe", str(tmp_path / "recipe.toml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(GLOO_SOCKET_IFNAME="lo"),
-        timeout=HANG_S,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["train", "identify", str(manifest), "-o", str(tmp_path / "two.safetensors"), "--device", "cpu"]
+    done = torchrun("-m", "framecls", *command, "--recipe", str(tmp_path / "recipe.toml"))
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if line.startswith("framecls:")]
     assert sum("8 recordings to train on" in line and "2 processes" in line for line in said) == 1
@@ -89,6 +92,42 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert distance(weights(alone.output), weights(halved.output)) > 5e-3
 
 
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from framecls.training.job import Job, prepare
+from framecls.training.loop import train
+from framecls.training.recipe import read_recipe
+from framecls.training.team import join_team
+
+team, device = join_team("cpu")
+manifest = Path(sys.argv[1])
+job = Job(
+    manifest, manifest.with_name("two.safetensors"), read_recipe(manifest.with_name("recipe.toml")),
+    team=team, resume=True, stop_after=int(sys.argv[2]) or None,
+)
+losses = []
+train(job, prepare(job), lambda progress: losses.append(progress.loss))
+if team.is_first:
+    print(json.dumps(losses))
+team.close()
+"""
+
+
+def test_the_losses_of_two_processes_that_stop_and_resume_are_those_of_one(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    manifest = write_corpus(tmp_path, n_speakers=6)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    alone = Job(manifest, tmp_path / "alone.safetensors", read_recipe(tmp_path / "recipe.toml"))
+    expected: list[float] = []
+    train(alone, prepare(alone), lambda progress: expected.append(progress.loss))
+    losses = [json.loads(torchrun(str(tmp_path / "script.py"), str(manifest), last).stdout) for last in ("4", "0")]
+    assert [len(part) for part in losses] == [4, 4]
+    assert losses[0] + losses[1] == pytest.approx(expected, abs=1e-4)
+    assert len(set(np.round(expected, 3))) > 4  # a curve, not a constant
+
+
 def make_batch(n_rows: int) -> Batch:
     return Batch(
         torch.arange(n_rows * 4.0).view(n_rows, 4),
@@ -100,28 +139,21 @@ def make_batch(n_rows: int) -> Batch:
     )
 
 
-def test_examples_are_dealt_out_once_each() -> None:
-    parts = cut(make_batch(3), 2)
-    assert [part.rows for part in parts] == [(0, 2), (1,)]
-    assert parts[0].batch.sources == ("x", "z")
-    assert parts[0].batch.waveform[1].tolist() == [8, 9, 10, 11]
-    assert parts[0].whole == Counts(labels=6, timed_phones=2, strings=1)
-    assert parts[1].own == Counts(labels=2, timed_phones=0, strings=0)
-    assert sum(part.weigh("labels") for part in parts) == pytest.approx(2)
-    assert [part.weigh("strings") for part in parts] == [2, 0]
+def test_examples_are_shared_out_once_each() -> None:
+    shards = [take_shard(make_batch(3), rank, 2) for rank in range(2)]
+    assert [shard.rows for shard in shards] == [[0, 2], [1]]
+    assert [shard.n_rows for shard in shards] == [3, 3]
+    assert shards[0].batch.waveform[1].tolist() == [8, 9, 10, 11]
+    # Of 6 labels the first process has 4, of 2 timed phones both, of 1 string too.
+    assert shards[0].weights == {"labels": pytest.approx(4 / 3), "timed phones": 2, "phone strings": 2}
+    assert shards[1].weights == {"labels": pytest.approx(2 / 3), "timed phones": 0, "phone strings": 0}
 
 
-def test_whoever_gets_no_example_counts_for_nothing() -> None:
-    parts = cut(make_batch(1), 3)
-    assert [part.weigh("labels") for part in parts] == [3, 0, 0]
-    assert all(len(part.batch.n_frames) == 1 for part in parts)
-    assert cut(make_batch(1), 1)[0].weigh("labels") == 1.0
-
-
-def test_batches_are_made_in_turn() -> None:
-    made = [list(Team(rank, 3).own_numbers(4, 12)) for rank in range(3)]
-    assert made == [[6, 9], [4, 7, 10], [5, 8, 11]]
-    assert list(ALONE.own_numbers(4, 7)) == [4, 5, 6]
+def test_a_process_without_examples_has_no_weight() -> None:
+    shards = [take_shard(make_batch(1), rank, 3) for rank in range(3)]
+    assert [shard.weights["labels"] for shard in shards if shard.weights] == [3, 0, 0]
+    assert all(len(shard.batch.n_frames) == 1 for shard in shards)
+    assert take_shard(make_batch(1), 0, 1).weights is None
 
 
 def test_alone_unless_torchrun_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

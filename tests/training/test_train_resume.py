@@ -17,7 +17,7 @@ from framecls.training import loop
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import Recipe, read_recipe
-from framecls.training.state import refusal, settings_made
+from framecls.training.state import changed_settings, explain_mismatch
 from support.commands import run_command, start_command
 from support.training import POOLED_RECIPE, RECIPE, weights, write_corpus
 
@@ -148,7 +148,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 def test_settings_that_are_off_do_not_count() -> None:
     recipe = replace(POOLED_RECIPE, optim=replace(Recipe("a", "frame").optim, steps=7))
-    made = settings_made(recipe)
+    made = changed_settings(recipe)
     assert made["optim"] == {"steps": 7}
     assert "codec_chance" not in made["augment"]
 
@@ -193,7 +193,7 @@ def test_the_number_of_workers_changes_no_weight(tmp_path: Path) -> None:
 
 
 def test_a_state_that_says_less_is_refused_all_the_same() -> None:
-    assert "another recipe, other labels or other recordings" in refusal({}, {"optim.steps": "3"})
+    assert "another recipe, other labels or other recordings" in explain_mismatch({}, {"optim.steps": "3"})
 
 
 def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

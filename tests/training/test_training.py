@@ -27,17 +27,22 @@ from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest, split_recordings
 from framecls.training.examples.augment import (
     augment_batch,
-    change_speed,
     coloured_noise,
     mask_features,
+    perturb,
     room_response,
+    sample_masks,
 )
-from framecls.training.examples.mixtures import IGNORED, FrameExamples, PooledExamples, frame_share, hard_targets
+from framecls.training.examples.batch import IGNORED
+from framecls.training.examples.frames import FrameExamples, hard_targets
+from framecls.training.examples.loader import make_examples
+from framecls.training.examples.mixtures import MixtureExamples, active_share
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
-from framecls.training.optimizer import take_weights
+from framecls.training.optimizer import initialise
 from framecls.training.recipe import AugmentConfig, MixConfig, Recipe, SampleConfig
 from support.signals import RATE
 from support.training import FRAME_RECIPE, GENTLE, POOLED_RECIPE, weights, write_corpus
@@ -130,7 +135,7 @@ def test_mixtures_say_where_each_label_is(corpus: Path, tmp_path: Path) -> None:
         mix=replace(FRAME_RECIPE.mix, floor_db=(-120.0, -119.0)),
     )
     config = quiet.model_config(("high", "low"), ())
-    examples = FrameExamples(recordings, config, quiet, open_clips(recordings, RATE, tmp_path))
+    examples = MixtureExamples(recordings, config, quiet, open_clips(recordings, RATE, tmp_path))
     seen = set()
     for number in range(6):
         batch = examples.make_batch(number)
@@ -155,9 +160,9 @@ def test_sources_are_drawn_by_how_much_there_is_of_them(tmp_path: Path) -> None:
 
     def share(power: float, number_from: int = 0) -> float:
         recipe = replace(FRAME_RECIPE, mix=replace(FRAME_RECIPE.mix, source_power=power))
-        examples = FrameExamples(recordings, recipe.model_config(("low",), ()), recipe, store, (), number_from)
+        examples = MixtureExamples(recordings, recipe.model_config(("low",), ()), recipe, store, (), number_from)
         rng = np.random.default_rng(1)
-        return sum(examples._draw_clip(rng, "low").source == "much" for _ in range(2000)) / 2000
+        return sum(examples._sample_clip(rng, "low").source == "much" for _ in range(2000)) / 2000
 
     assert share(0.0) == pytest.approx(0.5, abs=0.05)
     assert share(0.5) == pytest.approx(0.75, abs=0.05)
@@ -168,7 +173,7 @@ def test_sources_are_drawn_by_how_much_there_is_of_them(tmp_path: Path) -> None:
 def test_batches_are_the_same_whenever_they_are_made(corpus: Path, tmp_path: Path) -> None:
     recordings = read_manifest(corpus)
     store = open_clips(recordings, RATE, tmp_path)
-    for recipe, kind in ((FRAME_RECIPE, FrameExamples), (POOLED_RECIPE, PooledExamples)):
+    for recipe, kind in ((FRAME_RECIPE, MixtureExamples), (POOLED_RECIPE, PooledExamples)):
         config = recipe.model_config(("high", "low"), ())
         one, two = (kind(recordings, config, recipe, store).make_batch(7) for _ in range(2))
         other = kind(recordings, config, recipe, store).make_batch(8)
@@ -197,8 +202,8 @@ def test_annotations_fall_on_the_right_frames(corpus: Path, tmp_path: Path) -> N
     assert hard[10] == 1
 
 
-def test_frame_share() -> None:
-    np.testing.assert_allclose(frame_share(np.array([1, 1, 0, 1, 0, 0], bool), 2), [1, 0.5, 0])
+def test_active_share() -> None:
+    np.testing.assert_allclose(active_share(np.array([1, 1, 0, 1, 0, 0], bool), 2), [1, 0.5, 0])
 
 
 def test_augmentation_is_seeded_and_stays_in_range() -> None:
@@ -235,7 +240,7 @@ def test_a_room_echoes_for_as_long_as_it_should() -> None:
 
 def test_speed_changes_length_and_pitch() -> None:
     tone = np.sin(2 * np.pi * 400 * np.arange(RATE) / RATE).astype(np.float32)
-    faster, factor = change_speed(tone, np.random.default_rng(0), AugmentConfig(speed=(1.2, 1.2), speed_chance=1))
+    faster, factor = perturb(tone, np.random.default_rng(0), AugmentConfig(speed=(1.2, 1.2), speed_chance=1), RATE)
     assert factor == 1.2
     assert len(faster) == pytest.approx(RATE / 1.2, abs=2)
     assert np.abs(np.fft.rfft(faster)).argmax() * RATE / len(faster) == pytest.approx(480, abs=3)
@@ -244,7 +249,7 @@ def test_speed_changes_length_and_pitch() -> None:
 def test_masks_cover_no_more_than_asked() -> None:
     vectors = torch.randn(4, 300, 40) + 7
     config = AugmentConfig(frequency_masks=1, frequency_mask_width=8, time_masks=1, time_mask_s=0.5)
-    masked = mask_features(vectors, np.random.default_rng(0), config, 100)
+    masked = mask_features(vectors, sample_masks(vectors.shape, np.random.default_rng(0), config, 100))
     changed = (masked != vectors).float().mean(dim=(1, 2))
     assert float(changed.max()) <= 8 / 40 + 50 / 300
     assert float(changed.max()) > 0
@@ -291,7 +296,7 @@ def test_a_sound_that_lasts_does_not_pause(corpus: Path) -> None:
     mix = MixConfig(enabled=True, presence={"low": 1.0, "high": 1.0}, lasting={"low": 1.0}, audible_db=60.0)
     recipe = replace(FRAME_RECIPE, mix=mix, window=WindowConfig(4.0, 0.2))
     data = prepare(Job(corpus, corpus.with_name("lasting.safetensors"), recipe))
-    examples = FrameExamples(data.train, data.config, recipe, data.store)
+    examples = MixtureExamples(data.train, data.config, recipe, data.store)
     targets = torch.cat([examples.make_batch(number).targets.flatten(0, 1) for number in range(8)])
     high, low = (targets[:, data.config.labels.index(label)].mean() for label in ("high", "low"))
     assert low > 0.7 > high  # clips are of 1.3 s, with pauses of up to 4 s
@@ -323,7 +328,7 @@ def test_labels_alone(corpus: Path, alone: float) -> None:
     mix = MixConfig(enabled=True, presence={"low": 1.0, "high": 1.0}, alone=alone)
     recipe = replace(FRAME_RECIPE, mix=mix)
     data = prepare(Job(corpus, corpus.with_name("alone.safetensors"), recipe))
-    examples = FrameExamples(data.train, data.config, recipe, data.store)
+    examples = MixtureExamples(data.train, data.config, recipe, data.store)
     heard = torch.cat([examples.make_batch(number).targets.amax(dim=1) for number in range(8)])
     assert heard.amax(dim=0).tolist() == [1, 1]
     assert (heard.sum(dim=1) > 1).any() == (alone == 0)
@@ -398,7 +403,7 @@ def test_a_deeper_network_begins_where_a_shallower_one_stopped(tmp_path: Path, k
     shallow = Network(config).eval()
     save_model(shallow, tmp_path / "shallow.safetensors", precision="float32")
     deep = Network(replace(config, encoder=replace(encoder, n_layers=3))).eval()
-    take_weights(deep, tmp_path / "shallow.safetensors")
+    initialise(deep, tmp_path / "shallow.safetensors")
     waveform = torch.randn(2, 8000 + 2 * config.features.margin_samples)
     n_frames = torch.tensor([25, 20])
     expected = shallow(waveform, n_frames).logits
@@ -413,12 +418,12 @@ def test_a_network_that_hardly_fits_says_so(corpus: Path, tmp_path: Path, caplog
     begun = Job(corpus, tmp_path / "a.safetensors", replace(POOLED_RECIPE, optim=replace(POOLED_RECIPE.optim, steps=1)))
     train(begun, prepare(begun))
     wide = Network(replace(POOLED_RECIPE, encoder=replace(POOLED_RECIPE.encoder, dim=32)).model_config(("a", "b"), ()))
-    taken = take_weights(wide, begun.output)
+    taken = initialise(wide, begun.output)
     assert "head.bias" in taken
     assert "head.weight" not in taken
     assert "only 1 % of this recipe's network fits" in caplog.text
     caplog.clear()
-    take_weights(Network(POOLED_RECIPE.model_config(("a", "b"), ())), begun.output)
+    initialise(Network(POOLED_RECIPE.model_config(("a", "b"), ())), begun.output)
     assert not caplog.text
 
 
@@ -454,3 +459,83 @@ def test_an_empty_dev_split_is_refused(corpus: Path, tmp_path: Path) -> None:
     job = Job(only, tmp_path / "a.safetensors", POOLED_RECIPE)
     with pytest.raises(ManifestError, match="the dev split is empty"):
         prepare(job)
+
+
+def write_frames(path: Path, heard: dict[str, Any]) -> Path:
+    """Write what a teacher hears in every frame of some recordings."""
+    scores = {file: np.array(rows, np.float16).reshape(-1, 2) for file, rows in heard.items()}
+    ends = np.cumsum([len(rows) for rows in scores.values()])
+    joined, labels = np.concatenate(list(scores.values())), np.array(["high", "low"])
+    np.savez(path, files=np.array(list(scores)), ends=ends, scores=joined, labels=labels, hop=np.array(0.1))
+    return path
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_teacher_moves_the_targets_of_whole_recordings(corpus: Path, tmp_path: Path, weight: float) -> None:
+    """Between the teacher's frames along a line; a label that nobody was asked about stays as the manifest says."""
+    recipe = replace(FRAME_RECIPE, mix=MixConfig(), optim=replace(FRAME_RECIPE.optim, soft_weight=weight))
+    teacher = write_frames(corpus.with_name("ramp.npz"), {"high3.wav": [[np.nan, n / 13] for n in range(13)]})
+    data = prepare(Job(corpus, tmp_path / "m.safetensors", recipe, teacher=teacher))
+    examples, dev = (make_examples(data, recipe, dev=dev) for dev in (False, True))
+    assert isinstance(examples, FrameExamples)
+    assert isinstance(dev, FrameExamples)
+    told, untold = (next(r for r in data.train if r.file.name == f"high{n}.wav") for n in (3, 4))
+    high, low = (data.config.labels.index(label) for label in ("high", "low"))
+    targets = examples.annotate(told, 0, 64)
+    assert np.all(targets[:, high] == 1)
+    times_s = (np.arange(64) + 0.5) * data.config.hop_s
+    expected = np.interp(times_s, (np.arange(13) + 0.5) * 0.1, np.arange(13) / 13)
+    assert targets[:, low] == pytest.approx(weight * expected, abs=2e-3)
+    assert examples.annotate(untold, 0, 64)[:, low].max() == 0
+    assert dev.annotate(told, 0, 64)[:, low].max() == 0  # figures are of what the manifest says
+
+
+@pytest.mark.parametrize("lasting", [0.0, 1.0])
+def test_a_teacher_is_heard_in_mixtures(corpus: Path, tmp_path: Path, lasting: float) -> None:
+    """What it hears in a clip goes where the clip goes, also of labels that the clip does not have."""
+    names = [json.loads(line)["file"] for line in corpus.read_text().splitlines()]
+    heard = {name: [[1.0, 0.5]] * 13 for name in names if name.startswith("high")}
+    teacher = write_frames(corpus.with_name("mixed.npz"), heard)
+    mix = replace(FRAME_RECIPE.mix, alone=1.0, lasting={"high": lasting})
+    recipe = replace(FRAME_RECIPE, mix=mix, optim=replace(FRAME_RECIPE.optim, soft_weight=1.0))
+    data = prepare(Job(corpus, tmp_path / "m.safetensors", recipe, teacher=teacher))
+    plain = make_examples(replace(data, frame_teacher=None), recipe, dev=False)
+    taught = make_examples(data, recipe, dev=False)
+    high, low = (data.config.labels.index(label) for label in ("high", "low"))
+    checked = 0
+    for number in range(4):
+        one, other = plain.make_batch(number), taught.make_batch(number)
+        assert torch.equal(one.waveform, other.waveform)  # a teacher changes targets and nothing else
+        only_low = one.targets[:, :, high].sum(dim=1) == 0
+        assert torch.equal(one.targets[only_low], other.targets[only_low])
+        is_high = one.targets[:, :, high] == 1
+        checked += int(is_high.sum())
+        assert other.targets[:, :, high][is_high].unique().tolist() == [1]
+        assert other.targets[:, :, low][is_high].unique().tolist() == pytest.approx([0.5], abs=1e-3)
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": np.zeros((9, 2))}, "do not fit together"),
+        ({"scores": np.full((13, 2), 1.5)}, "0 to 1"),
+        ({"labels": np.array(["purr", "hum"])}, "knows purr, hum"),
+        ({"files": np.array(["elsewhere.wav"])}, "posteriors of none of the recordings"),
+        ({"hop": None}, "arrays files, ends, scores, labels, hop"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(
+    corpus: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    teacher = write_frames(corpus.with_name("odd.npz"), {"low3.wav": [[0.1, 0.9]] * 13})
+    with np.load(teacher) as arrays:
+        changed = {**arrays} | change
+    np.savez(teacher, **{name: value for name, value in changed.items() if value is not None})
+    with pytest.raises(ManifestError, match=message):
+        prepare(Job(corpus, tmp_path / "m.safetensors", FRAME_RECIPE, teacher=teacher))
+
+
+def test_a_teacher_of_frames_is_for_labels_that_overlap(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="overlapping labels"):
+        prepare(Job(corpus, tmp_path / "m.safetensors", POOLED_RECIPE, teacher=corpus))

@@ -22,13 +22,16 @@ from framecls.recipes import finish
 from framecls.recipes.embed_corpus import ENOUGH_S, group_clips, project
 from framecls.recipes.prepare_speaker import MOST_OF_VOICE_S, SPLIT_SOURCES, choose
 from framecls.training.data.survey import survey
-from framecls.training.examples.mixtures import IGNORED
-from framecls.training.examples.voices import VoiceExamples, VoiceLoss, read_teacher
+from framecls.training.examples.batch import IGNORED
+from framecls.training.examples.loader import make_examples
+from framecls.training.examples.preview import write_preview
+from framecls.training.examples.teachers import read_voice_teacher
+from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data, Job, prepare
 from framecls.training.loop import train
+from framecls.training.losses import VoiceLoss
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
-from framecls.training.preview import write_preview
 from framecls.training.recipe import (
     AugmentConfig,
     OptimConfig,
@@ -38,7 +41,6 @@ from framecls.training.recipe import (
     find_recipe,
     read_recipe,
 )
-from framecls.training.supply import make_examples
 
 RATE = 16000
 SIZE = 12
@@ -169,9 +171,9 @@ def test_batches_are_the_same_whenever_they_are_made(corpus: Path, teacher: Path
     first, again = examples_of(data).make_batch(5), examples_of(data).make_batch(5)
     assert torch.equal(first.waveform, again.waveform)
     assert torch.equal(first.targets, again.targets)
-    assert first.teacher is not None
-    assert again.teacher is not None
-    assert torch.equal(first.teacher, again.teacher)
+    assert first.teacher_vectors is not None
+    assert again.teacher_vectors is not None
+    assert torch.equal(first.teacher_vectors, again.teacher_vectors)
     assert not torch.equal(first.targets, examples_of(data).make_batch(6).targets)
 
 
@@ -179,22 +181,21 @@ def test_the_teacher_speaks_of_the_voice_that_is_heard(corpus: Path, teacher: Pa
     _, data = prepared(corpus, teacher=teacher)
     examples = examples_of(data)
     assert examples.n_voices == 24
-    loss = examples.make_loss()
-    assert loss.centres is not None
+    centres = torch.nn.functional.normalize(examples.initial_centres(), dim=1)
     seen_unknown = False
     for number in range(6):
         batch = examples.make_batch(number)
-        assert batch.teacher is not None
+        assert batch.teacher_vectors is not None
         known = batch.targets != IGNORED
         seen_unknown |= bool((~known).any())
         # A voice's own vector begins where the teacher has it, and its vector is that of all its clips here.
-        torch.testing.assert_close(batch.teacher[known], loss.centres[batch.targets[known]].detach())
-        torch.testing.assert_close(batch.teacher.norm(dim=1), torch.ones(len(batch.teacher)))
+        torch.testing.assert_close(batch.teacher_vectors[known], centres[batch.targets[known]])
+        torch.testing.assert_close(batch.teacher_vectors.norm(dim=1), torch.ones(len(batch.teacher_vectors)))
     assert seen_unknown
 
 
 def test_what_teachers_have_in_common_is_taken_away(teacher: Path) -> None:
-    vectors = read_teacher(teacher).vectors
+    vectors = read_voice_teacher(teacher).vectors
     assert float((vectors @ vectors.T).mean()) < 0.1
     with np.load(teacher) as arrays:
         raw = arrays["vectors"].astype(np.float32)
@@ -218,7 +219,7 @@ def test_files_that_no_teacher_wrote(damage: str, teacher: Path, tmp_path: Path)
     elif damage == "nan":
         np.savez(path, **{**whole, "vectors": whole["vectors"] * np.nan})
     with pytest.raises(ManifestError, match=r"not a teacher's file|cannot be read"):
-        read_teacher(path)
+        read_voice_teacher(path)
 
 
 def test_the_teachers_size_must_be_the_models(corpus: Path) -> None:
@@ -244,14 +245,14 @@ def test_the_loss_wants_the_right_voice_by_a_margin() -> None:
 def test_the_loss_is_least_at_the_teachers_vector() -> None:
     anchors = torch.nn.functional.normalize(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), dim=1)
     loss = VoiceLoss(torch.eye(4, 6), anchors, VoiceConfig(margin_weight=0.0))
-    batch = replace(examples_batch(torch.tensor([0, 1])), teacher=anchors[:2])
+    batch = replace(examples_batch(torch.tensor([0, 1])), teacher_vectors=anchors[:2])
     assert loss(anchors[:2], batch) == pytest.approx(0, abs=1e-5)
     assert loss(anchors[2:4], batch) > 1
     assert not list(loss.parameters())
 
 
 def examples_batch(targets: torch.Tensor):  # type: ignore[no-untyped-def]
-    from framecls.training.examples.mixtures import Batch
+    from framecls.training.examples.batch import Batch
 
     return Batch(torch.zeros(2, 1), torch.ones(2), targets, torch.zeros(2, 0), torch.zeros(2, 1))
 

@@ -1,1 +1,1 @@
-"""What is learnt from: manifests, label files and decoded clips."""
+"""Training data: manifests, label files and decoded clips."""

@@ -1,6 +1,6 @@
-"""Decoded recordings on disk, so that an epoch costs no decoding: one flat file, read in place.
+"""A cache of decoded recordings: one flat file on disk, mapped into memory, so that no epoch decodes anything.
 
-It holds 16-bit samples, or the vectors of features computed elsewhere, which take the place of samples throughout.
+It holds 16-bit samples, or precomputed feature vectors, which take the place of samples throughout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from framecls.errors import AudioError, ManifestError, OutputError
 from framecls.training.data.labels.arrays import load_vectors
 from framecls.training.data.labels.rows import ARRAY_SUFFIXES
 from framecls.training.data.manifest import Recording, Section
-from framecls.training.examples.codecs import pass_codec
+from framecls.training.examples.codecs import apply_codec
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ClipStore:
     Args:
         samples: (sample,) 16-bit, or (vector, feature) floats, of all recordings one after the other.
         offsets: of each recording, the first and one after the last.
-        sample_rate: Hz; vectors a second of features computed elsewhere.
+        sample_rate: Hz; vectors a second of precomputed features.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class ClipStore:
         return samples / np.float32(32768) if self._samples.ndim == 1 else samples
 
 
-class CodedStore(ClipStore):
-    """The same recordings, as a codec leaves them."""
+class CodecStore(ClipStore):
+    """The recordings of another store, encoded and decoded by a codec."""
 
     def __init__(self, store: ClipStore, codec: str) -> None:
         super().__init__(store._samples, store._offsets, store.sample_rate)
         self._codec = codec
 
     def read(self, file: Path, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """See `ClipStore.read`; what is read goes through the codec by itself."""
+        """See `ClipStore.read`; the samples are encoded and decoded."""
         samples = super().read(file, start, stop)
-        return pass_codec(samples, self.sample_rate, self._codec) if len(samples) else samples
+        return apply_codec(samples, self.sample_rate, self._codec) if len(samples) else samples
 
 
 def open_clips(
@@ -78,17 +78,17 @@ def open_clips(
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> ClipStore:
-    """Decode recordings into a cache folder, or map what is there already.
+    """Decode recordings into a cache folder, or map the file that is there already.
 
     Args:
-        recordings: what to decode; the cache is keyed by their paths, sizes and times of change.
-        sample_rate: Hz; vectors a second of features computed elsewhere.
+        recordings: to decode; the cache is keyed by their paths, sizes and modification times.
+        sample_rate: Hz; vectors a second of precomputed features.
         cache: folder for the decoded samples: 115 MB an hour at 16 kHz.
-        progress: gets the number of files done and the number of all.
+        progress: called with the number of files done, and of all.
 
     Raises:
         ManifestError: some recordings cannot be decoded, or some spans lie beyond the end; the message lists them.
-        OutputError: there is no room in the cache folder.
+        OutputError: the cache folder cannot be written.
     """
     check_kind(recordings)
     files = sorted({recording.audio for recording in recordings})
@@ -104,8 +104,8 @@ def open_clips(
     try:
         if not os.path.exists(index):
             cache.mkdir(parents=True, exist_ok=True)
-            with _alone(cache):
-                if not index.exists():  # nobody else has made it meanwhile
+            with _locked(cache):
+                if not index.exists():  # no other process has made it meanwhile
                     lengths = _decode_all(files, sample_rate, data, progress)
                     temporary = index.with_suffix(".tmp")
                     temporary.write_text(json.dumps(lengths), encoding="utf-8")
@@ -115,7 +115,7 @@ def open_clips(
         raise OutputError(f"{cache}: decoded recordings cannot be kept here: {error.strerror or error}") from error
     ends = np.cumsum(lengths).tolist()
     offsets = {file: (end - length, end) for file, end, length in zip(files, ends, lengths, strict=True)}
-    offsets |= {r.file: _cut(offsets[r.audio], r.section, sample_rate) for r in recordings if r.section}
+    offsets |= {r.file: _section_bounds(offsets[r.audio], r.section, sample_rate) for r in recordings if r.section}
     samples: NDArray[np.int16 | np.float32] = (
         np.memmap(data, np.float32, "r", shape=(ends[-1], n_features)) if n_features else np.memmap(data, np.int16, "r")
     )
@@ -127,11 +127,8 @@ def open_clips(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block, of those that name the same folder; the others wait.
-
-    Where the system has no such locks, everybody goes in, and the last to rename its files wins.
-    """
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder; without locks, the last process to rename its files wins."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system
@@ -139,7 +136,7 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a disk of other machines may have no locks
+        with suppress(OSError):  # a network disk may have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -147,10 +144,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def check_kind(recordings: Sequence[Recording]) -> None:
-    """Refuse sound and features computed elsewhere in one manifest.
+    """Refuse sound and precomputed features in one manifest.
 
     Raises:
-        ManifestError: with a list of those there are fewer of.
+        ManifestError: with a list of the rarer kind.
     """
     arrays = [str(recording.audio) for recording in recordings if recording.is_array]
     sounds = [str(recording.audio) for recording in recordings if not recording.is_array]
@@ -160,7 +157,7 @@ def check_kind(recordings: Sequence[Recording]) -> None:
 
 
 def array_size(recordings: Sequence[Recording]) -> int:
-    """Return how many numbers a vector of features computed elsewhere has, by the first array; 0: it is all sound.
+    """Return the size of precomputed vectors, by the first array; 0: recordings are sound.
 
     Raises:
         ManifestError: the first array cannot be read.
@@ -175,10 +172,10 @@ def array_size(recordings: Sequence[Recording]) -> int:
 
 
 def check_features(recordings: Sequence[Recording], config: ModelConfig) -> None:
-    """Refuse sound for a model that takes features computed elsewhere, and the other way about.
+    """Check that a model takes this kind of recordings: sound, or precomputed vectors of a size.
 
     Raises:
-        ManifestError: what the model takes, and what is there.
+        ManifestError: it takes another kind.
     """
     size, wanted = array_size(recordings), config.features.precomputed_dim
     if size != wanted:
@@ -186,7 +183,7 @@ def check_features(recordings: Sequence[Recording], config: ModelConfig) -> None
         raise ManifestError(f"the model {config.name} takes {kinds[0]}, and here is {kinds[1]}")
 
 
-def _cut(bounds: tuple[int, int], section: Section, sample_rate: int) -> tuple[int, int]:
+def _section_bounds(bounds: tuple[int, int], section: Section, sample_rate: int) -> tuple[int, int]:
     first, last = bounds
     start = min(first + round(section.start_s * sample_rate), last)
     return start, last if section.end_s is None else max(start, min(first + round(section.end_s * sample_rate), last))
@@ -218,7 +215,7 @@ def _decode_all(
 def measure_lengths(
     recordings: Sequence[Recording], sample_rate: int, progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[Path, float], list[str]]:
-    """Decode recordings and keep nothing.
+    """Decode recordings to measure their lengths.
 
     Returns:
         the length of each file in seconds, and a line for each that cannot be read.
@@ -237,7 +234,7 @@ def measure_lengths(
 
 
 class _Decoder:
-    """Writes files as one flat array, and sees to it that vectors have one length."""
+    """Write files as one flat array, and check that vectors have one size."""
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate

@@ -1,4 +1,4 @@
-"""What to learn from: recordings with their labels, grouped from the rows of whatever lists them, and split."""
+"""Recordings with their labels: read from a manifest or label files, grouped by file, and split into train and dev."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from framecls.errors import ManifestError
-from framecls.training.data.labels import ARRAY_SUFFIXES, Found, Reading, Row, Split, read_rows
-from framecls.training.names import SplitBy
+from framecls.training.choices import SplitBy
+from framecls.training.data.labels import ARRAY_SUFFIXES, Found, LabelSettings, Row, Split, read_rows
 
 _log = logging.getLogger(__name__)
 
 _DEV_SHARE = 0.15
-# Whole sources are kept for measuring only if that leaves both sides enough.
+# Whole sources go to dev only if that leaves enough on both sides.
 _SOURCE_SHARE = (0.03, 0.4)
-_MAX_NAME = 300  # letters of a file's name in a message
+_MAX_NAME = 300  # characters of a file name in a message
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Span:
     label: str
     start_s: float = 0.0
     end_s: float | None = None
-    where: str = field(default="", compare=False)  # the row that says so, for messages
+    where: str = field(default="", compare=False)  # its row, for messages
 
 
 @dataclass(frozen=True)
 class Section:
-    """The stretch of a file that a recording is."""
+    """The part of a file that a recording consists of."""
 
     file: Path
     start_s: float
@@ -43,20 +43,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Recording:
-    """One file (or section of one) and all that is said of it."""
+    """One file, or a section of one, with its labels."""
 
-    file: Path  # of a section: its name, like a.wav#t=1.5,3
+    file: Path  # of a section, such as a.wav#t=1.5,3
     spans: tuple[Span, ...]
-    speaker: str  # the recording's own name where nobody is named
+    speaker: str  # the recording's name if no speaker is named
     source: str = ""
     split: Split | None = None
     phones: tuple[str, ...] = ()
     alignment: tuple[tuple[str, float], ...] = ()  # each phone, "" for a pause, and the second at which it ends
-    soft: tuple[tuple[str, float], ...] = ()  # labels and how likely a teacher holds them; none: nobody was asked
+    soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
     section: Section | None = None
-    others: tuple[str, ...] = ()  # more speakers that are heard in it
-    is_named: bool = True  # the speaker is somebody, not the name of the file
-    name: str = ""  # of the file, the same wherever the manifest is read from
+    others: tuple[str, ...] = ()  # more speakers in it
+    is_named: bool = True  # the speaker is given, not the name of the file
+    name: str = ""  # of the file, relative to the manifest
 
     @property
     def label(self) -> str:
@@ -70,16 +70,16 @@ class Recording:
 
     @property
     def is_array(self) -> bool:
-        """Whether it is features computed elsewhere, and no sound."""
+        """Whether it holds precomputed features, not sound."""
         return self.audio.suffix.lower() in ARRAY_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recordings, and what came up while their labels were read."""
+    """Recordings, and the problems and notes of reading their labels."""
 
     path: Path
-    kind: str  # what the path was taken for
+    kind: str  # how the path was read
     n_rows: int
     recordings: list[Recording]
     problems: list[str]  # rows that cannot be used, a line each
@@ -99,8 +99,8 @@ class Manifest:
         return self.recordings
 
 
-def read_manifest(path: Path, reading: Reading | None = None) -> list[Recording]:
-    """Read labels from a manifest, or any other place that `sources` knows, and group them by recording.
+def read_manifest(path: Path, reading: LabelSettings | None = None) -> list[Recording]:
+    """Read labels from a manifest or any other source that `labels` knows, and group them by recording.
 
     Raises:
         ManifestError: they cannot be read, or some rows cannot be used; the message lists them.
@@ -112,13 +112,13 @@ def read_manifest(path: Path, reading: Reading | None = None) -> list[Recording]
     return recordings
 
 
-def load_manifest(path: Path, reading: Reading | None = None) -> Manifest:
-    """Read as `read_manifest`, but leave it to the caller what to make of rows that cannot be used.
+def load_manifest(path: Path, reading: LabelSettings | None = None) -> Manifest:
+    """Read as `read_manifest`, and list rows that cannot be used instead of raising.
 
     Raises:
-        ManifestError: there is nothing that could be read at all.
+        ManifestError: nothing can be read.
     """
-    reading = reading or Reading()
+    reading = reading or LabelSettings()
     try:
         found = read_rows(path, reading)
     except ManifestError as error:
@@ -145,7 +145,7 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)
 
 
-def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> list[Recording]:
+def _group(rows: Iterable[Row], root: Path, reading: LabelSettings, found: Found) -> list[Recording]:
     grouped: dict[Path, Recording] = {}
     spans: dict[Path, list[Span]] = {}
     in_two: dict[Path, Row] = {}  # splits
@@ -153,8 +153,8 @@ def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> l
         recording = _record(row, root, reading)
         known = grouped.setdefault(recording.file, recording)
         spans.setdefault(recording.file, []).extend(recording.spans)
-        heard = (known.speaker, *known.others)
-        if recording.is_named and recording.speaker not in heard:
+        known_speakers = (known.speaker, *known.others)
+        if recording.is_named and recording.speaker not in known_speakers:
             grouped[recording.file] = replace(known, others=(*known.others, recording.speaker))
         if known.split != recording.split:
             in_two.setdefault(recording.file, row)
@@ -164,7 +164,7 @@ def _group(rows: Iterable[Row], root: Path, reading: Reading, found: Found) -> l
     return [replace(recording, spans=tuple(spans[file])) for file, recording in grouped.items()]
 
 
-def _record(row: Row, root: Path, reading: Reading) -> Recording:
+def _record(row: Row, root: Path, reading: LabelSettings) -> Recording:
     section = None
     file, span = row.file, Span(row.label, row.start_s, row.end_s, row.where)
     if reading.by_row and (row.start_s or row.end_s is not None):
@@ -191,15 +191,15 @@ def _record(row: Row, root: Path, reading: Reading) -> Recording:
 
 @dataclass(frozen=True)
 class Parts:
-    """What to learn from and what to measure on, and how that was decided."""
+    """The train and dev recordings, and how they were split."""
 
     train: list[Recording]
     dev: list[Recording]
     how: str
-    shared: tuple[str, ...]  # named speakers that are heard on both sides all the same
+    shared: tuple[str, ...]  # named speakers on both sides all the same
 
     def find_fault(self) -> str | None:
-        """Return what keeps a run from learning and measuring on them, if anything does."""
+        """Return which side is empty, in words; None if neither is."""
         for name, side in (("train", self.train), ("dev", self.dev)):
             if not side:
                 return f"the {name} split is empty: name more speakers, or give each row a split, train or dev"
@@ -207,46 +207,48 @@ class Parts:
 
 
 def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy | None = None) -> Parts:
-    """Decide which recordings to learn from and which to measure on.
+    """Split recordings into train and dev.
 
-    Recordings whose split is given stay there. Of the others, about one speaker in seven goes to the dev set with all
-    that he or she says: a voice heard in training is no test.
+    Recordings whose split is given stay there. Of the others, about one speaker in seven goes to dev with all of their
+    recordings, since a speaker of the training set is no test.
 
     Args:
         recordings: all of them.
-        seed: of what is drawn.
+        seed: of the random choice.
         by: what stays together: a speaker; a source, with every speaker in it; or a file. None: the source where every
             recording names one and enough is left on both sides, else the speaker, or the file where the label itself
             is the speaker.
     """
     free = [recording for recording in recordings if recording.split is None]
     if not free:
-        return _part(recordings, {}, "as given")
+        return _split(recordings, {}, "as given")
     given = "" if len(free) == len(recordings) else " where no split is given"
     if by is not None:
-        return _part(recordings, _draw(free, seed, by), f"by {by}{given}")
+        return _split(recordings, _choose_sides(free, seed, by), f"by {by}{given}")
     if all(recording.is_named and recording.speaker == recording.label for recording in free):
-        return _part(recordings, _draw(free, seed, "file"), f"by file{given}, since the labels are the speakers")
+        return _split(
+            recordings, _choose_sides(free, seed, "file"), f"by file{given}, since the labels are the speakers"
+        )
     if all(recording.source for recording in free) and len({recording.source for recording in free}) > 1:
-        parts = _part(recordings, _draw(free, seed, "source"), f"by speaker and source{given}")
+        parts = _split(recordings, _choose_sides(free, seed, "source"), f"by speaker and source{given}")
         if _has_enough(parts):
             return parts
         given += " (whole sources would leave too little on one side, or a label on one side only)"
     named = any(recording.is_named for recording in free)
     how = "by speaker" if named else "by file, since no speakers are named"
-    return _part(recordings, _draw(free, seed, "speaker"), f"{how}{given}")
+    return _split(recordings, _choose_sides(free, seed, "speaker"), f"{how}{given}")
 
 
-def keep_together(asked: SplitBy | None, *, voices: bool) -> SplitBy | None:
-    """Return what stays together in `split_recordings`: what was asked for, else what goes with the kind of model.
+def choose_split_by(asked: SplitBy | None, *, voices: bool) -> SplitBy | None:
+    """Return what stays together in `split_recordings`: as asked for, else as the kind of model needs.
 
-    A model of voices is for people it never heard: none may be on both sides, though the label is the speaker.
+    A model of voices is for new speakers, so none may be on both sides although the speaker is the label.
     """
     return asked or ("speaker" if voices else None)
 
 
-def _part(recordings: Sequence[Recording], drawn: dict[Path, Split], how: str) -> Parts:
-    sides = [recording.split or drawn[recording.file] for recording in recordings]
+def _split(recordings: Sequence[Recording], chosen: dict[Path, Split], how: str) -> Parts:
+    sides = [recording.split or chosen[recording.file] for recording in recordings]
     train = [recording for recording, side in zip(recordings, sides, strict=True) if side == "train"]
     dev = [recording for recording, side in zip(recordings, sides, strict=True) if side == "dev"]
     return Parts(train, dev, how, tuple(sorted(_named(train) & _named(dev))))
@@ -262,23 +264,23 @@ def _has_enough(parts: Parts) -> bool:
     return _SOURCE_SHARE[0] <= share <= _SOURCE_SHARE[1] and is_learnt
 
 
-def _draw(recordings: Sequence[Recording], seed: int, by: SplitBy) -> dict[Path, Split]:
-    """Draw a side for each recording; what has a speaker (or source, or file) in common is on one side."""
-    together = _Together()
+def _choose_sides(recordings: Sequence[Recording], seed: int, by: SplitBy) -> dict[Path, Split]:
+    """Choose a side for each recording at random; those with a speaker (or source, or file) in common share a side."""
+    groups_of = _DisjointSets()
     for recording in recordings:
-        together.join(_keys(recording, by))
-    groups = {recording.file: together.name(_keys(recording, by)[0]) for recording in recordings}
-    numbers = {key: _draw_number(seed, key) for key in groups.values()}
+        groups_of.join(_keys(recording, by))
+    groups = {recording.file: groups_of.representative(_keys(recording, by)[0]) for recording in recordings}
+    numbers = {key: _random_number(seed, key) for key in groups.values()}
     dev = {key for key, number in numbers.items() if number < _DEV_SHARE}
-    if len(numbers) > 1 and not dev:  # of few groups none may be drawn, and one is wanted
+    if len(numbers) > 1 and not dev:  # of few groups none may be chosen
         dev = {min(numbers, key=numbers.__getitem__)}
     elif len(numbers) > 1 and len(dev) == len(numbers):
         dev.remove(max(numbers, key=numbers.__getitem__))
     return {file: "dev" if key in dev else "train" for file, key in groups.items()}
 
 
-def _draw_number(seed: int, key: str) -> float:
-    """Return a number in [0, 1) that a seed gives a name, in any order and on any machine."""
+def _random_number(seed: int, key: str) -> float:
+    """Return a random number in [0, 1) that depends on seed and name alone."""
     digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
 
@@ -290,14 +292,14 @@ def _keys(recording: Recording, by: SplitBy) -> list[str]:
     return [f"source {recording.source}", *speakers] if by == "source" and recording.source else speakers
 
 
-class _Together:
-    """Names that must stay together: those that are joined, and those that they are joined with elsewhere."""
+class _DisjointSets:
+    """Sets of names that stay together (union-find)."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
 
-    def name(self, key: str) -> str:
-        """Return the first, in the order of the alphabet, of all names that stay with this one."""
+    def representative(self, key: str) -> str:
+        """Return the alphabetically first name of the set of a name."""
         root = key
         while self._parent.setdefault(root, root) != root:
             root = self._parent[root]
@@ -306,7 +308,7 @@ class _Together:
         return root
 
     def join(self, keys: Sequence[str]) -> None:
-        first, *others = sorted({self.name(key) for key in keys})
+        first, *others = sorted({self.representative(key) for key in keys})
         for other in others:
             self._parent[other] = first
 
@@ -322,7 +324,7 @@ def find_phones(recordings: Iterable[Recording]) -> tuple[str, ...]:
 
 
 def find_unknown_labels(recordings: Iterable[Recording], labels: Sequence[str]) -> list[str]:
-    """Return a line for each row whose label is none of these."""
+    """Return a line for each row with another label than these."""
     known = set(labels)
     return [
         f"{span.where}: {recording.audio.name}: label {span.label!r}"

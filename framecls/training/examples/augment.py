@@ -1,8 +1,7 @@
-"""What happens to sound between the mouth and the file, at random: rooms, microphones, lines, noise, levels, codecs.
+"""Random augmentation of waveforms: speed, rooms, microphones, lines, noise, levels, codecs.
 
-Everything is linear filtering in one Fourier transform, then noise, gain and clipping, on a batch of waveforms.
-Randomness comes from the generator that is passed in, so a seed gives the same examples again. Who wants to know what
-was done passes a list of dicts, one a waveform, to be filled in.
+A batch is filtered in one Fourier transform, then come noise, gain and clipping. All randomness comes from the
+generator that is passed in, so a seed gives the same examples again. `notes`, one dict a waveform, log what was done.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framecls import packages
-from framecls.training.examples.codecs import pass_codec
+from framecls.training.examples.codecs import apply_codec
 from framecls.training.recipe import AugmentConfig
 
 Samples = NDArray[np.float32]
-Notes = Sequence[dict[str, Any]] | None  # of each waveform, what was done to it
-_QUIET = 1e-5
+Notes = Sequence[dict[str, Any]] | None  # of each waveform: what was done to it
+_MIN_AMPLITUDE = 1e-5
 _EQUALIZER_BANDS = 8
-_VOCODER_SAMPLES = 2048  # one window of librosa's phase vocoder: what is shorter is left alone
+_VOCODER_SAMPLES = 2048  # one window of librosa's phase vocoder: shorter sounds are left as they are
 
 
-def lengthen(samples: Samples, n_samples: int, n_fade: int, rng: np.random.Generator) -> Samples:
-    """Return (sample,) of any length made of (sample,): pieces of it from anywhere, each faded into the next.
+def extend_with_crossfades(samples: Samples, n_samples: int, n_fade: int, rng: np.random.Generator) -> Samples:
+    """Extend (sample,) to any length: random pieces of it, crossfaded at constant power.
 
-    What sounds alike throughout, such as rain, goes on so without a seam: the fades keep the power.
+    Stationary sounds, such as rain, continue without an audible seam.
 
     Args:
-        samples: what to make longer.
+        samples: the sound to extend.
         n_samples: of the result.
-        n_fade: samples of a fade, at most a quarter of `samples`.
-        rng: draws the pieces, which have at least half of the length of `samples`.
+        n_fade: samples of a crossfade, at most a quarter of `samples`.
+        rng: chooses the pieces, at least half as long as `samples`.
     """
     ramp = np.sin(np.linspace(0, np.pi / 2, n_fade, dtype=np.float32))
     total, at = np.zeros(n_fade + n_samples + len(samples), np.float32), 0
@@ -51,68 +50,63 @@ def lengthen(samples: Samples, n_samples: int, n_fade: int, rng: np.random.Gener
     return total[n_fade : n_fade + n_samples]
 
 
-def change_speed(samples: Samples, rng: np.random.Generator, config: AugmentConfig) -> tuple[Samples, float]:
-    """Play (sample,) faster or slower, pitch and formants with it; return it and the factor (2: twice as fast)."""
-    if rng.random() >= config.speed_chance:
-        return samples, 1.0
-    factor = round(float(rng.uniform(*config.speed)), 3)
-    return play_at(samples, factor), factor
-
-
-def change_delivery(
+def perturb(
     samples: Samples, rng: np.random.Generator, config: AugmentConfig, sample_rate: int
 ) -> tuple[Samples, float]:
-    """Change how (sample,) is delivered: speed, tempo and pitch, each by chance.
+    """Change speed, tempo and pitch of (sample,), each by chance.
 
     Returns:
         the samples, and how many times as fast they are.
     """
-    samples, factor = change_speed(samples, rng, config)
-    # Nothing is drawn for what is off: the examples of a seed stay what they were before these were there.
+    speed = 1.0
+    if rng.random() < config.speed_chance:
+        speed = round(float(rng.uniform(*config.speed)), 3)
+        samples = change_speed(samples, speed)
+    # Nothing is sampled for what is off, so a seed gives the same examples as before there was any of it.
     if config.stretch_chance and rng.random() < config.stretch_chance and len(samples) >= _VOCODER_SAMPLES:
         rate = round(float(rng.uniform(*config.stretch)), 3)
-        samples, factor = stretch_time(samples, rate), factor * rate
+        samples, speed = stretch_time(samples, rate), speed * rate
     if config.shift_chance and rng.random() < config.shift_chance and len(samples) >= _VOCODER_SAMPLES:
         samples = shift_pitch(samples, float(rng.uniform(*config.shift_semitones)), sample_rate)
-    return samples, factor
+    return samples, speed
+
+
+def change_speed(samples: Samples, speed: float) -> Samples:
+    """Return (sample,) played `speed` times as fast, pitch and formants changed with it."""
+    if speed == 1:
+        return samples
+    played: Samples = soxr.resample(samples, 16000 * speed, 16000, quality="LQ").astype(np.float32)
+    return played
 
 
 def stretch_time(samples: Samples, rate: float) -> Samples:
-    """Return (sample,) `rate` times as fast, its pitch and formants kept: `librosa.effects.time_stretch`."""
+    """Return (sample,) `rate` times as fast with the same pitch, by `librosa.effects.time_stretch`."""
     librosa: Any = packages.load("augment.stretch_chance", "librosa")
     stretched: Samples = librosa.effects.time_stretch(samples, rate=rate)
     return stretched
 
 
 def shift_pitch(samples: Samples, semitones: float, sample_rate: int) -> Samples:
-    """Return (sample,) so many semitones higher and as long as before: `librosa.effects.pitch_shift`.
+    """Return (sample,) some semitones higher and as long as before, by `librosa.effects.pitch_shift`.
 
-    Formants move with the pitch, so that a voice becomes that of somebody smaller or larger.
+    Formants are shifted with the pitch, as in a smaller or larger speaker.
     """
     librosa: Any = packages.load("augment.shift_chance", "librosa")
     shifted: Samples = librosa.effects.pitch_shift(samples, sr=sample_rate, n_steps=semitones)
     return shifted
 
 
-def play_at(samples: Samples, factor: float) -> Samples:
-    """Return (sample,) played `factor` times as fast."""
-    if factor == 1:
-        return samples
-    played: Samples = soxr.resample(samples, 16000 * factor, 16000, quality="LQ").astype(np.float32)
-    return played
-
-
 def room_response(rng: np.random.Generator, reverb_s: float, sample_rate: int) -> Samples:
-    """Draw the impulse response of a room: the direct sound, then noise that falls by 60 dB in `reverb_s`.
+    """Sample the impulse response of a room: the direct sound, then noise that decays by 60 dB in `reverb_s`.
 
-    The statistical model of Polack (1988); early reflections are those of the noise.
+    The statistical model of Polack (1988).
     """
     length = int(min(reverb_s, 1.0) * sample_rate)
     time_s = np.arange(length) / sample_rate
     tail = rng.standard_normal(length) * 10 ** (-3 * time_s / reverb_s)
     tail *= np.arange(length) >= rng.uniform(0.001, 0.01) * sample_rate
     direct_to_tail_db = rng.uniform(-6.0, 15.0)
-    tail *= 10 ** (-direct_to_tail_db / 20) / max(_QUIET, float(np.sqrt(np.square(tail).sum())))
+    tail *= 10 ** (-direct_to_tail_db / 20) / max(_MIN_AMPLITUDE, float(np.sqrt(np.square(tail).sum())))
     tail[0] = 1.0
     return tail.astype(np.float32)
 
@@ -123,7 +117,7 @@ def equalizer(
     frequency_hz: NDArray[np.float64],
     note: dict[str, Any] | None = None,
 ) -> Samples:
-    """Draw the gain of a microphone and a line at each frequency: (frequency,), 1 where nothing happens."""
+    """Sample the gain of a microphone and a line at each frequency: (frequency,), 1 where it is unchanged."""
     gain_db = np.zeros(len(frequency_hz))
     note = {} if note is None else note
     if rng.random() < config.equalize_chance:
@@ -145,12 +139,12 @@ def equalizer(
 def filter_batch(
     waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int, notes: Notes = None
 ) -> Tensor:
-    """Put each of (batch, sample) waveforms through a room and a line of its own, loudness kept."""
+    """Filter each of (batch, sample) waveforms by a room and a line of its own; power is preserved."""
     n_samples = waveforms.shape[1]
     size = n_samples + sample_rate  # the longest response is a second
     size += -size % 1000  # small prime factors make the transform fast
     frequency_hz = np.fft.rfftfreq(size, 1 / sample_rate)
-    # One curve is interpolated at a fiftieth of the frequencies: it is smooth.
+    # The curve is smooth: a fiftieth of the frequencies is enough to interpolate from.
     coarse_hz = np.append(frequency_hz[::50], frequency_hz[-1])
     response = np.zeros((len(waveforms), len(frequency_hz)), np.complex64)
     for index, row in enumerate(response):
@@ -168,36 +162,36 @@ def filter_batch(
 
 
 def coloured_noise(rng: np.random.Generator, n_samples: int) -> Samples:
-    """Draw stationary noise, (sample,) of unit power, its spectrum falling by 0 to 9 dB an octave."""
+    """Sample stationary noise, (sample,) of unit power, whose spectrum falls by 0 to 9 dB an octave."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     slope = rng.uniform(0, 1.5)
     spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** slope
     noise = np.fft.irfft(spectrum, n_samples)
-    return (noise / max(_QUIET, float(noise.std()))).astype(np.float32)
+    return (noise / max(_MIN_AMPLITUDE, float(noise.std()))).astype(np.float32)
 
 
 def add_noise(
     waveforms: Tensor,
     rng: np.random.Generator,
     config: AugmentConfig,
-    draw_noise: Callable[[int], Samples] | None,
+    sample_noise: Callable[[int], Samples] | None,
     notes: Notes = None,
 ) -> Tensor:
     """Add noise to some of (batch, sample) waveforms.
 
     Args:
-        draw_noise: gives (sample,) recorded noise of a length; None, or half of the time: coloured noise.
+        sample_noise: returns (sample,) recorded noise of a length; without it, and by chance, noise is coloured.
     """
     noisy = waveforms.clone()
     for index, row in enumerate(noisy):
         if rng.random() >= config.noise_chance:
             continue
-        recorded = draw_noise is not None and rng.random() < 0.6
-        noise = torch.from_numpy(draw_noise(len(row)) if recorded and draw_noise else coloured_noise(rng, len(row)))
+        recorded = sample_noise is not None and rng.random() < 0.6
+        noise = torch.from_numpy(sample_noise(len(row)) if recorded and sample_noise else coloured_noise(rng, len(row)))
         snr_db = float(rng.uniform(*config.noise_snr_db))
         if notes is not None:
             notes[index]["noise"] = {"kind": "recorded" if recorded else "coloured", "snr_db": round(snr_db, 1)}
-        # Loudness of the speech itself, not of its pauses.
+        # Power of the speech itself, not of its pauses.
         power = row.square().view(-1, 160 if len(row) % 160 == 0 else 1).mean(dim=1).quantile(0.9)
         noise_power = noise.square().mean().clamp(min=1e-12)
         row += noise * (power / noise_power * 10 ** (-snr_db / 10)).sqrt()
@@ -205,8 +199,8 @@ def add_noise(
 
 
 def set_level(waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, notes: Notes = None) -> Tensor:
-    """Set each waveform's peak to a random level, and overdrive some by up to 12 dB; -1..1 afterwards."""
-    peak = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=_QUIET)
+    """Set each waveform's peak to a random level, overdrive some by up to 12 dB, and clip to -1..1."""
+    peak = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=_MIN_AMPLITUDE)
     gain_db = torch.from_numpy(rng.uniform(*config.gain_db, len(waveforms)).astype(np.float32)).clamp(max=0)
     overdriven = rng.random(len(waveforms)) < config.clip_chance
     gain_db[torch.from_numpy(overdriven)] = float(rng.uniform(0, 12))
@@ -220,36 +214,35 @@ def augment_batch(
     rng: np.random.Generator,
     config: AugmentConfig,
     sample_rate: int,
-    draw_noise: Callable[[int], Samples] | None = None,
+    sample_noise: Callable[[int], Samples] | None = None,
     notes: Notes = None,
 ) -> Tensor:
-    """Room, line, noise, level and codec for each of (batch, sample) waveforms."""
+    """Augment each of (batch, sample) waveforms: room, line, noise, level, codec."""
     waveforms = filter_batch(waveforms, rng, config, sample_rate, notes)
-    waveforms = add_noise(waveforms, rng, config, draw_noise, notes)
+    waveforms = add_noise(waveforms, rng, config, sample_noise, notes)
     waveforms = set_level(waveforms, rng, config, notes)
-    # Nothing is drawn for codecs that are off: the examples of a seed stay what they were before there were any.
-    return pass_codecs(waveforms, rng, config, sample_rate, notes) if config.codec_chance else waveforms
+    return apply_codecs(waveforms, rng, config, sample_rate, notes) if config.codec_chance else waveforms
 
 
-def pass_codecs(
+def apply_codecs(
     waveforms: Tensor, rng: np.random.Generator, config: AugmentConfig, sample_rate: int, notes: Notes = None
 ) -> Tensor:
-    """Encode and decode some of (batch, sample) waveforms with a codec and a level that are drawn."""
-    passed = waveforms.clone()
-    for index, row in enumerate(passed):
+    """Encode and decode some of (batch, sample) waveforms with a random codec and level."""
+    coded = waveforms.clone()
+    for index, row in enumerate(coded):
         if rng.random() >= config.codec_chance:
             continue
         name, level = config.codecs[rng.integers(len(config.codecs))], float(rng.random())
         if notes is not None:
             notes[index]["codec"] = {"name": name, "level": round(level, 2)}
-        row.copy_(torch.from_numpy(pass_codec(row.numpy(), sample_rate, name, level)))
-    return passed
+        row.copy_(torch.from_numpy(apply_codec(row.numpy(), sample_rate, name, level)))
+    return coded
 
 
-def mask_features(vectors: Tensor, rng: np.random.Generator, config: AugmentConfig, vectors_per_s: float) -> Tensor:
-    """Blank random bands and stretches of (batch, vector, feature) (Park et al. 2019, "SpecAugment")."""
-    keep = torch.ones_like(vectors, dtype=torch.bool)
-    _, n_vectors, n_features = vectors.shape
+def sample_masks(shape: Sequence[int], rng: np.random.Generator, config: AugmentConfig, vectors_per_s: float) -> Tensor:
+    """Sample the masks of SpecAugment (Park et al. 2019): (batch, vector, feature), True where a feature is kept."""
+    keep = torch.ones(tuple(shape), dtype=torch.bool)
+    _, n_vectors, n_features = shape
     for row in keep:
         for _ in range(config.frequency_masks):
             width = int(rng.integers(0, config.frequency_mask_width + 1))
@@ -259,5 +252,9 @@ def mask_features(vectors: Tensor, rng: np.random.Generator, config: AugmentConf
             width = int(rng.uniform(0, config.time_mask_s) * vectors_per_s)
             first = int(rng.integers(0, max(1, n_vectors - width)))
             row[first : first + width] = False
-    mean = vectors.mean(dim=(1, 2), keepdim=True)
-    return torch.where(keep, vectors, mean)
+    return keep
+
+
+def mask_features(vectors: Tensor, keep: Tensor) -> Tensor:
+    """Replace the masked features of (batch, vector, feature) by the mean of each example."""
+    return torch.where(keep.to(vectors.device), vectors, vectors.mean(dim=(1, 2), keepdim=True))

@@ -1,4 +1,4 @@
-"""What a codec leaves of a recording: encode it in memory with libsndfile, and decode it again."""
+"""Lossy codecs as augmentation: encode a recording in memory with libsndfile, and decode it again."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from framecls.training.names import CODECS
+from framecls.training.choices import CODECS
 
 Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Codec:
-    """How libsndfile is asked for one."""
+class _Codec:
+    """The parameters of libsndfile for one codec."""
 
     format: str
     subtype: str
@@ -28,26 +28,25 @@ class Codec:
 
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _VORBIS_RATES_HZ = (8000, 11025, 16000, 22050, 32000, 44100, 48000)
-# Levels from what is hard to tell from the original down to what is hard to bear: at 16 kHz 50 to 20 kbit/s of mp3, 30
-# to 6 of opus.
+# Levels from transparent to barely intelligible: at 16 kHz, 50 to 20 kbit/s of mp3 and 30 to 6 kbit/s of opus.
 _CODECS = {
-    "mulaw": Codec("WAV", "ULAW", (8000,)),
-    "gsm": Codec("WAV", "GSM610", (8000,)),
-    "mp3": Codec("MP3", "MPEG_LAYER_III", _MP3_RATES_HZ, (0.0, 0.95)),
-    "opus": Codec("OGG", "OPUS", (8000, 12000, 16000, 24000, 48000), (0.9, 1.0)),
-    "vorbis": Codec("OGG", "VORBIS", _VORBIS_RATES_HZ, (0.3, 1.0)),
+    "mulaw": _Codec("WAV", "ULAW", (8000,)),
+    "gsm": _Codec("WAV", "GSM610", (8000,)),
+    "mp3": _Codec("MP3", "MPEG_LAYER_III", _MP3_RATES_HZ, (0.0, 0.95)),
+    "opus": _Codec("OGG", "OPUS", (8000, 12000, 16000, 24000, 48000), (0.9, 1.0)),
+    "vorbis": _Codec("OGG", "VORBIS", _VORBIS_RATES_HZ, (0.3, 1.0)),
 }
 assert tuple(_CODECS) == CODECS
 
 
-def pass_codec(samples: Samples, sample_rate: int, name: str, level: float = 0.5) -> Samples:
-    """Return (sample,) what is left of (sample,) -1..1, as long and at the same place in time.
+def apply_codec(samples: Samples, sample_rate: int, name: str, level: float = 0.5) -> Samples:
+    """Encode and decode (sample,); the result has the same length and alignment.
 
     Args:
         samples: -1..1.
-        sample_rate: Hz; the codec runs at the greatest rate it has that is not above.
-        name: one of `names.CODECS`.
-        level: 0 (best) to 1 (smallest), within what makes sense for this codec.
+        sample_rate: Hz; the codec runs at its greatest rate up to this one.
+        name: one of `choices.CODECS`.
+        level: of compression, 0 (best) to 1 (smallest), within the useful range of the codec.
     """
     codec = _CODECS[name]
     rate = max((hz for hz in codec.rates_hz if hz <= sample_rate), default=codec.rates_hz[0])

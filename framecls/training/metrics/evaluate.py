@@ -1,4 +1,4 @@
-"""Measure a model file on labelled recordings: the same figures as in training, through the same code as `tag`."""
+"""Measure a model file on labelled recordings: the figures of training, by the code of `tag` and `identify`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import Engine
 from framecls.inference.identify import pool_windows
 from framecls.speakers.recognition import pool_vectors
-from framecls.training.data.clips import ClipStore, CodedStore, check_features, open_clips
-from framecls.training.data.labels import Reading
-from framecls.training.data.manifest import Recording, check_labels, keep_together, read_manifest, split_recordings
-from framecls.training.describe import describe, phone_figures
-from framecls.training.examples.mixtures import Batch, FrameExamples, PooledExamples
+from framecls.training.choices import MeasuredSplit, SplitBy
+from framecls.training.data.clips import ClipStore, CodecStore, check_features, open_clips
+from framecls.training.data.labels import LabelSettings
+from framecls.training.data.manifest import Recording, check_labels, choose_split_by, read_manifest, split_recordings
+from framecls.training.examples.batch import Batch
+from framecls.training.examples.frames import FrameExamples
+from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
+from framecls.training.examples.mixtures import MixtureExamples
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
-from framecls.training.metrics.measure import (
-    DevReport,
-    collect_frames,
-    measure,
-    report_frames,
-    report_pooled,
-    report_voices,
-)
-from framecls.training.names import MeasuredSplit, SplitBy
+from framecls.training.metrics.details import describe, phone_figures
+from framecls.training.metrics.frames import collect_frames, report_frames
+from framecls.training.metrics.measure import measure
+from framecls.training.metrics.pooled import report_pooled
+from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.verification import report_voices
 from framecls.training.recipe import OptimConfig, Recipe
-from framecls.training.supply import DEV_NUMBER, N_DEV_BATCHES
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,11 @@ class Test:
     manifest: Path
     cache: Path  # folder for decoded recordings
     split: MeasuredSplit = "dev"
-    recipe: Recipe | None = None  # mix and augment as this recipe does, where it mixes; else recordings as they are
-    length_s: float | None = None  # pooled: join and cut what each voice says to this length; None: each file whole
+    recipe: Recipe | None = None  # measure on mixtures if this recipe has them; None: on recordings as they are
+    length_s: float | None = None  # pooled: join and cut the recordings of each voice; None: each file whole
     tier: str | None = None  # of TextGrids that have several
-    split_by: SplitBy | None = None  # as in training; None: what the manifest allows
-    codec: str | None = None  # measure what one of `names.CODECS` leaves of the recordings; None: as they are
-    only_candidates: bool = False  # pooled: leave out recordings whose label the model does not answer by itself
+    split_by: SplitBy | None = None  # as in training
+    codec: str | None = None  # one of `CODECS`, to encode and decode the recordings with
 
 
 def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | None = None) -> DevReport:
@@ -53,13 +52,13 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     Args:
         engine: the model.
         test: the recordings, and how they are cut.
-        progress: told the number of recordings (or batches) done, and of all.
+        progress: called with the number of recordings (or batches) done, and of all.
 
     Raises:
         ManifestError: the manifest cannot be used, or has a label that the model does not have.
         ConfigError: a codec is asked for where there are no recordings.
     """
-    recordings = _choose(engine, test)
+    recordings = _read_split(engine, test)
     store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
     figures = describe(report, engine.config) if report.answers is not None else report.figures
@@ -69,12 +68,12 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
 
 
 def fit_decision(engine: Engine, test: Test) -> DevReport:
-    """Return the figures of a model, and the decision that fits these recordings best, in the place of its own.
+    """Return the figures of a model, with thresholds and temperature fitted on these recordings.
 
     Raises:
         ManifestError: as `evaluate`.
     """
-    recordings = _choose(engine, test)
+    recordings = _read_split(engine, test)
     return _measure(engine, test, recordings, _open_store(engine, test, recordings), None)
 
 
@@ -84,7 +83,7 @@ def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> Clip
         return store
     if engine.config.features.kind == "precomputed" or (test.recipe and test.recipe.mix.enabled):
         raise ConfigError("a codec goes with recordings, not with mixtures or with features computed elsewhere")
-    return CodedStore(store, test.codec)
+    return CodecStore(store, test.codec)
 
 
 def _measure(
@@ -102,22 +101,22 @@ def _measure(
             return _whole_recordings(engine, recordings, store, progress)
         pooled = PooledExamples(recordings, engine.config, recipe, store)
         return measure(engine.network, pooled.dev_batches(recordings, test.length_s))
-    frames = FrameExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
     if recipe.mix.enabled:
-        return measure(engine.network, _tell((frames.make_batch(n) for n in range(N_DEV_BATCHES)), progress))
-    return _whole_frames(engine, recordings, store, frames, progress)
+        mixtures = MixtureExamples(recordings, engine.config, recipe, store, number_from=DEV_NUMBER)
+        batches = (mixtures.make_batch(number) for number in range(N_DEV_BATCHES))
+        return measure(engine.network, _with_progress(batches, progress))
+    frames = FrameExamples(recordings, engine.config, recipe, store)
+    return report_frames(engine.config, *collect_frames(engine, recordings, store, frames, progress))
 
 
-def _choose(engine: Engine, test: Test) -> list[Recording]:
+def _read_split(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
-    reading = Reading(test.tier, engine.config.task == "pooled", features.vectors_per_s)
+    reading = LabelSettings(test.tier, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
-    if test.only_candidates and engine.config.decision.candidates:
-        recordings = [r for r in recordings if r.label in engine.config.decision.candidates]
     if not engine.config.embedding:
         check_labels(recordings, engine.config.labels)
     check_features(recordings, engine.config)
-    by = keep_together(test.split_by, voices=bool(engine.config.embedding))
+    by = choose_split_by(test.split_by, voices=bool(engine.config.embedding))
     parts = split_recordings(recordings, _seed(engine, test), by)
     chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
     if not chosen:
@@ -126,7 +125,7 @@ def _choose(engine: Engine, test: Test) -> list[Recording]:
 
 
 def _seed(engine: Engine, test: Test) -> int:
-    """Return the seed that split the recordings in training: what was learnt from must not be measured on."""
+    """Return the seed that split the recordings in training, so that dev is what was dev then."""
     if test.recipe is not None:
         return test.recipe.optim.seed
     split = engine.config.card.get("split")
@@ -134,7 +133,7 @@ def _seed(engine: Engine, test: Test) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def _tell(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
+def _with_progress(batches: Iterator[Batch], progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
     for number, batch in enumerate(batches, start=1):
         if progress is not None:
             progress(number, N_DEV_BATCHES)
@@ -170,14 +169,3 @@ def _whole_recordings(
         if progress is not None:
             progress(number, len(recordings))
     return report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
-
-
-def _whole_frames(
-    engine: Engine,
-    recordings: list[Recording],
-    store: ClipStore,
-    frames: FrameExamples,
-    progress: Callable[[int, int], None] | None,
-) -> DevReport:
-    logits, truth = collect_frames(engine, recordings, store, frames, progress)
-    return report_frames(engine.config, logits, truth)

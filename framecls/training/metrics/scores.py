@@ -1,10 +1,11 @@
-"""Figures of merit: those of scikit-learn where it has them, and the few that it has not.
+"""Metrics: those of scikit-learn, and the few that it does not have.
 
-scikit-learn and scipy are imported where they are used: what only describes a recipe must not wait for them.
+scikit-learn and scipy are imported where they are used, to keep the start of commands that do not measure fast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ Ints = NDArray[np.integer]
 
 
 def roc_auc(scores: Floats, truth: Bools) -> float:
-    """Return the chance that a true item scores above a false one, ties counting half; NaN if one kind is missing.
+    """Return the area under the ROC curve; NaN if one class is missing.
 
     Args:
         scores: (item,).
@@ -33,7 +34,7 @@ def _has_both(truth: Bools) -> bool:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a threshold finds what is there."""
+    """The precision, recall and F1 of a threshold."""
 
     threshold: float
     precision: float
@@ -42,7 +43,7 @@ class Detection:
 
 
 def detection_at(scores: Floats, truth: Bools, threshold: float) -> Detection:
-    """Return precision, recall and F1 of `scores >= threshold`; 0 where nothing is found or nothing is there."""
+    """Return precision, recall and F1 of `scores >= threshold`; 0 where they are not defined."""
     from sklearn.metrics import precision_recall_fscore_support
 
     found = scores >= threshold
@@ -58,7 +59,7 @@ def best_detection(scores: Floats, truth: Bools) -> Detection:
 def strict_threshold(scores: Floats, truth: Bools, slack: float = 0.005) -> float:
     """Return the greatest threshold whose F1 is within `slack` of the best.
 
-    F1 is flat around its top; of thresholds as good, the one with the fewest false alarms makes the better default.
+    F1 is flat around its maximum; of equally good thresholds, the greatest has the fewest false alarms.
     """
     f1 = _f1_curve(scores, truth)
     return float(_THRESHOLDS[np.flatnonzero(f1 >= f1.max() - slack)[-1]])
@@ -77,12 +78,12 @@ def _f1_curve(scores: Floats, truth: Bools) -> NDArray[np.float64]:
 
 
 def equal_error_rate(scores: Floats, truth: Bools) -> float:
-    """Return the error rate at the threshold that misses as large a share as it takes in wrongly.
+    """Return the error rate at the threshold where false-negative and false-positive rate are equal, interpolated.
 
-    NaN if one kind is missing.
+    NaN if one class is missing.
 
     Args:
-        scores: (item,); an item counts as found from the threshold on.
+        scores: (item,).
         truth: (item,).
     """
     from sklearn.metrics import roc_curve
@@ -98,22 +99,42 @@ def equal_error_rate(scores: Floats, truth: Bools) -> float:
 
 
 def balanced_accuracy(predicted: Ints, truth: Ints) -> float:
-    """Return the mean over the labels that occur of the share of their items that are right."""
+    """Return the mean recall of the labels that occur."""
     from sklearn.metrics import recall_score
 
     return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
 
 
-def calibration_error(probabilities: Floats, truth: Ints, n_bins: int = 10) -> float:
-    """Return the expected calibration error: how far confidence and accuracy lie apart, over bins of confidence.
+def label_figures(
+    predicted: Ints, truth: Ints, labels: Sequence[str], indices: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Return F1, precision and recall of some labels; 0 where they are not defined.
 
-    Naeini et al. 2015; probabilities: (item, label).
+    Args:
+        predicted: (item,) label indices.
+        truth: (item,) label indices.
+        labels: of all indices.
+        indices: of the labels to report.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    if not len(indices):
+        return {}
+    columns = precision_recall_fscore_support(truth, predicted, labels=list(indices), zero_division=0)[:3]
+    rows = zip(indices, *(column.tolist() for column in columns), strict=True)
+    return {
+        labels[index]: {"f1": round(f1, 4), "precision": round(precision, 4), "recall": round(recall, 4)}
+        for index, precision, recall, f1 in rows
+    }
+
+
+def calibration_error(probabilities: Floats, truth: Ints, n_bins: int = 10) -> float:
+    """Return the expected calibration error (Naeini et al. 2015) of (item, label) probabilities."""
     return reliability_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, n_bins)
 
 
 def reliability_gap(probabilities: Floats, truth: Bools, n_bins: int = 10) -> float:
-    """Return how far probabilities and what comes true lie apart, the mean over equal bins of probability.
+    """Return the mean difference of probabilities and frequencies, over equal bins of probability.
 
     Args:
         probabilities: (item,).
@@ -129,9 +150,7 @@ def reliability_gap(probabilities: Floats, truth: Bools, n_bins: int = 10) -> fl
 
 
 def fit_temperature(logits: Floats, truth: Ints) -> float:
-    """Return the temperature that makes softmax(logits / temperature) likeliest (Guo et al. 2017).
-
-    Looked for between 0.2 and 8, on a logarithmic scale.
+    """Fit the temperature, 0.2 to 8, that maximises the likelihood of softmax(logits / temperature) (Guo et al. 2017).
 
     Args:
         logits: (item, label).

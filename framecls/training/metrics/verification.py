@@ -1,25 +1,29 @@
-"""Figures of vectors that stand for voices: how well pairs of one voice are told from pairs of two."""
+"""Figures of a model of voices: speaker verification on pairs of embeddings, and naming of enrolled voices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import DecisionConfig
+from framecls.config import UNKNOWN, DecisionConfig
 from framecls.speakers.recognition import speaker_posteriors
+from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.scores import equal_error_rate
 
 Floats = NDArray[np.floating]
-_PULL = 1e-4  # keeps the line finite where the two kinds of pairs do not overlap
+_PENALTY = 1e-4  # L2 penalty: keeps slope and offset finite where the two kinds of pairs are separable
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every pair of some recordings, once."""
+    """All pairs of some recordings."""
 
     scores: NDArray[np.float64]  # (pair,) cosines
-    same: NDArray[np.bool_]  # (pair,) one voice, or two
+    same: NDArray[np.bool_]  # (pair,) of one voice
 
 
 def all_pairs(vectors: Floats, voices: NDArray[np.integer]) -> Pairs:
@@ -35,24 +39,21 @@ def all_pairs(vectors: Floats, voices: NDArray[np.integer]) -> Pairs:
 
 
 def fit_same_voice(pairs: Pairs) -> tuple[float, float]:
-    """Return slope and offset of the logistic function that makes the pairs likeliest, both kinds weighing as much.
-
-    The likelihood, with a slight pull of both numbers towards zero, has one maximum.
-    """
+    """Fit slope and offset of a logistic regression of cosines, both kinds of pairs weighing the same."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    # Around their middle and in units of their spread, the scores make the two numbers nearly independent.
+    # Standardised scores make the two parameters nearly independent.
     centre, spread = float(pairs.scores.mean()), max(1e-6, float(pairs.scores.std()))
     inputs = np.stack([(pairs.scores - centre) / spread, np.ones(len(pairs.scores))], axis=1)
     weights = np.where(pairs.same, 0.5 / max(1, pairs.same.sum()), 0.5 / max(1, (~pairs.same).sum()))
 
     def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return the negative log-likelihood of a line, and its gradient."""
+        """Return the penalised negative log-likelihood, and its gradient."""
         logits = inputs @ line
         losses = np.logaddexp(0, np.where(pairs.same, -logits, logits))
-        gradient = inputs.T @ (weights * (expit(logits) - pairs.same)) + _PULL * line
-        return float(weights @ losses + _PULL / 2 * line @ line), gradient
+        gradient = inputs.T @ (weights * (expit(logits) - pairs.same)) + _PENALTY * line
+        return float(weights @ losses + _PENALTY / 2 * line @ line), gradient
 
     found = minimize(cost, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-10}).x
     slope = max(1e-3, found[0] / spread)
@@ -61,10 +62,10 @@ def fit_same_voice(pairs: Pairs) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Trials:
-    """Recordings of a closed circle, each compared with all of it, once with and once without its own voice."""
+    """Recordings of enrolled voices, each compared with all of them, with and without its own."""
 
-    known: NDArray[np.float64]  # (trial, 2) the chance of the best, and 1 if that is who speaks
-    unknown: NDArray[np.float64]  # (trial,) the chance of the best where the own voice is not enrolled
+    known: NDArray[np.float64]  # (trial, 2) the probability of the best voice, and 1 if it is right
+    unknown: NDArray[np.float64]  # (trial,) the probability of the best voice when its own is not enrolled
 
 
 def run_trials(vectors: Floats, voices: NDArray[np.integer], decision: DecisionConfig, n_enrolled: int = 3) -> Trials:
@@ -105,3 +106,36 @@ def unknown_threshold(trials: Trials, false_accepts: float = 0.01) -> float:
 def share_named(trials: Trials, threshold: float) -> float:
     """Return the share of those who are enrolled that are given their name."""
     return float((trials.known[:, 1] * (trials.known[:, 0] >= threshold)).mean()) if len(trials.known) else float("nan")
+
+
+def report_voices(
+    vectors: NDArray[np.float32], voices: NDArray[np.int64], sources: Sequence[str], decision: DecisionConfig
+) -> DevReport:
+    """Report embeddings: (item, number) vectors, (item,) voice and source; all pairs within a source are compared."""
+    names = np.array(sources)
+    pairs = {name: all_pairs(vectors[names == name], voices[names == name]) for name in sorted({*sources})}
+    rates = {name: equal_error_rate(found.scores, found.same) for name, found in pairs.items()}
+    both = Pairs(
+        np.concatenate([found.scores for found in pairs.values()]),
+        np.concatenate([found.same for found in pairs.values()]),
+    )
+    figures: dict[str, Any] = {
+        "items": len(vectors),
+        "voices": len(np.unique(voices)),
+        "equal_error_rate": round(equal_error_rate(both.scores, both.same), 4),
+        "sources": {
+            name: {
+                "voices": len(np.unique(voices[names == name])),
+                "items": int((names == name).sum()),
+                "equal_error_rate": round(rate, 4),
+            }
+            for name, rate in rates.items()
+        },
+    }
+    score = 1 - float(np.nanmean(list(rates.values())))
+    decision = replace(decision, same_voice=fit_same_voice(both))
+    tried = [run_trials(vectors[names == name], voices[names == name], decision) for name in pairs]
+    trials = Trials(np.concatenate([part.known for part in tried]), np.concatenate([part.unknown for part in tried]))
+    threshold = unknown_threshold(trials)
+    figures["named"] = round(share_named(trials, threshold), 4)
+    return DevReport(score, replace(decision, thresholds={UNKNOWN: threshold}), figures)

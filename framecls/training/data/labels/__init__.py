@@ -1,4 +1,4 @@
-"""Labels as people have them, one module a kind; all of them give the same rows."""
+"""Readers of labels, one module for each kind of label file; all return rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from framecls.training.data.labels.folders import read_folders
 from framecls.training.data.labels.kaldi import WAV_SCP, find_directories, read_kaldi
 from framecls.training.data.labels.labelfiles import FORMATS, RTTM_SUFFIX, find_label_files, read_label_files
 from framecls.training.data.labels.listing import read_listing
-from framecls.training.data.labels.rows import ARRAY_SUFFIXES, Found, Reading, Row, Split
+from framecls.training.data.labels.rows import ARRAY_SUFFIXES, Found, LabelSettings, Row, Split
 from framecls.training.data.labels.walk import list_files
 
-__all__ = ["ARRAY_SUFFIXES", "Found", "Reading", "Row", "Split", "read_rows"]
+__all__ = ["ARRAY_SUFFIXES", "Found", "LabelSettings", "Row", "Split", "read_rows"]
 
 _KINDS = (
     "a manifest (JSON lines or CSV), a Kaldi data directory, recordings with label files beside them (TextGrid, RTTM, "
@@ -25,11 +25,11 @@ _KINDS = (
 _WANTED = AUDIO_SUFFIXES | ARRAY_SUFFIXES
 
 
-def read_rows(path: Path, reading: Reading) -> Found:
-    """Find out what a path holds, and read its labels.
+def read_rows(path: Path, reading: LabelSettings) -> Found:
+    """Detect what a path holds, and read its labels.
 
     Raises:
-        ManifestError: it is nothing that is known, or cannot be read at all; the message does not name the path.
+        ManifestError: it is of no known kind, or cannot be read; the message does not name the path.
     """
     if path.name == WAV_SCP:
         return read_kaldi(path.parent)
@@ -50,14 +50,14 @@ def read_rows(path: Path, reading: Reading) -> Found:
     raise ManifestError(f"there is nothing to learn from in this folder: give {_KINDS}")
 
 
-def _read_file(path: Path, reading: Reading) -> Found:
+def _read_file(path: Path, reading: LabelSettings) -> Found:
     suffix = path.suffix.lower()
     if suffix in AUDIO_SUFFIXES or suffix in ARRAY_SUFFIXES:
         raise ManifestError(f"one recording is nothing to learn from: give {_KINDS}")
     if suffix == RTTM_SUFFIX or suffix in FORMATS:
-        # A label file by itself is about recordings beside it.
+        # A label file by itself refers to recordings beside it.
         near = [file for file in list_files(path.parent, _WANTED) if file.suffix.lower() in AUDIO_SUFFIXES]
         found = read_label_files(path.parent, [path, *near], suffix, reading)
-        found.notes.clear()  # which other recordings are there is no matter
+        found.notes.clear()  # other recordings there do not matter
         return found
     return read_listing(path, reading)

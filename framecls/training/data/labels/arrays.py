@@ -1,4 +1,4 @@
-"""Features computed elsewhere: one (vector, feature) array an utterance, with a label for each vector or for all."""
+"""Precomputed features: one (vector, feature) array an utterance, with a label for each vector or for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from framecls.training.data.labels.folders import read_folders
 from framecls.training.data.labels.rows import (
     ARRAY_SUFFIXES,
     Found,
-    Reading,
+    LabelSettings,
     Row,
     Split,
     index_by_stem,
@@ -25,14 +25,14 @@ from framecls.training.data.labels.rows import (
     split_of,
 )
 
-# What a file of frame labels beside a.npy may be called: a followed by one of these.
+# Suffixes of a file of frame labels beside a.npy, after "a".
 _BESIDE = (".labels.npy", ".labels.pt", ".labels.txt", ".txt", ".lab")
 _LABELS_WORD = "label"  # in the name of a text file that has a line of labels for each utterance
 _MAX_FEATURES = 4096
 
 
 def load_array(file: Path) -> NDArray[Any]:
-    """Read an array of numbers from .npy or .pt; nothing in the file is run.
+    """Read an array of numbers from .npy or .pt, without unpickling code.
 
     Raises:
         ManifestError: it is neither, or holds something else.
@@ -64,7 +64,7 @@ def load_vectors(file: Path) -> NDArray[np.float32]:
     """Read (vector, feature) float32.
 
     Raises:
-        ManifestError: it has other axes, or holds what are no finite numbers.
+        ManifestError: it has other axes, or numbers that are not finite.
     """
     array = load_array(file)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu" or array.shape[1] > _MAX_FEATURES:
@@ -101,11 +101,11 @@ def frame_label_rows(row: Row, labels: Sequence[str], vectors_per_s: float) -> I
             first = last
 
 
-def read_arrays(root: Path, files: Sequence[Path], reading: Reading) -> Found:
-    """Read a folder of arrays and what labels their vectors.
+def read_arrays(root: Path, files: Sequence[Path], reading: LabelSettings) -> Found:
+    """Read a folder of arrays and the labels of their vectors.
 
-    That is a text file with "label" in its name and a line an utterance (its name, then the labels of its vectors), or
-    a file beside each array; without either, the folders that the arrays lie in are the labels of whole arrays.
+    They are in a text file with "label" in its name and a line an utterance (its name, then the labels), or in a
+    file beside each array; without either, the folder of an array is its label.
 
     Raises:
         ManifestError: no label can be found.
@@ -143,13 +143,13 @@ def _try_labels(path: Path, found: Found) -> list[str]:
         return []
 
 
-def _add(found: Found, row: Row, labels: Sequence[str], reading: Reading) -> None:
+def _add(found: Found, row: Row, labels: Sequence[str], reading: LabelSettings) -> None:
     for part in frame_label_rows(row, labels, reading.vectors_per_s):
         found.add(part)
 
 
 def _read_lists(
-    lists: Sequence[Path], arrays: Sequence[Path], splits: dict[str, Split], found: Found, reading: Reading
+    lists: Sequence[Path], arrays: Sequence[Path], splits: dict[str, Split], found: Found, reading: LabelSettings
 ) -> None:
     by_name = index_by_stem(arrays)
     named = set()

@@ -10,7 +10,7 @@ from framecls.training.data.labels.rows import Found, Row, splits_of_folders, to
 
 
 def read_folders(root: Path, files: Sequence[Path]) -> Found:
-    """Take the name of the folder that a file lies in for its label.
+    """Read the folder of each file as its label.
 
     Folders above the labels may be splits (`train/dog/1.wav`), folders below them are speakers (`dog/ann/1.wav`).
 
@@ -22,7 +22,7 @@ def read_folders(root: Path, files: Sequence[Path]) -> Found:
     splits = splits_of_folders(set(tops))
     if left := sorted(name for name, split in splits.items() if split is None):
         found.notes.append(f"left out: {', '.join(left)}, since there is a dev folder too")
-    by_speaker = False
+    has_speakers = False
     for file, top in zip(files, tops, strict=True):
         split = splits.get(top)
         if splits and split is None:
@@ -33,8 +33,8 @@ def read_folders(root: Path, files: Sequence[Path]) -> Found:
                 f"recordings such as {file.name} lie in no folder that could be their label: give a manifest, a folder "
                 "for each label, or label files beside the recordings"
             )
-        by_speaker = by_speaker or len(folders) > 1
+        has_speakers = has_speakers or len(folders) > 1
         found.add(Row(file, folders[0], str(file.relative_to(root)), speaker="/".join(folders[1:]), split=split))
-    if by_speaker:
+    if has_speakers:
         found.notes.append("folders inside those of the labels are taken for speakers")
     return found

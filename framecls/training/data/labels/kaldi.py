@@ -12,7 +12,7 @@ WAV_SCP = "wav.scp"
 
 
 def find_directories(root: Path) -> dict[Path, Split | None]:
-    """Return the data directories that a path means, with their splits: itself, or those in it (train, dev, test)."""
+    """Return the data directories of a path with their splits: itself, or those in it (train, dev, test)."""
     if os.path.isfile(root / WAV_SCP):
         return {root: None}
     inside = [folder for folder in sorted(root.iterdir()) if (folder / WAV_SCP).is_file()]
@@ -23,7 +23,7 @@ def find_directories(root: Path) -> dict[Path, Split | None]:
 
 
 def read_kaldi(root: Path) -> Found:
-    """Read one Kaldi data directory, or several that lie in a folder.
+    """Read one Kaldi data directory, or several in a folder.
 
     The label of an utterance is its language (utt2lang), or else its speaker (utt2spk).
 
@@ -70,7 +70,7 @@ def _read_directory(folder: Path, within: str, split: Split | None, found: Found
 
 
 def _locate(folder: Path, path: str) -> Path:
-    """Return where a recording is: Kaldi's paths start from where its scripts run, which is seldom where we do."""
+    """Return the path of a recording, relative to the data directory or to the working directory."""
     return next((place for place in (folder / path, Path(path)) if os.path.isfile(place)), folder / path)
 
 
@@ -89,7 +89,7 @@ def _read_segments(folder: Path, recordings: dict[str, str]) -> dict[str, tuple[
 
 
 def _read_pairs(folder: Path, name: str) -> dict[str, str]:
-    """Return what a file of "key value" lines says, nothing if there is no such file."""
+    """Read a file of "key value" lines; empty if there is no such file."""
     path = folder / name
     if not os.path.isfile(path):
         return {}

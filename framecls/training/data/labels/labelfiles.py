@@ -1,4 +1,4 @@
-"""Label files that lie beside recordings: Praat TextGrid, TIMIT .phn, RTTM, Audacity label tracks."""
+"""Label files beside recordings: Praat TextGrid, TIMIT .phn, RTTM, Audacity label tracks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from framecls.audio import AUDIO_SUFFIXES, open_audio
 from framecls.errors import AudioError, ManifestError
 from framecls.training.data.labels.rows import (
     Found,
-    Reading,
+    LabelSettings,
     Row,
     index_by_stem,
     parse_seconds,
@@ -18,23 +18,21 @@ from framecls.training.data.labels.rows import (
     splits_of_folders,
     top_folders,
 )
-from framecls.training.data.labels.textgrid import choose_tier, parse_textgrid
-
-Labelled = tuple[float, float, str]  # start and end in seconds, label
+from framecls.training.data.labels.textgrid import ALL_TIERS, Interval, read_textgrid
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of label file that is about the recording of the same name."""
+    """A kind of label file for the recording of the same name."""
 
     name: str
-    parse: Callable[[str, Path, Reading], Sequence[Labelled]]  # text, recording, reading
+    read: Callable[[Path, Path, LabelSettings], Sequence[Interval]]  # label file, recording, options
 
 
-def parse_audacity(text: str) -> list[Labelled]:
+def parse_audacity(text: str) -> list[Interval]:
     """Return the regions of an Audacity label track: start, end and label between tabs.
 
-    Lines that begin with a backslash give frequencies, and what has no text or no length labels nothing.
+    Lines that begin with a backslash (frequencies) and regions without text or length are skipped.
 
     Raises:
         ManifestError: a line has another form.
@@ -56,7 +54,7 @@ def parse_audacity(text: str) -> list[Labelled]:
     return found
 
 
-def parse_phn(text: str, sample_rate: int) -> list[Labelled]:
+def parse_phn(text: str, sample_rate: int) -> list[Interval]:
     """Return the phones of a TIMIT .phn file: first sample, end sample, symbol.
 
     Raises:
@@ -73,22 +71,40 @@ def parse_phn(text: str, sample_rate: int) -> list[Labelled]:
     return found
 
 
-def parse_rttm(text: str) -> dict[str, list[Labelled]]:
-    """Return what an RTTM file says of each file id: the name of the speaker is the label.
+def parse_rttm(text: str) -> dict[str, list[Interval]]:
+    """Return the segments of each file id of an RTTM file, with the speaker as label.
 
     Raises:
         ManifestError: a line has another form.
     """
-    found: dict[str, list[Labelled]] = {}
+    found: dict[str, list[Interval]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         parts = line.split()
         if not parts or parts[0] != "SPEAKER":
-            continue  # comments, and types of lines that label no stretch
+            continue  # comments and other types of lines
         if len(parts) < 8:
             raise ManifestError(f"line {number}: SPEAKER wants a file, channel, start, length and, in column 8, a name")
         start_s, length_s = parse_seconds(parts[3]), parse_seconds(parts[4])
         found.setdefault(parts[1], []).append((start_s, start_s + length_s, parts[7]))
     return found
+
+
+def choose_tier(tiers: dict[str, list[Interval]], wanted: str | None) -> list[Interval]:
+    """Return the intervals of one tier of a TextGrid: the one that is wanted, or the only one.
+
+    Raises:
+        ManifestError: there is no such tier, or there are several and none is named.
+    """
+    names = ", ".join(tiers)
+    if wanted == ALL_TIERS:
+        return sorted(interval for intervals in tiers.values() for interval in intervals)
+    if not tiers:
+        raise ManifestError("there is no interval tier")
+    if wanted is None and len(tiers) > 1:
+        raise ManifestError(f"it has several tiers, choose one with --tier: {names} (or all: --tier '{ALL_TIERS}')")
+    if wanted is not None and wanted not in tiers:
+        raise ManifestError(f"no interval tier {wanted!r}; it has {names}")
+    return sorted(tiers[wanted or names])
 
 
 def _sample_rate(file: Path) -> int:
@@ -101,15 +117,15 @@ def _sample_rate(file: Path) -> int:
 
 # By suffix, in lower case; of several kinds beside the same recordings the first is read.
 FORMATS: dict[str, Format] = {
-    ".textgrid": Format("TextGrids", lambda text, _, reading: choose_tier(parse_textgrid(text), reading.tier)),
-    ".phn": Format("TIMIT phone files", lambda text, file, _: parse_phn(text, _sample_rate(file))),
-    ".txt": Format("Audacity label tracks", lambda text, _file, _reading: parse_audacity(text)),
+    ".textgrid": Format("TextGrids", lambda path, _, reading: choose_tier(read_textgrid(path), reading.tier)),
+    ".phn": Format("TIMIT phone files", lambda path, file, _: parse_phn(read_text(path), _sample_rate(file))),
+    ".txt": Format("Audacity label tracks", lambda path, _file, _reading: parse_audacity(read_text(path))),
 }
 RTTM_SUFFIX = ".rttm"
 
 
 def pair(labels: Sequence[Path], audio: Sequence[Path]) -> dict[Path, Path]:
-    """Return the recording of each label file that has one beside it: a.wav for a.txt, and for a.wav.txt."""
+    """Return the recording beside each label file: a.wav for a.txt, and for a.wav.txt."""
     by_name = {file: file for file in audio}
     by_stem: dict[Path, list[Path]] = {}
     for file in audio:
@@ -128,7 +144,7 @@ def find_label_files(files: Sequence[Path]) -> str | None:
     audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
     for suffix in (*FORMATS, RTTM_SUFFIX):
         labels = [file for file in files if file.suffix.lower() == suffix]
-        # Any text may lie beside recordings: one that is no label track is nobody's label file.
+        # Other texts may be beside recordings.
         if suffix == ".txt":
             labels = [path for path in pair(labels, audio) if _is_label_track(path)]
         if labels:
@@ -143,11 +159,11 @@ def _is_label_track(path: Path) -> bool:
         return False
 
 
-def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Reading) -> Found:
-    """Read the label files of one kind, and find the recordings that they are about.
+def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: LabelSettings) -> Found:
+    """Read the label files of one kind, and find their recordings.
 
     Args:
-        root: the folder that was named.
+        root: the folder.
         files: all files in it, at any depth.
         suffix: a key of FORMATS, or RTTM_SUFFIX.
         reading: which tier.
@@ -159,7 +175,7 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Re
     form = FORMATS[suffix]
     found = Found(f"{form.name} beside recordings")
     pairs = pair(labels, audio)
-    placed = _Places(root, list(pairs.values()), found)
+    placed = _FolderSplits(root, list(pairs.values()), found)
     for path in labels:
         name = str(path.relative_to(root))
         if path not in pairs:
@@ -167,7 +183,7 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: Re
                 found.problems.append(f"{name}: there is no recording of this name beside it")
             continue
         try:
-            spans = form.parse(read_text(path), pairs[path], reading)
+            spans = form.read(path, pairs[path], reading)
         except ManifestError as error:
             found.problems.append(f"{name}: {error}")
             continue
@@ -184,7 +200,7 @@ def _read_rttms(root: Path, labels: Sequence[Path], audio: Sequence[Path]) -> Fo
     stems = index_by_stem(audio)
     for stem in [stem for stem in stems if stem.split() != [stem]]:  # an id is one word: spaces become underscores
         stems.setdefault("_".join(stem.split()), []).extend(stems[stem])
-    placed = _Places(root, audio, found)
+    placed = _FolderSplits(root, audio, found)
     for path in labels:
         name = str(path.relative_to(root))
         try:
@@ -205,8 +221,8 @@ def _read_rttms(root: Path, labels: Sequence[Path], audio: Sequence[Path]) -> Fo
     return found
 
 
-class _Places:
-    """What the place of a recording says of it: folders named train and dev are splits; in TIMIT, speakers too."""
+class _FolderSplits:
+    """Splits and, in TIMIT, speakers by the folders of recordings."""
 
     def __init__(self, root: Path, audio: Sequence[Path], found: Found) -> None:
         self._root = root
@@ -215,7 +231,7 @@ class _Places:
         if left := sorted(name for name, split in self._splits.items() if split is None):
             found.notes.append(f"left out: {', '.join(left)}, since there is a dev folder too")
 
-    def rows(self, file: Path, spans: Sequence[Labelled], where: str, *, timit: bool = False) -> Iterator[Row]:
+    def rows(self, file: Path, spans: Sequence[Interval], where: str, *, timit: bool = False) -> Iterator[Row]:
         """Yield a row for each label of a recording, none if its folder is left out."""
         split = self._splits.get(self._tops[file])
         if self._splits and split is None:

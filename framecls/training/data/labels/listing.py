@@ -11,28 +11,28 @@ from typing import Any
 
 from framecls.errors import ManifestError
 from framecls.training.data.labels.arrays import frame_label_rows, read_frame_labels
-from framecls.training.data.labels.rows import MAX_SECONDS, Found, Reading, Row, read_text
+from framecls.training.data.labels.rows import MAX_SECONDS, Found, LabelSettings, Row, read_text
 
 FIELDS = ("file", "start", "end", "label", "speaker", "source", "split", "phones", "alignment", "soft", "frame_labels")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_MOST_OTHERS = 8  # fields that are named in a note
-_LONGEST_LINE = 2**20  # characters; a row of a recording of hours with all its phones has fewer
+_MAX_NAMED = 8  # fields in a note
+_MAX_LINE = 2**20  # characters; a row of a long recording with all its phones has fewer
 
 
-def read_listing(path: Path, reading: Reading) -> Found:
+def read_listing(path: Path, reading: LabelSettings) -> Found:
     """Read a manifest.
 
     A row has `file` (relative to the manifest's folder, or absolute) and `label`, and may have `start` and `end`
     (seconds), `speaker`, `source`, `split` ("train" or "dev"), `phones` (symbols with spaces between) and, in JSON,
-    `alignment` (a list of [phone, second at which it ends], "" for a pause) and `soft` (label to probability, as a
-    teacher sees it). A row of features computed elsewhere may have `frame_labels`, a file with a label for each vector,
-    in place of `label`.
+    `alignment` (a list of [phone, second at which it ends], "" for a pause) and `soft` (label to a teacher's
+    probability). A row of precomputed features may have `frame_labels`, a file with a label for each vector, in
+    place of `label`.
 
     Raises:
-        ManifestError: it cannot be read, or is no manifest at all.
+        ManifestError: it cannot be read, or is no manifest.
     """
     found = Found("a table" if path.suffix.lower() in _SEPARATORS else "JSON lines")
-    others: dict[str, None] = {}  # in the order in which they came
+    others: dict[str, None] = {}  # an ordered set
     for where, row in _read_rows(path):
         others |= dict.fromkeys(key for key in row if key and key not in FIELDS)
         try:
@@ -41,7 +41,7 @@ def read_listing(path: Path, reading: Reading) -> Found:
         except ManifestError as error:
             found.problems.append(f"{where}: {error}")
     if others:
-        names = ", ".join(list(others)[:_MOST_OTHERS]) + (" …" if len(others) > _MOST_OTHERS else "")
+        names = ", ".join(list(others)[:_MAX_NAMED]) + (" …" if len(others) > _MAX_NAMED else "")
         found.notes.append(f"not read: {names} (fields that are read: {', '.join(FIELDS)})")
     return found
 
@@ -49,12 +49,12 @@ def read_listing(path: Path, reading: Reading) -> Found:
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = read_text(path)
     separator = _SEPARATORS.get(path.suffix.lower())
-    could_be_array = separator is None and len(text) <= _LONGEST_LINE and text.lstrip().startswith("[")
+    could_be_array = separator is None and len(text) <= _MAX_LINE and text.lstrip().startswith("[")
     if could_be_array and _is_list_of_objects(_parse(text)):
         raise ManifestError("not a manifest: it is one JSON array; write each of its objects on a line of its own")
     all_lines = text.splitlines()
     for number, line in enumerate(all_lines, start=1):
-        if len(line) > _LONGEST_LINE:
+        if len(line) > _MAX_LINE:
             raise ManifestError(f"not a manifest: line {number} has {len(line):,} characters")
     if separator is not None:
         yield from _read_table(all_lines, separator)
@@ -104,8 +104,8 @@ def _parse_object(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _parse_row(row: dict[str, Any], folder: Path, where: str, reading: Reading) -> list[Row]:
-    # A class or a speaker may be numbered, from 0 on.
+def _parse_row(row: dict[str, Any], folder: Path, where: str, reading: LabelSettings) -> list[Row]:
+    # Labels and speakers may be numbers, 0 included.
     named = {key: str(row[key]) for key in ("label", "speaker", "source") if type(row.get(key)) is int}
     row = row | named
     has_frames = isinstance(row.get("frame_labels"), str)

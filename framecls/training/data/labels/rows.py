@@ -1,4 +1,4 @@
-"""What every source of labels comes down to: rows, each a label over a stretch of one file."""
+"""Rows, which all readers of labels return: each a label over a span of one file."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ _TEST_NAMES = frozenset({"test", "testing", "eval", "evaluation"})
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How labels are read, where what lies there leaves it open."""
+class LabelSettings:
+    """How to read labels where the files leave it open."""
 
     tier: str | None = None  # of TextGrids that have several; "*": all of them together
-    by_row: bool = False  # each row that has times is a recording of its own, as a pooled task wants it
-    vectors_per_s: float = 100.0  # of features computed elsewhere: arrays do not say how far apart their vectors are
+    by_row: bool = False  # each row with times is a recording of its own, for a pooled task
+    vectors_per_s: float = 100.0  # of precomputed features, which do not say their rate
 
 
 @dataclass(frozen=True)
 class Row:
-    """A label over `[start_s, end_s)` of a file, and whatever else is said of it."""
+    """A label over `[start_s, end_s)` of a file, and its other properties."""
 
     file: Path
     label: str
-    where: str  # what to call this row in a message, such as "line 7"
-    name: str = ""  # the file as the manifest writes it; empty: its path below the folder that was named
+    where: str  # the row in messages, such as "line 7"
+    name: str = ""  # the file as the manifest has it; empty: its path below the folder
     start_s: float = 0.0
     end_s: float | None = None  # None: to the end of the file
-    speaker: str = ""  # empty: nobody is named
+    speaker: str = ""  # empty: not named
     source: str = ""
     split: Split | None = None
     phones: tuple[str, ...] = ()
     alignment: tuple[tuple[str, float], ...] = ()  # each phone, "" for a pause, and the second at which it ends
-    soft: tuple[tuple[str, float], ...] = ()  # labels and how likely a teacher holds them; none: nobody was asked
+    soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
 
 
 @dataclass
 class Found:
-    """What a source gave."""
+    """The rows of a source of labels."""
 
-    kind: str  # what it was taken for, as a noun phrase
+    kind: str  # of source, a noun phrase
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a line each: rows and files that cannot be used
-    notes: list[str] = field(default_factory=list)  # what was left out or supposed, for the user to know
+    notes: list[str] = field(default_factory=list)  # what was left out or assumed, for the user
 
     def add(self, row: Row) -> None:
-        """Take a row, or list it as a problem if its times make no stretch."""
+        """Add a row, or list it as a problem if its end is not after its start."""
         if row.start_s < 0 or (row.end_s is not None and row.end_s <= row.start_s):
             self.problems.append(f"{row.where}: end {row.end_s} is not after start {row.start_s}")
         else:
@@ -67,7 +67,7 @@ def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 as Praat writes it.
 
     Raises:
-        ManifestError: it cannot be read, or is no text of either kind; the message does not name the file.
+        ManifestError: it cannot be read, or has another encoding; the message does not name the file.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_fifo()):
@@ -86,13 +86,13 @@ def read_text(path: Path) -> str:
 
 
 def parse_seconds(text: str) -> float:
-    """Return the time that a label file gives.
+    """Parse a time in seconds.
 
     Raises:
         ManifestError: it is not a number of seconds.
     """
     try:
-        seconds = float(text.replace(",", "."))  # Audacity follows the computer's language
+        seconds = float(text.replace(",", "."))  # Audacity follows the locale
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < MAX_SECONDS:
@@ -101,7 +101,7 @@ def parse_seconds(text: str) -> float:
 
 
 def split_of(name: str) -> Literal["train", "dev", "test"] | None:
-    """Return which part of a corpus a folder or list of that name holds, if the name says so."""
+    """Return the split that a folder or list is named after, None if it is not."""
     word = name.lower()
     if word in _TRAIN_NAMES:
         return "train"
@@ -111,10 +111,10 @@ def split_of(name: str) -> Literal["train", "dev", "test"] | None:
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, Split | None]:
-    """Return the split of each of a corpus's top folders; None: it is left out.
+    """Return the split of each top folder of a corpus; None: it is left out.
 
-    A test folder is what is measured on, unless there is a dev folder too. Empty where some name is no split's, or
-    where there is nothing to learn from.
+    A test folder is dev, unless there is a dev folder too. Empty if some folder is not named after a split, or there is
+    no train folder.
     """
     found = {name: split_of(name) for name in names}
     if None in found.values() or "train" not in found.values():
@@ -135,6 +135,6 @@ def index_by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def top_folders(files: Sequence[Path], root: Path) -> list[str]:
-    """Return for each file the folder under the root that it lies in, empty for one that lies in the root itself."""
+    """Return for each file the folder below the root that it is in, empty for files in the root."""
     inside = [PurePath(file).relative_to(root).parts for file in files]
     return [parts[0] if len(parts) > 1 else "" for parts in inside]

@@ -1,93 +1,46 @@
-"""Praat TextGrids, in the long and the short text form, which are the same but for words that Praat itself skips."""
+"""Praat TextGrids, in the long and the short text form."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 from framecls.errors import ManifestError
+from framecls.training.data.labels.rows import MAX_SECONDS, read_text
 
 ALL_TIERS = "*"
 
-_TOKEN = re.compile(r'"((?:[^"]|"")*)"|!.*|(\S+)')
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?")
+Interval = tuple[float, float, str]  # start and end in seconds, text
+
+_N_TIERS = re.compile(r"<exists>\D+(\d+)")
+# Class, name, two times, and how many entries a tier has. praatio reads as many as there are, also in a file cut short.
+_N_ENTRIES = re.compile(r'"(?:Interval|Text)Tier"[^"]*"(?:[^"]|"")*"\D*[\d.eE+-]+\D+[\d.eE+-]+\D+(\d+)')
 
 
-@dataclass(frozen=True)
-class Tier:
-    """A row of intervals; those without a text are left out."""
-
-    name: str
-    intervals: tuple[tuple[float, float, str], ...]  # start and end in seconds, text
-
-
-class _Tokens:
-    """The free-standing numbers and quoted texts of a file, in order: all that its meaning hangs on."""
-
-    def __init__(self, text: str) -> None:
-        self._values = self._scan(text)
-
-    @staticmethod
-    def _scan(text: str) -> Iterator[str | float]:
-        for match in _TOKEN.finditer(text):
-            if match[1] is not None:
-                yield match[1].replace('""', '"')
-            elif match[2] and _NUMBER.fullmatch(match[2]):
-                value = float(match[2].rstrip("%"))
-                if not abs(value) < 1e9:
-                    raise ManifestError(f"not a TextGrid: {match[2][:20]} is no time and no count")
-                yield value
-
-    def number(self) -> float:
-        value = next(self._values, None)
-        if not isinstance(value, float):
-            raise ManifestError("not a TextGrid, or cut short: a number is missing")
-        return value
-
-    def text(self) -> str:
-        value = next(self._values, None)
-        if not isinstance(value, str):
-            raise ManifestError("not a TextGrid, or cut short: a text is missing")
-        return value
-
-
-def parse_textgrid(text: str) -> list[Tier]:
-    """Return the interval tiers of a TextGrid; tiers of points label no stretch and are left out.
+def read_textgrid(path: Path) -> dict[str, list[Interval]]:
+    """Read the intervals of each interval tier of a TextGrid, without empty ones; point tiers are left out.
 
     Raises:
-        ManifestError: it is no TextGrid in text form.
+        ManifestError: it is no TextGrid in text form, or is cut short.
     """
-    tokens = _Tokens(text)
-    if "TextGrid" not in (tokens.text(), tokens.text()):
+    from praatio import textgrid
+    from praatio.utilities.errors import PraatioException
+
+    text = read_text(path)
+    if "TextGrid" not in text[:200]:
         raise ManifestError("not a TextGrid in text form (Praat: Save as text file)")
-    tokens.number(), tokens.number()
-    tiers = []
-    for _ in range(int(tokens.number())):
-        kind, name = tokens.text(), tokens.text()
-        tokens.number(), tokens.number()
-        size = int(tokens.number())
-        if kind == "IntervalTier":
-            intervals = [(tokens.number(), tokens.number(), tokens.text().strip()) for _ in range(size)]
-            tiers.append(Tier(name, tuple(interval for interval in intervals if interval[2])))
-        else:
-            for _ in range(size):
-                tokens.number(), tokens.text()
+    try:
+        grid = textgrid.openTextgrid(str(path), True, reportingMode="silence", duplicateNamesMode="rename")
+    except (PraatioException, IndexError, ValueError) as error:
+        raise ManifestError(f"not a TextGrid, or damaged ({type(error).__name__})") from None
+    n_tiers, n_entries = _N_TIERS.search(text), [int(n) for n in _N_ENTRIES.findall(text)]
+    if [len(tier.entries) for tier in grid.tiers] != n_entries or not n_tiers or int(n_tiers[1]) != len(n_entries):
+        raise ManifestError("not a TextGrid, or cut short: it has not as many tiers and intervals as it says")
+    tiers = {}
+    for tier in grid.tiers:
+        if isinstance(tier, textgrid.IntervalTier):
+            tiers[tier.name] = [(entry.start, entry.end, entry.label.strip()) for entry in tier.entries]
+            if any(not abs(time) < MAX_SECONDS for interval in tiers[tier.name] for time in interval[:2]):
+                raise ManifestError("not a TextGrid: an interval has no time in seconds")
+            tiers[tier.name] = [interval for interval in tiers[tier.name] if interval[2]]
     return tiers
-
-
-def choose_tier(tiers: list[Tier], wanted: str | None) -> list[tuple[float, float, str]]:
-    """Return the intervals of the tier that is wanted, or of the only one.
-
-    Raises:
-        ManifestError: there is no such tier, or there are several and none is named.
-    """
-    names = ", ".join(tier.name for tier in tiers)
-    if wanted == ALL_TIERS:
-        return sorted(interval for tier in tiers for interval in tier.intervals)
-    chosen = tiers if wanted is None else [tier for tier in tiers if tier.name == wanted]
-    if len(chosen) > 1 and wanted is None:
-        raise ManifestError(f"it has several tiers, choose one with --tier: {names} (or all: --tier '{ALL_TIERS}')")
-    if not chosen:
-        raise ManifestError(f"no interval tier {wanted!r}; it has {names}" if tiers else "there is no interval tier")
-    return sorted(interval for tier in chosen for interval in tier.intervals)

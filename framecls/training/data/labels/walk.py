@@ -1,4 +1,4 @@
-"""Which files a folder of recordings and labels holds."""
+"""List the files of a folder of recordings and labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from framecls.errors import ManifestError
 
-# So many other files may lie in a folder before the first recording is found, and so many more beside each: labels,
-# texts, pictures of a video. A whole disk or a home folder has more, and is not walked to its end.
-_MOST_OTHERS = 50_000
+# Other files that a folder may hold, and more for each recording: labels, texts, pictures. A whole disk has more;
+# listing it ends early.
+_MAX_OTHERS = 50_000
 _OTHERS_EACH = 100
 
 
@@ -35,7 +35,7 @@ def list_files(root: Path, suffixes: Collection[str]) -> list[Path]:
             shown = [Path(folder, name) for name in names if not name.startswith(".")]
             n_wanted += sum(path.suffix.lower() in suffixes for path in shown)
             files += shown
-            if len(files) - n_wanted > _MOST_OTHERS + _OTHERS_EACH * n_wanted:
+            if len(files) - n_wanted > _MAX_OTHERS + _OTHERS_EACH * n_wanted:
                 raise ManifestError(
                     f"{n_wanted or 'none'} of the first {len(files):,} files in this folder "
                     f"{'is a recording' if n_wanted < 2 else 'are recordings'}: give the folder that holds them"

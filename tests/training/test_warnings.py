@@ -15,10 +15,9 @@ from framecls.cli.tables import survey_table
 from framecls.errors import ManifestError
 from framecls.output.tables import make_console
 from framecls.training.data.manifest import Recording, Span
-from framecls.training.data.survey import survey
+from framecls.training.data.survey import find_warnings, survey
 from framecls.training.job import Job, prepare
 from framecls.training.recipe import MixConfig
-from framecls.training.remarks import remark
 from support.training import FRAME_RECIPE, POOLED_RECIPE
 
 EXCLUSIVE = replace(FRAME_RECIPE, overlapping=False, mix=MixConfig())
@@ -34,28 +33,28 @@ def ten_seconds(_: Recording) -> float:
 
 def test_labels_that_a_side_lacks() -> None:
     train, dev = [record("a", ("x", 0, None)), record("b", ("y", 0, None))], [record("c", ("x", 0, None))]
-    assert remark(POOLED_RECIPE, ("x", "y"), train, dev, ten_seconds) == [
+    assert find_warnings(POOLED_RECIPE, ("x", "y"), train, dev, ten_seconds) == [
         "nothing to measure on has the label y: the dev figures say nothing of it"
     ]
-    assert remark(POOLED_RECIPE, ("x", "y"), dev, train, ten_seconds) == [
+    assert find_warnings(POOLED_RECIPE, ("x", "y"), dev, train, ten_seconds) == [
         "nothing to train on has the label y: the model will not know it"
     ]
-    assert remark(POOLED_RECIPE, ("x", "y"), train, train, ten_seconds) == []
-    assert remark(replace(POOLED_RECIPE, embedding=8), (), train, dev, ten_seconds) == []
+    assert find_warnings(POOLED_RECIPE, ("x", "y"), train, train, ten_seconds) == []
+    assert find_warnings(replace(POOLED_RECIPE, embedding=8), (), train, dev, ten_seconds) == []
 
 
 def test_rows_that_overlap_where_one_label_holds_at_a_time() -> None:
     clean = [record("a", ("x", 0, 5), ("y", 4.99, 10))]
     double = [record("a", ("x", 0, 5), ("y", 3, 10)), record("b", ("x", 0, 6), ("x", 2, 10), ("y", 9, 9.5))]
-    assert remark(EXCLUSIVE, ("x", "y"), clean, clean, ten_seconds) == []
-    [said] = remark(EXCLUSIVE, ("x", "y"), double, clean, ten_seconds)
+    assert find_warnings(EXCLUSIVE, ("x", "y"), clean, clean, ten_seconds) == []
+    [said] = find_warnings(EXCLUSIVE, ("x", "y"), double, clean, ten_seconds)
     assert said.startswith("2 rows overlap others of another label (line 2: a, y): only one of them is learnt there")
-    assert remark(replace(EXCLUSIVE, overlapping=True), ("x", "y"), double, clean, ten_seconds) == []
+    assert find_warnings(replace(EXCLUSIVE, overlapping=True), ("x", "y"), double, clean, ten_seconds) == []
 
 
 def test_time_without_a_label() -> None:
     half = [record("a", ("x", 0, 2), ("x", 1, 3), ("y", 8, None))]
-    [said] = remark(EXCLUSIVE, ("x", "y"), half, half, ten_seconds)
+    [said] = find_warnings(EXCLUSIVE, ("x", "y"), half, half, ten_seconds)
     assert said.startswith("50 % of the sound has no label")
 
 

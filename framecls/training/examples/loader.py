@@ -1,4 +1,4 @@
-"""Batches of a run by number: those that its steps learn from, and those that it is measured on."""
+"""The batches of a run by number: training batches, made ahead by worker processes, and dev batches."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from typing import Protocol
 
 import torch
 
-from framecls.training.examples.mixtures import Batch, FrameExamples, PooledExamples
+from framecls.training.examples.batch import Batch
+from framecls.training.examples.frames import FrameExamples
+from framecls.training.examples.mixtures import MixtureExamples
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data
 from framecls.training.recipe import Recipe
-from framecls.training.team import ALONE, Team
 
 N_DEV_BATCHES = 24
-DEV_NUMBER = 10**9  # dev batches are numbered from here, so that no training batch is one of them
+DEV_NUMBER = 10**9  # dev batches are numbered from here, beyond all training batches
 _BATCHES_AHEAD = 4
 
 
 def make_examples(data: Data, recipe: Recipe, *, dev: bool) -> FrameExamples | PooledExamples | VoiceExamples:
-    """Return the supply of training or dev batches."""
-    # Noise of the training set must not be heard again in the dev set.
+    """Return the maker of training or dev batches for the task of a recipe."""
+    # No noise of the training set in dev examples.
     noise = [] if dev else data.noise
     recordings = data.dev if dev else data.train
     if data.config.embedding:
         return VoiceExamples(recordings, data.config, recipe, data.store, noise, None if dev else data.teacher)
     if data.config.task == "pooled":
         return PooledExamples(recordings, data.config, recipe, data.store, noise)
-    return FrameExamples(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0)
+    teacher = None if dev else data.frame_teacher
+    kind = MixtureExamples if recipe.mix.enabled else FrameExamples
+    return kind(recordings, data.config, recipe, data.store, noise, DEV_NUMBER if dev else 0, teacher)
 
 
 def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
@@ -42,13 +46,13 @@ def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
 
 
 class Examples(Protocol):
-    """A numbered supply of batches."""
+    """A maker of batches by number."""
 
     def make_batch(self, number: int) -> Batch: ...
 
 
-class _Numbered(torch.utils.data.Dataset[Batch]):
-    """Batches by number, for torch's worker processes."""
+class _BatchDataset(torch.utils.data.Dataset[Batch]):
+    """Batches by number, for the workers of a DataLoader."""
 
     def __init__(self, examples: Examples, numbers: range) -> None:
         self._examples, self._numbers = examples, numbers
@@ -61,22 +65,19 @@ class _Numbered(torch.utils.data.Dataset[Batch]):
 
 
 def training_batches(
-    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None, team: Team = ALONE
+    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None
 ) -> Iterator[Batch]:
-    """Yield what the steps `[first, last)` of a run learn from, made ahead by the recipe's workers.
-
-    Of several processes, each yields the batches that are its own to make.
-    """
+    """Yield the batches of the steps `[first, last)`, made ahead by the recipe's workers."""
     workers = recipe.optim.workers
     loader = torch.utils.data.DataLoader(
-        _Numbered(examples or make_examples(data, recipe, dev=False), team.own_numbers(first, last)),
+        _BatchDataset(examples or make_examples(data, recipe, dev=False), range(first, last)),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_use_one_thread,
     )
     return iter(loader)
 
 
-def _one_thread(_: int) -> None:
+def _use_one_thread(_: int) -> None:
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Examples as a run would learn from them, to be listened to: what augmentation and mixing really do."""
+"""Write training examples as sound files, to hear what mixing and augmentation do."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor
 from framecls.config import ModelConfig
 from framecls.errors import ConfigError, OutputError
 from framecls.inference.segments import find_runs
-from framecls.training.examples.mixtures import Batch
+from framecls.training.examples.batch import Batch
+from framecls.training.examples.loader import make_examples
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.job import Data
 from framecls.training.recipe import Recipe
-from framecls.training.supply import make_examples
 
 LIST_NAME = "preview.jsonl"
 
 
 def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
-    """Write the first examples that a run learns from as wav files, and a JSON line for each of what was done to it.
+    """Write the first training examples as wav files, and a JSON line for each that says how it was made.
 
     Args:
         data: what `job.prepare` gave.
         recipe: of the run.
-        folder: where to; it is made, and an earlier preview in it replaced.
+        folder: made if needed; an earlier preview in it is replaced.
         count: how many examples.
 
     Raises:
-        ConfigError: there is no sound to listen to, or the folder holds something else.
+        ConfigError: the features are precomputed, or the folder holds something else.
         OutputError: the folder cannot be written.
     """
     if data.config.features.kind == "precomputed":
@@ -45,19 +45,19 @@ def write_preview(data: Data, recipe: Recipe, folder: Path, count: int) -> None:
     if not is_ours:
         raise ConfigError(f"{folder}: there is something else here: name a new folder for the preview")
     lines = []
-    with _explained(folder):
+    with _translated_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for number, (samples, note) in zip(range(1, count + 1), _examples(data, recipe), strict=False):
         name = f"{number:04d}.wav"
-        with _explained(folder):
+        with _translated_errors(folder):
             soundfile.write(folder / name, samples.numpy(), data.config.features.sample_rate, subtype="PCM_16")
         lines.append(json.dumps({"file": name, **note}) + "\n")
-    with _explained(folder):
+    with _translated_errors(folder):
         (folder / LIST_NAME).write_text("".join(lines), encoding="utf-8")
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _translated_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, soundfile.LibsndfileError) as error:
@@ -77,13 +77,13 @@ def _examples(data: Data, recipe: Recipe) -> Iterator[tuple[Tensor, dict[str, An
         for index, note in enumerate(notes):
             n_samples = int(batch.n_frames[index]) * hop
             duration_s = round(n_samples / data.config.features.sample_rate, 3)
-            said = {"step": number + 1, "duration": duration_s, **_describe_targets(batch, index, data.config, note)}
-            yield batch.waveform[index, margin : margin + n_samples], said | note
+            row = {"step": number + 1, "duration": duration_s, **_targets_of(batch, index, data.config, note)}
+            yield batch.waveform[index, margin : margin + n_samples], row | note
 
 
-def _describe_targets(batch: Batch, index: int, config: ModelConfig, note: dict[str, Any]) -> dict[str, Any]:
-    """Return what the example is to be called: a label, or labels with their times."""
-    if config.embedding:  # all clips are of one voice, and that is their label
+def _targets_of(batch: Batch, index: int, config: ModelConfig, note: dict[str, Any]) -> dict[str, Any]:
+    """Return the label of an example, or its labels with their times."""
+    if config.embedding:  # all clips have one label, their voice
         return {"label": note["clips"][0]["label"]}
     if config.task == "pooled":
         return {"label": config.labels[int(batch.targets[index])]}

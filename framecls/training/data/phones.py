@@ -1,4 +1,4 @@
-"""Which phones are said in a recording, and in a part of it."""
+"""The phones of a recording, and of a part of it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from torch import Tensor
 from framecls.training.data.manifest import Recording, find_phones
 
 
-def spell_all(recordings: Sequence[Recording], phones: Collection[str]) -> list[Recording]:
-    """Return the recordings with their phones: as the manifest has them, or else read off their labels.
-
-    Where labels are phones, as in an annotated corpus, the labels in order of time are what is said.
+def with_phones(recordings: Sequence[Recording], phones: Collection[str]) -> list[Recording]:
+    """Return the recordings with their phones: those of the manifest, or else the labels in order of time.
 
     Args:
         recordings: of a manifest.
-        phones: labels that are phones; others, such as that of silence, are no part of what is said.
+        phones: labels that are phones; others, such as that of silence, are left out.
     """
     if find_phones(recordings):
         return list(recordings)
-    return [_spell(recording, phones) for recording in recordings]
+    return [_phones_of_labels(recording, phones) for recording in recordings]
 
 
-def _spell(recording: Recording, phones: Collection[str]) -> Recording:
+def _phones_of_labels(recording: Recording, phones: Collection[str]) -> Recording:
     spans = sorted((span for span in recording.spans if span.label in phones), key=lambda span: span.start_s)
-    # A span without an end lasts to the end of the file; nothing of what follows it in time is known.
+    # A span without an end lasts to the end of the file: the times of what follows are not known.
     if not spans or any(span.end_s is None for span in spans):
         return replace(recording, phones=tuple(span.label for span in spans))
     alignment: list[tuple[str, float]] = []
@@ -40,14 +38,12 @@ def _spell(recording: Recording, phones: Collection[str]) -> Recording:
 
 
 def phones_within(recording: Recording, start_s: float, end_s: float, length_s: float) -> tuple[str, ...]:
-    """Return the phones that are said in `[start_s, end_s)` of a recording, none where that cannot be told.
-
-    A phone belongs to the part that has its middle.
+    """Return the phones whose middle is in `[start_s, end_s)` of a recording, none where that is not known.
 
     Args:
-        recording: with its phones, and if only a part is asked for, with their times.
-        start_s: where the part begins.
-        end_s: where it ends.
+        recording: with its phones, and with their times unless the part is all of it.
+        start_s: start of the part.
+        end_s: end of the part.
         length_s: of the whole recording.
     """
     if recording.alignment:
@@ -57,7 +53,7 @@ def phones_within(recording: Recording, start_s: float, end_s: float, length_s: 
 
 
 def index_phones(rows: Sequence[Sequence[str]], symbols: Sequence[str]) -> Tensor:
-    """Return (row, phone) indices from 1, 0 where there are no more; a row with an unknown phone is empty."""
+    """Return (row, phone) indices from 1, padded with 0; a row with an unknown phone is empty."""
     index = {symbol: number for number, symbol in enumerate(symbols, start=1)}
     known = [[index[phone] for phone in row] if all(phone in index for phone in row) else [] for row in rows]
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in known], batch_first=True)

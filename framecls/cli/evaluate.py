@@ -1,0 +1,85 @@
+"""`framecls evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from framecls.checkpoints import registry
+from framecls.cli import checks
+from framecls.cli.messages import DONE, open_messages
+from framecls.cli.options import EvaluateOptions
+from framecls.cli.progress import ProgressBar
+from framecls.cli.train import cache_folder, choose_split_by, load_recipe
+from framecls.errors import UsageError
+from framecls.output.text import escape
+from framecls.training.choices import CODECS, SPLITS
+from framecls.training.recipe import find_recipe
+
+
+def evaluate_model(options: EvaluateOptions) -> int:
+    """Measure a model, print the figures and return the exit status.
+
+    Raises:
+        UsageError: what is wrong with the options.
+        FrameclsError: the model, the manifest or a recording cannot be used.
+    """
+    messages = open_messages(options)
+    if options.split not in SPLITS:
+        raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
+    checks.check_report_format(options.format)
+    checks.check_seconds("--length", options.length)
+    checks.check_machine(options)
+    if options.codec is not None and options.codec not in CODECS:
+        raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
+    recipe = load_recipe(options.recipe) if options.recipe is not None else None
+    checks.check_overwrites(
+        {"-o": options.output},
+        {
+            "the manifest": options.manifest,
+            "the model": registry.locate(options.model),
+            "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
+        },
+    )
+    checks.check_measured(options.model, options.length)
+
+    from framecls.inference.engine import load_engine
+    from framecls.output.files import atomic_write
+    from framecls.training.metrics import evaluate
+
+    engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    with cache_folder(options.cache) as cache:
+        test = evaluate.Test(
+            manifest=options.manifest,
+            cache=cache,
+            split=options.split,
+            recipe=recipe,
+            length_s=options.length,
+            codec=options.codec,
+            tier=options.tier,
+            split_by=choose_split_by(options.split_by),
+        )
+        try:
+            report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
+        finally:
+            bar.hide()
+    figures = {"model": engine.config.name, "score": report.score, **report.figures}
+    if options.output is not None:
+        with atomic_write(options.output, binary=False) as stream:
+            stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+        messages.note(f"{escape(str(options.output))}: written")
+    _print_figures(figures, options.format)
+    return DONE
+
+
+def _print_figures(figures: dict[str, Any], format: str) -> None:
+    if format == "json":
+        sys.stdout.write(json.dumps(figures) + "\n")
+        return
+    from framecls.cli.tables import figure_table, summarise_confusion
+    from framecls.output.tables import make_console
+
+    figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
+    make_console(sys.stdout).print(figure_table(figures))
