@@ -403,6 +403,19 @@ def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Cli) -> None:
     assert answer.records[0]["duration"] == pytest.approx(10, abs=0.05)  # what follows stays at its time
 
 
+def test_an_mp3_with_a_count_and_a_hole_is_read_on(tmp_path: Path, tag: Cli) -> None:
+    soundfile.write(tmp_path / "a.mp3", make_noise(10, 48000), 48000, format="MP3")
+    data = bytearray((tmp_path / "a.mp3").read_bytes())
+    assert b"Info" in data[:200] or b"Xing" in data[:200]
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    (tmp_path / "a.mp3").write_bytes(data)
+    answer = tag(tmp_path / "a.mp3", "-q")
+    assert answer.status == 3
+    [line] = answer.errors
+    assert line.startswith(f"framecls: warning: {tmp_path / 'a.mp3'}: a damaged packet at ")
+    assert 9.0 < answer.records[0]["duration"] < 10.1
+
+
 # Limits
 
 
