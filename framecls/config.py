@@ -358,6 +358,7 @@ class ModelConfig:
 
     def with_decision(
         self,
+        decision: DecisionConfig | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
         min_duration_s: float | None = None,
@@ -366,6 +367,7 @@ class ModelConfig:
         """Return the same settings with other rules from probabilities to labels.
 
         Args:
+            decision: all of the rules; None: the model's own.
             thresholds: label to probability, 0..1, over the model's own. For `identify`, "unknown" is that of every
                 label that is given none of its own here.
             min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
@@ -374,6 +376,10 @@ class ModelConfig:
         Raises:
             ConfigError: a label that the model does not have, a number out of range, or what would decide nothing.
         """
+        if decision is not None:
+            return dataclasses.replace(self, decision=decision).with_decision(
+                thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s
+            )
         old = self.decision
         given = dict(thresholds or {})
         self._require_used(given, min_gap_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -103,8 +102,7 @@ class Model:
         Raises:
             ConfigError: a label that the model does not have, or a number out of range.
         """
-        config = self.config if decision is None else dataclasses.replace(self.config, decision=decision)
-        return Model(self._engine, config.with_decision(**rules))
+        return Model(self._engine, self.config.with_decision(decision, **rules))
 
     def tag(
         self,

@@ -56,7 +56,7 @@ _LEAST_MISSING_S = 0.25  # padding, and what rounding makes of a length
 # What FFmpeg logs on an incomplete packet.
 _COMPLAINTS = ("PES packet size mismatch", "ended prematurely", "runcated", "Packet corrupt", "partial file")
 _MESSAGE_BYTES = 1 << 20
-_MAX_PLANES = 8  # FFmpeg ends the list of planes that PyAV walks only up to here
+_MAX_PLANES = 7  # PyAV follows the list of planes to a NULL, for which FFmpeg has no room after eight
 _IDLE_S = 60.0  # without a request, after which the program ends
 # To find out which track is not silent, each is decoded so far.
 _SILENCE, _SEARCH_S, _SEARCH_CLOCK_S = 2.0**-13, 1800.0, 15.0
@@ -486,3 +486,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # at once: a thread still waits for stdin

@@ -59,8 +59,7 @@ class ClusterModel:
 
     def with_decision(self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]) -> ClusterModel:
         """Return the same model with other rules from probabilities to labels, as `Model.with_decision` does."""
-        config = self.config if decision is None else dataclasses.replace(self.config, decision=decision)
-        return ClusterModel(self._pool, config.with_decision(**rules))
+        return ClusterModel(self._pool, self.config.with_decision(decision, **rules))
 
     def tag_many(
         self,

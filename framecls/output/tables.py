@@ -46,22 +46,18 @@ _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
-def tag_table(result: TagResult, *, width: int | None = None) -> Renderable:
+def tag_table(result: TagResult) -> Renderable:
     """Return a result of `tag` as something that rich can print.
 
     Colour, characters and the strip follow the console it is printed on: the strip is drawn on a terminal of at least
     60 columns, in ASCII where the encoding has no blocks.
-
-    Args:
-        result: one recording.
-        width: columns to use at most; the console's by default.
     """
-    return _TagView(result, width)
+    return _TagTable(result)
 
 
-def identify_table(results: Sequence[Identification], *, width: int | None = None) -> Renderable:
+def identify_table(results: Sequence[Identification]) -> Renderable:
     """Return the results of `identify` as one table that rich can print."""
-    return _IdentifyView(tuple(results), width)
+    return _IdentifyTable(tuple(results))
 
 
 def make_table(*columns: tuple[str, Literal["left", "right", "fold"]]) -> Table:
@@ -111,12 +107,10 @@ def export_svg(recorder: Console, title: str = "framecls") -> str:
 
 
 @dataclass(frozen=True)
-class _TagView:
+class _TagTable:
     result: TagResult
-    width: int | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        options = _narrowed(options, self.width)
         parts: tuple[RenderableType, ...]
         if isinstance(self.result, StringResult):
             parts = tuple(self._string(self.result, options))
@@ -138,7 +132,7 @@ class _TagView:
         result = self.result
         file = printable(result.file, options.encoding)
         name = Text("\n".join(fold(file, options.max_width)), style="bold")
-        facts = [clock(result.duration, 1), *_describe(result.audio)]
+        facts = [clock(result.duration, 1), *_audio_facts(result.audio)]
         facts += [f"channel {result.channel}"] if result.channel is not None else []
         model = Text(printable(result.model, options.encoding), style="dim")
         details = Text("   ".join(facts))
@@ -216,12 +210,10 @@ class _TagView:
 
 
 @dataclass(frozen=True)
-class _IdentifyView:
+class _IdentifyTable:
     results: tuple[Identification, ...]
-    width: int | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        options = _narrowed(options, self.width)
         for line in self._table(options):
             yield from console.render(line, options)
 
@@ -321,11 +313,7 @@ def are_languages(results: Sequence[Identification]) -> bool:
     return bool(labels) and labels <= LANGUAGES.keys() and all(r.model != "speaker" for r in results)
 
 
-def _narrowed(options: ConsoleOptions, width: int | None) -> ConsoleOptions:
-    return options.update(width=min(width or options.max_width, options.max_width))
-
-
-def _describe(audio: AudioInfo | None) -> list[str]:
+def _audio_facts(audio: AudioInfo | None) -> list[str]:
     if audio is None:
         return []
     names = {1: "mono", 2: "stereo"}

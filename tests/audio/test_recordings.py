@@ -27,6 +27,7 @@ from framecls.checkpoints.network import save_model
 from framecls.config import ReadKeywords, ReadOptions
 from framecls.errors import AudioError
 from framecls.nn.network import Network
+from framecls.results import Remarks
 from support.commands import Cli, run_command
 from support.limits import bounded, ends_in_time
 from support.media import Track, write_media
@@ -402,6 +403,19 @@ def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Cli) -> None:
     assert answer.records[0]["duration"] == pytest.approx(10, abs=0.05)  # what follows stays at its time
 
 
+def test_an_mp3_with_a_count_and_a_hole_is_read_on(tmp_path: Path, tag: Cli) -> None:
+    soundfile.write(tmp_path / "a.mp3", make_noise(10, 48000), 48000, format="MP3")
+    data = bytearray((tmp_path / "a.mp3").read_bytes())
+    assert b"Info" in data[:200] or b"Xing" in data[:200]
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    (tmp_path / "a.mp3").write_bytes(data)
+    answer = tag(tmp_path / "a.mp3", "-q")
+    assert answer.status == 3
+    [line] = answer.errors
+    assert line.startswith(f"framecls: warning: {tmp_path / 'a.mp3'}: a damaged packet at ")
+    assert 9.0 < answer.records[0]["duration"] < 10.1
+
+
 # Limits
 
 
@@ -454,6 +468,41 @@ def test_a_decoder_that_crashes(tmp_path: Path, tag: Cli, monkeypatch: pytest.Mo
     assert answer.status == 1
     assert len(answer.records) == 1
     assert "a.m4a: its decoder died" in answer.err
+
+
+def test_a_decoder_serves_one_recording_after_another(tmp_path: Path) -> None:
+    noise = make_noise(3, 48000)
+    data = bytearray(encode(tmp_path / "a.mka", noise, 48000, "aac"))
+    expected = read(tmp_path / "a.mka")
+    decoder.pool.clear()
+    used = []
+    for _ in range(3):
+        with open_audio(tmp_path / "a.mka") as stream:
+            used.append(stream._reader._process.popen.pid)  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), expected)
+    assert len(set(used)) == 1
+    os.kill(used[0], 9)  # it ends while nobody looks
+    np.testing.assert_array_equal(read(tmp_path / "a.mka"), expected)
+    (process,) = decoder.pool._idle
+    assert process.popen.pid != used[0]
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    (tmp_path / "damaged.mka").write_bytes(data)
+    read(tmp_path / "damaged.mka")
+    assert decoder.pool._idle == []  # what damage does to a decoder is not known
+    assert process.popen.poll() is not None
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7, 8, 9, 12])
+def test_channels_arrive_in_their_places(tmp_path: Path, channels: int) -> None:
+    """PyAV gives a plane a channel, or one for all where there are many; integers are converted on the way."""
+    samples = np.round(make_noise(3, 16000, channels=channels) * 2**15).astype(np.int16).reshape(-1, channels)
+    soundfile.write(tmp_path / "a.caf", samples, 16000, subtype="PCM_16")
+    reader = decoder.DecoderReader(tmp_path / "a.caf", ReadOptions(), Remarks())
+    chunks = []
+    while len(chunk := reader.read(7000)):
+        chunks.append(chunk)
+    reader.close()
+    np.testing.assert_array_equal(np.concatenate(chunks), samples / np.float32(2**15))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks in /proc")

@@ -476,7 +476,7 @@ def test_ctrl_c_is_not_for_the_decoder(here: Path) -> None:
     write_media(here / "a.m4a", Track(*soundfile.read("in/a.wav"), "aac"))
     with open_audio(here / "a.m4a"):
         children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-        decoders = [int(c) for c in children if "container.py" in Path(f"/proc/{c}/cmdline").read_text()]
+        decoders = [int(c) for c in children if "decoder_program.py" in Path(f"/proc/{c}/cmdline").read_text()]
         assert decoders
         assert os.getpgrp() not in map(os.getpgid, decoders)
 

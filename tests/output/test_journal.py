@@ -213,7 +213,7 @@ def test_an_outline_is_stored_in_place_of_the_frames() -> None:
     assert again.outline is not None
     for name in ("times", "means", "peaks"):
         np.testing.assert_array_equal(getattr(again.outline, name), getattr(outlined.outline, name))
-    assert to_record(outlined, frames=False, outline=False).arrays == b""  # no format but those for eyes shows one
+    assert to_record(outlined, frames=False, outline=False).arrays == b""  # only formats for people show one
 
 
 # --- a kill at every step

@@ -211,11 +211,6 @@ def test_a_long_recording_of_many_labels_has_no_tier_but_every_segment() -> None
     assert words(lines[-1])[:2] == ["4:59.90", "5:00.00"]
 
 
-def test_width_narrows() -> None:
-    assert max(map(len, show(tag_table(make_tag(), width=70), 120))) == 70
-    assert max(map(len, show(identify_table(IDENTIFICATIONS, width=70), 120))) <= 70
-
-
 def test_identify_at_80_columns() -> None:
     titles, first, *rest = show(identify_table(IDENTIFICATIONS))
     assert words(titles) == ["File", "Language", "Score", "Runners-up", "Length"]

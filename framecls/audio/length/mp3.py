@@ -95,7 +95,9 @@ def measure_mp3(handle: IO[bytes], size: int) -> FileLength:
         return _count(window, first, frame)
     if first + n_bytes > size:
         return FileLength(beyond_libsndfile=True, promised_s=n_frames * frame.n_samples / frame.rate)
-    return FileLength(beyond_libsndfile=_has_frames(window, first + n_bytes))
+    # libsndfile gives a file up at once whose frames do not follow each other, and says so in words of its own.
+    is_damaged = _end_of_run(window, first, first + n_bytes) < first + n_bytes
+    return FileLength(beyond_libsndfile=is_damaged or _has_frames(window, first + n_bytes))
 
 
 def _read_count(window: _Window, first: int, frame: _Frame) -> tuple[int, int]:
@@ -111,6 +113,13 @@ def _read_count(window: _Window, first: int, frame: _Frame) -> tuple[int, int]:
         n_bytes, n_frames = struct.unpack_from(">II", body, 46)
         return n_frames, n_bytes
     return 0, 0
+
+
+def _end_of_run(window: _Window, position: int, limit: int) -> int:
+    """Return where frames that follow each other end, at the limit or beyond it where they go on so far."""
+    while position < limit and (frame := window.frame(position)) is not None:
+        position += frame.n_bytes
+    return position
 
 
 def _has_frames(window: _Window, position: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 import torch
 
@@ -45,33 +45,16 @@ def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
         yield from (examples.make_batch(number) for number in range(N_DEV_BATCHES))
 
 
-class Examples(Protocol):
-    """A maker of batches by number."""
-
-    def make_batch(self, number: int) -> Batch: ...
-
-
-class _BatchDataset(torch.utils.data.Dataset[Batch]):
-    """Batches by number, for the workers of a DataLoader."""
-
-    def __init__(self, examples: Examples, numbers: range) -> None:
-        self._examples, self._numbers = examples, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._examples.make_batch(self._numbers[index])
-
-
-def training_batches(
-    data: Data, recipe: Recipe, first: int, last: int, examples: Examples | None = None
-) -> Iterator[Batch]:
+def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Iterator[Batch]:
     """Yield the batches of the steps `[first, last)`, made ahead by the recipe's workers."""
     workers = recipe.optim.workers
+    # Any sequence is a dataset, and without a batch size its items go to collate_fn one by one, in the workers.
+    numbers: Any = range(first, last)
+    make_batch: Any = make_examples(data, recipe, dev=False).make_batch
     loader = torch.utils.data.DataLoader(
-        _BatchDataset(examples or make_examples(data, recipe, dev=False), range(first, last)),
+        numbers,
         batch_size=None,
+        collate_fn=make_batch,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         worker_init_fn=_use_one_thread,

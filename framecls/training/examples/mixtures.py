@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from framecls.config import ModelConfig
-from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.examples.augment import Samples, extend_with_crossfades, filter_batch
 from framecls.training.examples.batch import Batch
 from framecls.training.examples.frames import FrameExamples
-from framecls.training.examples.teachers import FrameTeacher, blend_targets
-from framecls.training.recipe import Recipe
+from framecls.training.examples.teachers import blend_targets
 
 _FADE_S = 0.01
 _CONTINUES = 0.7  # chance that a continuous sound begins before the window, and that it ends after it
@@ -47,29 +44,26 @@ class Piece:
 class MixtureExamples(FrameExamples):
     """Make batches of mixtures; the arguments are those of `FrameExamples`."""
 
-    def __init__(
-        self,
-        recordings: Sequence[Recording],
-        config: ModelConfig,
-        recipe: Recipe,
-        store: ClipStore,
-        noise: Sequence[Recording] = (),
-        number_from: int = 0,
-        teacher: FrameTeacher | None = None,
-    ) -> None:
-        super().__init__(recordings, config, recipe, store, noise, number_from, teacher)
-        self._by_source: dict[str, dict[str, list[Recording]]] = {label: {} for label in config.labels}
-        for recording in recordings:
-            self._by_source[recording.label].setdefault(recording.source, []).append(recording)
-        # Dev examples are the same whatever power a recipe gives to the size of a source.
-        power = 0.0 if number_from else recipe.mix.source_power
-        self._source_weights = {label: self._weigh_sources(label, power) for label in config.labels} if power else {}
+    @functools.cached_property
+    def _by_source(self) -> dict[str, dict[str, list[Recording]]]:
+        """The recordings of each label and source."""
+        tree: dict[str, dict[str, list[Recording]]] = {label: {} for label in self.config.labels}
+        for recording in self._recordings:
+            tree[recording.label].setdefault(recording.source, []).append(recording)
+        return tree
 
-    def _weigh_sources(self, label: str, power: float) -> NDArray[np.float64]:
-        """Return (source,) the probability of each source of a label: a power of its length."""
-        sources = self._by_source[label].values()
-        weights = np.array([sum(self.store.n_samples(r.file) for r in source) for source in sources]) ** power
-        return np.asarray(weights / weights.sum())
+    @functools.cached_property
+    def _source_weights(self) -> dict[str, NDArray[np.float64]]:
+        """The probability of each source of a label, by its length; empty if all are as likely.
+
+        Dev examples, which have numbers of their own, are the same whatever power a recipe gives to the length.
+        """
+        power = 0.0 if self._number_from else self.recipe.mix.source_power
+        weights = {}
+        for label, sources in self._by_source.items() if power else ():
+            lengths = np.array([sum(self.store.n_samples(r.file) for r in source) for source in sources.values()])
+            weights[label] = lengths**power / (lengths**power).sum()
+        return weights
 
     def _make(self, rng: np.random.Generator, n_examples: int, n_frames: int) -> Batch:
         waveforms, targets = self._mix(rng, n_examples, n_frames)
