@@ -25,6 +25,7 @@ from framecls.cli import classify, destination, progress
 from framecls.cli.boundary import run
 from framecls.cli.destination import FolderDestination, JournalDestination
 from framecls.cli.progress import Pace, line_gap_s
+from framecls.config import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -547,12 +548,12 @@ def test_a_single_recording_fills_the_bar_by_its_seconds(monkeypatch: pytest.Mon
 
 def test_the_length_of_a_recording_is_looked_up(here: Path) -> None:
     (item,) = (item for item in find_inputs(["in/a.wav"]) if isinstance(item, Input))
-    length_s = classify._expect_length_s(item, None)
+    length_s = classify._expect_length_s(item, ReadOptions())
     assert length_s is not None
     assert length_s > 0
     (here / "bad.wav").write_bytes(b"no audio")
     (bad,) = (item for item in find_inputs(["bad.wav"]) if isinstance(item, Input))
-    assert classify._expect_length_s(bad, None) is None
+    assert classify._expect_length_s(bad, ReadOptions()) is None
 
 
 def test_lines_come_ever_more_rarely() -> None:

@@ -107,8 +107,6 @@ def test_a_value_where_none_is_taken(capsys: pytest.CaptureFixture[str]) -> None
         ("tagg x.wav", "no such command 'tagg'. Did you mean 'tag'? See framecls --help"),
         ("nonsense", "no such command 'nonsense'; see framecls --help"),
         ("speakers lst", "no such command 'lst'. Did you mean 'list'? See framecls speakers --help"),
-        ("", "missing command; see framecls --help"),
-        ("speakers", "missing command; see framecls speakers --help"),
         ("tag", "missing argument 'INPUT...'; see framecls tag --help"),
         ("train", "missing argument 'tag|identify'; see framecls train --help"),
         ("train tag", "missing argument 'MANIFEST'; see framecls train --help"),
