@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from framecls.cli.boundary import run
-from support.commands import Answer, Cli
+from support.commands import ROOT, Answer, Cli
 from support.models import save_tiny_model
 from support.signals import make_tone
 
@@ -52,6 +52,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name in ("COLUMNS", "LINES"):  # pytest-xdist sets them
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin in the folder that has samples/, wherever the test before went."""
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture
