@@ -67,6 +67,7 @@ class PretrainedConfig:
         _require(1 <= self.dim <= _MAX_DIM, f"pretrained.dim must be in 1..{_MAX_DIM}")
         _require(1 <= self.n_layers <= _MAX_LAYERS, f"pretrained.n_layers must be in 1..{_MAX_LAYERS}")
         _require(self.layer in (0, self.n_layers), "pretrained.layer is not the last that is run")
+        _require(1 <= self.hop_samples <= self.window_samples, "pretrained.hop_samples must be in 1..window_samples")
         if self.family == "framecls":
             _require(
                 self.own_features.kind in ("logmel", "mfcc"), "pretrained.architecture: its features are no spectra"
