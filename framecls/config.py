@@ -448,6 +448,27 @@ class ModelConfig:
         return arrays
 
 
+class Configured:
+    """What a model, wherever it runs, tells from its settings."""
+
+    config: ModelConfig
+
+    @property
+    def name(self) -> str:
+        """The model's name, as results carry it."""
+        return self.config.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that the model knows, in the order of score columns."""
+        return self.config.labels
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Data, licences, figures and date, as the model file states them."""
+        return self.config.card
+
+
 # Encoding of headerless samples -> libsndfile's subtype and byte order, bytes of a sample.
 RAW_ENCODINGS: dict[str, tuple[str, Literal["LITTLE", "BIG"], int]] = {
     "s16le": ("PCM_16", "LITTLE", 2),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from framecls.config import (
     DEFAULT_BEAM,
     DEFAULT_TOP_K,
     EACH,
+    Configured,
     DecisionConfig,
     DecisionKeywords,
     ModelConfig,
@@ -23,7 +24,7 @@ from framecls.config import (
     ReadOptions,
 )
 from framecls.errors import ConfigError, UsageError
-from framecls.inference.batching import Recording
+from framecls.inference.batching import Request
 from framecls.inference.engine import Engine, load_engine, name_source
 from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.inference.phones import phone_engine, spell_recording
@@ -40,7 +41,7 @@ Progress = Callable[[float], None]
 STREAM_BLOCK_S = 0.5
 
 
-class Model:
+class Model(Configured):
     """One model on one device. Make it with `framecls.load`.
 
     Arguments that several methods share:
@@ -61,21 +62,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<framecls model {self.name} on {self.device}>"
-
-    @property
-    def name(self) -> str:
-        """The model's name, as results carry it."""
-        return self.config.name
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Every label that the model knows, in the order of score columns."""
-        return self.config.labels
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """Data, licences, figures and date, as the model file states them."""
-        return self.config.card
 
     @property
     def device(self) -> str:
@@ -148,7 +134,7 @@ class Model:
         self._check_frame_task()
         return self._run(sources, reading, progress, lambda recording: self._tag(recording, keep_scores))
 
-    def _tag(self, recording: Recording, keep_scores: bool) -> TagResult:
+    def _tag(self, recording: Request, keep_scores: bool) -> TagResult:
         return tag_recording(recording, self.config, keep_scores=keep_scores)
 
     def stream(
@@ -284,13 +270,13 @@ class Model:
             return self._run(sources, reading, progress, lambda recording: self._recognise(recording, known, top_k))
         choice = choose_candidates(self.config, among)
 
-        def identify(recording: Recording) -> Identification:
+        def identify(recording: Request) -> Identification:
             logits, heard_s = pool_windows(recording)
             return decide(recording, rank(logits, self.config, choice, top_k), heard_s, self.config)
 
         return self._run(sources, reading, progress, identify)
 
-    def _recognise(self, recording: Recording, enrolled: Enrolled, top_k: int) -> Identification:
+    def _recognise(self, recording: Request, enrolled: Enrolled, top_k: int) -> Identification:
         voice = pool_embedding(recording, self.config)
         return decide(recording, enrolled.rank(voice.vector, self.config, top_k), voice.heard_s, self.config)
 
@@ -360,7 +346,7 @@ class Model:
         sources: Iterable[Source],
         reading: ReadKeywords,
         progress: Progress | None,
-        answer: Callable[[Recording], R],
+        answer: Callable[[Request], R],
         engine: Engine | None = None,
     ) -> Generator[R | Exception, None, None]:
         """Return the results of recordings; wrong arguments raise at once, not where the first result is asked for."""
@@ -369,7 +355,7 @@ class Model:
 
 
 def _answer_each(
-    running: Generator[Recording, None, None], answer: Callable[[Recording], R]
+    running: Generator[Request, None, None], answer: Callable[[Request], R]
 ) -> Generator[R | Exception, None, None]:
     with closing(running) as recordings:
         for recording in recordings:

@@ -9,6 +9,7 @@ import importlib.util
 from types import ModuleType
 
 from framecls.errors import PackageError
+from framecls.text import one_line
 
 # Raised by the import of a package that is damaged, or does not fit another package or the system.
 _BROKEN = (ImportError, AttributeError, NameError, OSError, RuntimeError, SystemError, TypeError, ValueError)
@@ -112,5 +113,5 @@ def _reason(error: BaseException) -> str:
     """Return in one line what the innermost of chained exceptions says."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(str(error)) or type(error).__name__
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"

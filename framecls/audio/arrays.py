@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio.faults import one_line
 from framecls.audio.wav import MAX_CHANNELS
 from framecls.errors import AudioError
+from framecls.text import one_line
 
 # An axis that is longer is samples, unless the other one is longer still.
 _LIKELY_CHANNELS = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from framecls.errors import AudioError
+from framecls.text import one_line
 
 
 def explain_os_error(error: OSError | ValueError) -> AudioError:
@@ -24,8 +25,3 @@ def explain_os_error(error: OSError | ValueError) -> AudioError:
 def explain_stall(timeout_s: float) -> AudioError:
     """Return the failure of a file of which nothing came for so long."""
     return AudioError(f"its decoder gave nothing for {timeout_s:g} s and was stopped (--timeout)")
-
-
-def one_line(text: str) -> str:
-    """Return the text with every run of white space as one blank."""
-    return " ".join(text.split())

@@ -43,6 +43,7 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError, FrameclsError, ModelError, is_out_of_memory
 from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TorchaudioEncoder, TransformersEncoder
+from framecls.text import one_line
 from framecls.textfiles import read_json
 
 _RATE = 16000  # Hz, of all encoders here
@@ -480,7 +481,7 @@ def _normalize_waveform(waveform: Tensor, eps: float = 1e-7) -> Tensor:  # as Wa
 
 def _shorten(error: Exception) -> str:
     """Return in one line what an exception says."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(str(error)) or type(error).__name__
     return reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]} …"
 
 

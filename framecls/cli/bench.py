@@ -14,7 +14,7 @@ from framecls.cli.messages import DONE, FAILED, open_messages
 from framecls.cli.options import BenchOptions, ExportOptions
 from framecls.cli.progress import ProgressBar
 from framecls.errors import AudioError, UsageError
-from framecls.output.text import escape, hms
+from framecls.text import escape, hms
 
 if TYPE_CHECKING:
     from framecls.bench import Report, Timing

@@ -13,7 +13,7 @@ from framecls.cli.interrupts import Terminated, end_on_signals
 from framecls.cli.messages import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, PROGRAM, USAGE, Messages, error_message
 from framecls.cli.streams import guarded_streams
 from framecls.errors import StdoutError, UsageError
-from framecls.output.text import one_line
+from framecls.text import one_line
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from framecls.errors import FrameclsError
 from framecls.output.destination import check_folder_record, key_of_output
 from framecls.output.journal import JOURNAL, Record, open_journal
 from framecls.output.stored import from_record
-from framecls.output.text import escape
 from framecls.speakers.gallery import GALLERY, open_gallery
 from framecls.statefile import check_place, read_header, read_ids
+from framecls.text import escape
 
 _SAFETENSORS_BYTES = 9  # a length, and the brace that a header begins with
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from framecls.cli.options import MachineOptions, RunOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
-_COMMANDS = {"frame": "tag", "pooled": "identify"}
+# The task of the models that a command takes, and the other way round.
+TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
+COMMANDS = {task: command for command, task in TASKS.items()}
 
 
 def choose_format(name: str | None, output: str | None, frames: bool = False) -> str:
@@ -185,8 +187,9 @@ def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, Model
     path = registry.locate(name)
     config = read_config(path)
     if config.task != task:
-        command = _COMMANDS.get(config.task, config.task)
-        raise UsageError(f"-m {name}: this model is for framecls {command}, not for framecls {_COMMANDS[task]}")
+        raise UsageError(
+            f"-m {name}: this model is for framecls {COMMANDS[config.task]}, not for framecls {COMMANDS[task]}"
+        )
     _refuse_given(name, config)
     return path, config
 

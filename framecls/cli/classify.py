@@ -23,7 +23,7 @@ from framecls.cli.streams import open_stdout
 from framecls.config import EACH, ModelConfig, ReadOptions
 from framecls.errors import ClusterError, FrameclsError, OutputError, UsageError
 from framecls.output.resume import History, collect_facts, observe
-from framecls.output.text import escape, hms
+from framecls.text import escape, hms
 
 if TYPE_CHECKING:
     from framecls.audio import Channel, Input, InputFailure

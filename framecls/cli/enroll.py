@@ -14,8 +14,8 @@ from framecls.cli.progress import InputProgress
 from framecls.config import EACH, ReadOptions
 from framecls.errors import UsageError
 from framecls.output.resume import observe
-from framecls.output.text import escape, hms
 from framecls.speakers.gallery import check_name, default_path, open_gallery
+from framecls.text import escape, hms
 
 if TYPE_CHECKING:
     from framecls.audio import Input

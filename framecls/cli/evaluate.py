@@ -13,7 +13,7 @@ from framecls.cli.options import EvaluateOptions
 from framecls.cli.progress import ProgressBar
 from framecls.cli.train import cache_folder, choose_split_by, load_recipe
 from framecls.errors import UsageError
-from framecls.output.text import escape
+from framecls.text import escape
 from framecls.training.choices import CODECS, SPLITS
 from framecls.training.recipe import find_recipe
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from framecls.errors import FrameclsError, ManifestError, OutputError, UsageError, is_out_of_memory
-from framecls.output.text import escape, one_line
+from framecls.text import escape, one_line
 
 if TYPE_CHECKING:
     from framecls.cli.options import MessageOptions

@@ -14,15 +14,15 @@ from rich.text import Text
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
+from framecls.cli.checks import COMMANDS
 from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import show_figure
 from framecls.config import ModelConfig
 from framecls.errors import ModelError
 from framecls.output.tables import make_console, make_table
-from framecls.output.text import escape
+from framecls.text import escape
 
-_COMMANDS = {"frame": "tag", "pooled": "identify"}
 _TRAINED = "trained with"  # the key "command" of a card, as "command" is shown for how to use the model
 _ENROLLED = "people who are enrolled (framecls enroll)"
 _MANY = 12  # more labels than this are abbreviated in the list
@@ -39,7 +39,7 @@ def list_models(options: ModelsOptions) -> int:
         except ModelError as error:
             messages.input_failed(name, error)
             continue
-        row = (_COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
+        row = (COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
         table.add_row(Text(name, style="bold"), *(Text(escape(cell)) for cell in row))
     if table.row_count:
         make_console(sys.stdout).print(table)
@@ -72,7 +72,7 @@ def _card(path: Path, config: ModelConfig) -> Table:
     card = {_TRAINED if key == "command" else key: value for key, value in config.card.items() if key != "description"}
     rows: list[tuple[str, Any]] = [
         ("description", config.card.get("description", "")),
-        ("command", f"framecls {_COMMANDS[config.task]}"),
+        ("command", f"framecls {COMMANDS[config.task]}"),
         ("file", str(path)),
         ("size", _size(path)),
         ("labels", f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED),

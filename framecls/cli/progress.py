@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from framecls.output.text import hms
+from framecls.text import hms
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -21,9 +21,9 @@ from framecls.cli.options import (
 )
 from framecls.errors import GalleryError
 from framecls.output.files import atomic_write, is_device
-from framecls.output.text import escape, hms
 from framecls.speakers.exchange import read_clips, write_clip
 from framecls.speakers.gallery import Clip, check_name, default_path, open_gallery
+from framecls.text import escape, hms
 
 
 def list_people(options: SpeakersListOptions) -> int:

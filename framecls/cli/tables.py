@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framecls.output.tables import make_table
-from framecls.output.text import clock, escape, length
+from framecls.text import clock, escape, length
 
 if TYPE_CHECKING:
     from framecls.training.ladder import Ladder

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
@@ -21,7 +21,7 @@ from framecls.cli.options import TrainOptions
 from framecls.cli.progress import ProgressBar
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
-from framecls.output.text import escape, hms
+from framecls.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from framecls.training.team import Team
 
 _N_PREVIEWED = 20  # examples that --preview writes
-TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
 
 
 def train_model(options: TrainOptions) -> int:
@@ -256,10 +255,10 @@ class TrainReport:
 
 
 def _choose_recipe(options: TrainOptions) -> Recipe:
-    if options.task not in TASKS:
+    if options.task not in checks.TASKS:
         raise UsageError(f"{options.task!r}: choose tag or identify, for what the model is to do")
     recipe = load_recipe(options.recipe or options.task)
-    if recipe.task != TASKS[options.task]:
+    if recipe.task != checks.TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
     if options.encoder:
         recipe = with_encoder(recipe, options.encoder)

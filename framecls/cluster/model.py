@@ -16,7 +16,7 @@ from framecls.cluster.plan import Machine, plan_workers
 from framecls.cluster.pool import WorkerPool
 from framecls.cluster.session import open_session
 from framecls.cluster.worker import Setup, Work
-from framecls.config import DecisionConfig, DecisionKeywords, ModelConfig, ReadKeywords
+from framecls.config import Configured, DecisionConfig, DecisionKeywords, ModelConfig, ReadKeywords
 from framecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CLUSTER_DEVICES = ("auto", "cpu", "cuda")
 
 
-class ClusterModel:
+class ClusterModel(Configured):
     """One model in many processes, on one machine or many. Make it with `connect`.
 
     What it says of a recording is what `framecls.Model` says of it. Its sources are paths, by which all machines of the
@@ -36,21 +36,6 @@ class ClusterModel:
     def __init__(self, pool: WorkerPool, config: ModelConfig) -> None:
         self._pool = pool
         self.config = config
-
-    @property
-    def name(self) -> str:
-        """The model's name, as results carry it."""
-        return self.config.name
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Every label that the model knows, in the order of score columns."""
-        return self.config.labels
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """Data, licences, figures and date, as the model file states them."""
-        return self.config.card
 
     @property
     def device(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from framecls import packages
 from framecls.cluster.signals import changed, end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
+from framecls.text import one_line
 
 AUTO = "auto"  # the cluster that runs on this machine
 # How long to wait for an answer at an address: Ray itself tries for minutes.
@@ -93,7 +94,7 @@ def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
         else:
             ray.init(address=address, **quiet)
     except (Exception, SystemExit) as error:  # it leaves by SystemExit when a cluster stops answering meanwhile
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
         if address is None:
             raise ClusterError(f"Ray does not start: {reason}") from error
         hint = "; if it wants a token, set RAY_AUTH_MODE=token" if isinstance(error, ConnectionError) else ""

@@ -44,8 +44,8 @@ class BatchLimits:
 
 
 @dataclass(eq=False)
-class Recording:
-    """One recording of a run: iterate over it, once, for what the network says of its windows, in order."""
+class Request:
+    """A recording on its way through a `Batcher`: iterate over it, once, for the outputs of its windows, in order."""
 
     open: Callable[[], AbstractContextManager[AudioStream]]  # called in a decoder's thread
     config: ModelConfig  # of the network
@@ -122,7 +122,7 @@ class _Bucket:
     """Windows of one padded length that wait for their batch to fill."""
 
     since: int  # batches that were sent off before the first of them came
-    entries: list[tuple[Recording, int, Item]] = field(default_factory=list)
+    entries: list[tuple[Request, int, Item]] = field(default_factory=list)
 
 
 class Batcher:
@@ -134,7 +134,7 @@ class Batcher:
 
     def __init__(
         self,
-        recordings: Iterable[Recording],
+        requests: Iterable[Request],
         config: ModelConfig,
         forward: Callable[[list[Item]], list[WindowOutput]],
         limits: BatchLimits,
@@ -142,24 +142,24 @@ class Batcher:
         """Prepare a run.
 
         Args:
-            recordings: the iterator is advanced, some recordings ahead, by whoever consumes the outputs, and closed at
+            requests: the iterator is advanced, some recordings ahead, by whoever consumes the outputs, and closed at
                 the end of the run if it can be.
             config: how recordings are cut into windows.
             forward: runs a batch of windows, in any of several threads.
             limits: how much is under way at once.
         """
-        self._source = iter(recordings)
+        self._source = iter(requests)
         self._config = config
         self._forward = forward
         self._limits = limits
         self._changed = threading.Condition()  # guards everything below
-        self._undecoded: deque[Recording] = deque()  # not taken by a decoder, in order
-        self._unbatched: deque[Recording] = deque()  # not wholly batched, in order
-        self._unread: deque[Recording] = deque()  # not handed out, in order
+        self._undecoded: deque[Request] = deque()  # not taken by a decoder, in order
+        self._unbatched: deque[Request] = deque()  # not wholly batched, in order
+        self._unread: deque[Request] = deque()  # not handed out, in order
         self._exhausted = False
         self._source_error: BaseException | None = None
         self._stopped = False
-        self._decoding: list[Recording] = []
+        self._decoding: list[Request] = []
         self._decoders: list[threading.Thread] = []
         self._n_queued = 0  # windows decoded and not batched
         self._buckets: dict[tuple[int, bool], _Bucket] = {}
@@ -168,7 +168,7 @@ class Batcher:
         self._linger_until: float | None = None
         self._workers = ThreadPoolExecutor(limits.n_workers, thread_name_prefix="framecls-forward")
 
-    def run(self) -> Generator[Recording, None, None]:
+    def run(self) -> Generator[Request, None, None]:
         """Yield the recordings in order, each as soon as it is begun; closing the generator stops all threads."""
         for _ in range(self._limits.n_decoders):
             self._start_decoder()
@@ -191,21 +191,21 @@ class Batcher:
             if isinstance(self._source, Generator):
                 self._source.close()
 
-    def read(self, recording: Recording) -> WindowOutput | None:
+    def read(self, request: Request) -> WindowOutput | None:
         """Return the next output of a recording, or None at its end.
 
         Raises:
             what went wrong with it.
         """
-        self._work_until(lambda: recording.is_ready)
+        self._work_until(lambda: request.is_ready)
         with self._changed:
-            output = recording.outputs.pop(recording.n_read, None)
-            recording.n_read += output is not None
-        error = recording.failure or recording.error
+            output = request.outputs.pop(request.n_read, None)
+            request.n_read += output is not None
+        error = request.failure or request.error
         if output is None and error is not None:
             # An error holds, by its traceback, the frames that it went through: were it held by what they hold, it
             # would stay, with all that the recording needed, until the garbage collector looks.
-            recording.failure = recording.error = None
+            request.failure = request.error = None
             try:
                 raise error
             finally:
@@ -226,20 +226,20 @@ class Batcher:
 
     def _advance(self) -> None:
         """Take the next recording from the caller's iterator; the lock must be free, as that may take long."""
-        recording: Recording | None = None
+        request: Request | None = None
         try:
-            recording = next(self._source)
+            request = next(self._source)
         except StopIteration:
             pass
         except Exception as error:  # the consumer gets it after the recordings before
             self._source_error = error
         with self._changed:
-            if recording is None:
+            if request is None:
                 self._exhausted = True
             else:
-                recording.batcher = self
+                request.batcher = self
                 for queue in (self._undecoded, self._unbatched, self._unread):
-                    queue.append(recording)
+                    queue.append(request)
             self._changed.notify_all()
 
     # Decoding, in threads of its own.
@@ -256,67 +256,67 @@ class Batcher:
                     if self._exhausted:
                         return
                     continue  # another decoder was faster
-                recording = self._undecoded.popleft()
-                recording.active_since = time.monotonic()
-                self._decoding.append(recording)
+                request = self._undecoded.popleft()
+                request.active_since = time.monotonic()
+                self._decoding.append(request)
                 self._changed.notify_all()
-            if not self._decode(recording):
+            if not self._decode(request):
                 return
 
-    def _decode(self, recording: Recording) -> bool:
+    def _decode(self, request: Request) -> bool:
         """Decode a recording; False: it had been given up, and another thread has taken the place of this one."""
         try:
-            if not recording.is_stored():
-                recording.timeout_s = None
-            with recording.open() as stream:
-                recording.stream, recording.info, recording.remarks = stream, stream.info, stream.remarks
-                for item in cut_windows(_count(recording, stream.blocks(self._limits.block_s)), self._config):
-                    if not self._queue(recording, item):
+            if not request.is_stored():
+                request.timeout_s = None
+            with request.open() as stream:
+                request.stream, request.info, request.remarks = stream, stream.info, stream.remarks
+                for item in cut_windows(_count(request, stream.blocks(self._limits.block_s)), self._config):
+                    if not self._queue(request, item):
                         break
         except BaseException as error:  # the consumer raises it
-            return self._end(recording, error)
-        return self._end(recording, None)
+            return self._end(request, error)
+        return self._end(request, None)
 
-    def _end(self, recording: Recording, error: BaseException | None) -> bool:
+    def _end(self, request: Request, error: BaseException | None) -> bool:
         """Note that a recording is decoded as far as it will be; False: that was noted before."""
         with self._changed:
-            if recording.is_decoded:
+            if request.is_decoded:
                 return False
-            recording.error, recording.is_decoded, recording.stream = error, True, None
-            self._decoding.remove(recording)
+            request.error, request.is_decoded, request.stream = error, True, None
+            self._decoding.remove(request)
             self._changed.notify_all()
             return True
 
     def _give_up_stalled(self) -> float | None:
         """Fail the files whose decoders are stuck, and replace those; return when to look again, None: no need to."""
         now, looks = time.monotonic(), []
-        for recording in list(self._decoding):
-            if recording.timeout_s is None or recording.active_since is None:
+        for request in list(self._decoding):
+            if request.timeout_s is None or request.active_since is None:
                 continue
-            last_read_at = recording.stream.last_read_at if recording.stream is not None else 0.0
-            look_at = max(recording.active_since, last_read_at) + recording.timeout_s
+            last_read_at = request.stream.last_read_at if request.stream is not None else 0.0
+            look_at = max(request.active_since, last_read_at) + request.timeout_s
             if now < look_at:
-                recording.overdue_since = None
+                request.overdue_since = None
             else:
-                recording.overdue_since = recording.overdue_since or now
-                look_at = recording.overdue_since + _GRACE_S
+                request.overdue_since = request.overdue_since or now
+                look_at = request.overdue_since + _GRACE_S
             looks.append(look_at)
             if now >= look_at:
-                self._end(recording, explain_stall(recording.timeout_s))
+                self._end(request, explain_stall(request.timeout_s))
                 self._start_decoder()
         return min(looks, default=None)
 
-    def _queue(self, recording: Recording, item: Item) -> bool:
+    def _queue(self, request: Request, item: Item) -> bool:
         """Queue a decoded window once there is room; False: the run is over, or the recording was given up."""
         with self._changed:
             # One window of each recording always has room, or those behind could block the first in line.
-            recording.active_since = None
-            has_room = self._wait(lambda: not recording.items or self._n_queued < self._max_queued)
-            if not has_room or recording.is_decoded:  # decoded: it was given up before
+            request.active_since = None
+            has_room = self._wait(lambda: not request.items or self._n_queued < self._max_queued)
+            if not has_room or request.is_decoded:  # decoded: it was given up before
                 return False
-            recording.active_since = time.monotonic()
-            recording.items.append(item)
-            recording.n_items += 1
+            request.active_since = time.monotonic()
+            request.items.append(item)
+            request.n_items += 1
             self._n_queued += 1
             self._changed.notify_all()
             return True
@@ -372,16 +372,16 @@ class Batcher:
             self._changed.notify_all()
         if not self._unbatched or not self._unbatched[0].items:
             return False
-        recording = self._unbatched[0]
-        window, samples = recording.items.popleft()
+        request = self._unbatched[0]
+        window, samples = request.items.popleft()
         self._n_queued -= 1
         self._changed.notify_all()
         padded = padded_length(window.n_frames, self._config.window_frames)
         # A mask is another computation: whether there is one must not depend on the rest of the batch.
         key = (padded, padded == window.n_frames)
         bucket = self._buckets.setdefault(key, _Bucket(self._n_sent))
-        bucket.entries.append((recording, recording.n_batched, (window, samples)))
-        recording.n_batched += 1
+        bucket.entries.append((request, request.n_batched, (window, samples)))
+        request.n_batched += 1
         self._linger_until = None
         n_fitting = max(1, min(_MAX_SHORT_WINDOWS, self._config.window_frames // padded))
         if len(bucket.entries) >= self._limits.batch_size * n_fitting:
@@ -399,7 +399,7 @@ class Batcher:
         self._n_running += 1
         self._workers.submit(self._run_batch, batch)
 
-    def _run_batch(self, batch: list[tuple[Recording, int, Item]]) -> None:
+    def _run_batch(self, batch: list[tuple[Request, int, Item]]) -> None:
         """Run the network, in a worker's thread."""
         outputs: list[WindowOutput] = []
         failure: BaseException | None = None
@@ -408,16 +408,16 @@ class Batcher:
         except BaseException as error:  # the consumer raises it
             failure = error
         with self._changed:
-            for index, (recording, number, _) in enumerate(batch):
+            for index, (request, number, _) in enumerate(batch):
                 if failure is None:
-                    recording.outputs[number] = outputs[index]
+                    request.outputs[number] = outputs[index]
                 else:
-                    recording.failure = failure
+                    request.failure = failure
             self._n_running -= 1
             self._changed.notify_all()
 
 
-def _count(recording: Recording, blocks: Iterable[Block]) -> Iterator[Block]:
+def _count(request: Request, blocks: Iterable[Block]) -> Iterator[Block]:
     for block in blocks:
-        recording.n_samples += len(block)
+        request.n_samples += len(block)
         yield block

@@ -33,7 +33,7 @@ from framecls.checkpoints.network import load_network
 from framecls.checkpoints.registry import GATE_MODEL, locate
 from framecls.config import DEFAULT_READING, EACH, ModelConfig, ReadOptions
 from framecls.errors import ConfigError, UsageError
-from framecls.inference.batching import Batcher, BatchLimits, Recording
+from framecls.inference.batching import Batcher, BatchLimits, Request
 from framecls.inference.gate import Gate
 from framecls.inference.windows import Item, WindowOutput, pad_windows
 from framecls.nn.network import Network
@@ -98,7 +98,7 @@ class Engine:
         *,
         progress: Callable[[float], None] | None = None,
         block_s: float | None = None,
-    ) -> Generator[Recording, None, None]:
+    ) -> Generator[Request, None, None]:
         """Classify recordings: decoded ahead, and their windows batched together.
 
         On a CPU torch's threads are shared out among workers that run a batch each; the setting comes back when the
@@ -121,7 +121,7 @@ class Engine:
 
     def _recordings(
         self, sources: Iterable[Source], options: ReadOptions, progress: Callable[[float], None] | None
-    ) -> Generator[Recording, None, None]:
+    ) -> Generator[Request, None, None]:
         iterator = iter(sources)
         try:
             for source in iterator:
@@ -130,12 +130,12 @@ class Engine:
                     if options.channel == EACH and not isinstance(source, Channel):
                         parts = split_channels(source, options.sample_rate, options)
                 except Exception as error:  # raised to whoever reads the recording, as where it cannot be opened
-                    yield Recording(partial(_fail, error), self.config, name_source(source))
+                    yield Request(partial(_fail, error), self.config, name_source(source))
                     continue
                 for part in parts:
                     channel = part.number if isinstance(part, Channel) else options.channel_number
                     open_part = partial(self.open, part, options)
-                    yield Recording(
+                    yield Request(
                         open_part,
                         self.config,
                         name_source(part),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, not_heard
 from framecls.errors import AudioError, ConfigError
-from framecls.inference.batching import Recording
+from framecls.inference.batching import Request
 from framecls.inference.windows import WindowOutput
 from framecls.results import Candidate, Identification
 
@@ -117,7 +117,7 @@ def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k
     return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
 
 
-def decide(recording: Recording, ranking: Ranking, heard_s: float, config: ModelConfig) -> Identification:
+def decide(recording: Request, ranking: Ranking, heard_s: float, config: ModelConfig) -> Identification:
     """Return the best of a ranking as the answer for a recording, or "unknown"; arguments as of `find_rejection`."""
     best, reason = ranking.top[0], find_rejection(ranking, heard_s, config)
     label, score = (best.label, best.score) if reason is None else (UNKNOWN, None)

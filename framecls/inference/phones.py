@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from framecls.config import ModelConfig
 from framecls.errors import UsageError
-from framecls.inference.batching import Recording
+from framecls.inference.batching import Request
 from framecls.inference.ctc import TokenSpan, decode_beam, decode_greedy
 from framecls.inference.engine import Engine
 from framecls.inference.windows import WindowOutput, frame_times
@@ -114,7 +114,7 @@ def decode(log_probs: NDArray[np.float32], beam: int) -> list[TokenSpan]:
     return decode_greedy(log_probs) if beam == 1 else decode_beam(log_probs, beam)
 
 
-def spell_recording(recording: Recording, config: ModelConfig, beam: int) -> StringResult:
+def spell_recording(recording: Request, config: ModelConfig, beam: int) -> StringResult:
     """Turn what a `phone_engine` says of a recording into its phones with their times.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.config import ModelConfig
-from framecls.inference.batching import Recording
+from framecls.inference.batching import Request
 from framecls.inference.segments import (
     OutlineMaker,
     OverlappingSegmenter,
@@ -30,7 +30,7 @@ def to_probabilities(logits: NDArray[np.float32], config: ModelConfig) -> NDArra
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
-def tag_recording(recording: Recording, config: ModelConfig, *, keep_scores: bool) -> TagResult:
+def tag_recording(recording: Request, config: ModelConfig, *, keep_scores: bool) -> TagResult:
     """Turn what the network says of a recording into labelled segments.
 
     Args:

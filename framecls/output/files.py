@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from framecls.errors import FrameclsError, OutputError
-from framecls.output.text import encodable
+from framecls.text import encodable
 
 try:
     import fcntl

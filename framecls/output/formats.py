@@ -18,8 +18,8 @@ from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from framecls.errors import UsageError
-from framecls.output.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from framecls.errors import FrameclsError, OutputError
-from framecls.output.text import encodable
 from framecls.statefile import Connection, FileKind, explain, find_damage, open_state_file
+from framecls.text import encodable
 
 _KEY_DIGITS = 32
 _SYNC_S = 1.0  # a power failure costs what was done in this time

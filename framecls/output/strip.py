@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.output.text import clock
 from framecls.results import Outline, Segment, TagResult
+from framecls.text import clock
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"

@@ -18,8 +18,8 @@ from rich.text import Text
 from framecls.config import UNKNOWN
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
-from framecls.output.text import clock, length, printable
 from framecls.results import AudioInfo, Identification, StringResult, TagResult
+from framecls.text import clock, length, printable
 
 Renderable: TypeAlias = RenderableType
 

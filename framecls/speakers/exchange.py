@@ -11,6 +11,7 @@ import numpy as np
 
 from framecls.errors import GalleryError, UsageError
 from framecls.speakers.gallery import VECTOR_TYPE, Clip, check_name, is_unit
+from framecls.text import encodable
 
 _FIELDS = ("name", "model", "file", "heard", "added", "vector")
 _MAX_LINE_BYTES = 2**20
@@ -73,9 +74,5 @@ def _parse_row(row: Any) -> Clip:
     if not is_unit(vector):
         raise ValueError("its vector is not of unit length")
     # A surrogate, which JSON may hold, cannot be written anywhere: it becomes an escape.
-    name, model, file, added = (_escape(row[key]) for key in ("name", "model", "file", "added"))
+    name, model, file, added = (encodable(row[key]) for key in ("name", "model", "file", "added"))
     return Clip(check_name(name), model, file, float(row["heard"]), vector, added)
-
-
-def _escape(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from framecls.audio import Source
 from framecls.config import DEFAULT_READING, NOT_ENROLLED, NOT_NAMED, DecisionConfig, ModelConfig, ReadOptions, to_dict
 from framecls.errors import WHO_IS, AudioError, GalleryError, UsageError, suggest
-from framecls.inference.batching import Recording
+from framecls.inference.batching import Request
 from framecls.inference.engine import Engine
 from framecls.inference.identify import Ranking, find_rejection, pool_windows
 from framecls.inference.windows import WindowOutput
@@ -94,7 +94,7 @@ def pool_vectors(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], 
     return pool_windows(outputs, MIN_WINDOW_SPEECH_S)
 
 
-def pool_embedding(recording: Recording, config: ModelConfig) -> Embedding:
+def pool_embedding(recording: Request, config: ModelConfig) -> Embedding:
     """Return the embedding of a recording from those of its windows.
 
     Raises:

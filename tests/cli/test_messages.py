@@ -11,7 +11,7 @@ import pytest
 
 from framecls.cli.messages import Messages
 from framecls.errors import AudioError
-from framecls.output.text import escape, one_line
+from framecls.text import escape, one_line
 from support.commands import Cli, environment, run_command
 from support.models import save_tiny_model
 from support.signals import write_wav

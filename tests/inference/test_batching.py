@@ -25,7 +25,7 @@ from framecls.audio import AudioStream, open_audio
 from framecls.checkpoints.network import save_model
 from framecls.config import WindowConfig
 from framecls.errors import AudioError
-from framecls.inference.batching import Batcher, BatchLimits, Recording
+from framecls.inference.batching import Batcher, BatchLimits, Request
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Item, WindowOutput, cut_windows, padded_length
 from framecls.model import Model
@@ -48,15 +48,15 @@ def make_model(task: Any = "frame", batch_size: int | None = None) -> Model:
     return Model(Engine(Network(tiny_config(task)).eval(), CPU, batch_size))
 
 
-def recordings_of(lengths: Iterable[int]) -> Iterator[Recording]:
+def recordings_of(lengths: Iterable[int]) -> Iterator[Request]:
     """Yield recordings of these many samples, each with other noise."""
     for number, n_samples in enumerate(lengths):
-        yield Recording(partial(open_audio, make_swell(n_samples / RATE, number), RATE, RATE), CONFIG)
+        yield Request(partial(open_audio, make_swell(n_samples / RATE, number), RATE, RATE), CONFIG)
 
 
-def blocks_of(blocks: Iterator[np.ndarray]) -> Recording:
+def blocks_of(blocks: Iterator[np.ndarray]) -> Request:
     """Return a recording that comes in blocks."""
-    return Recording(partial(open_audio, blocks, RATE, RATE), CONFIG)
+    return Request(partial(open_audio, blocks, RATE, RATE), CONFIG)
 
 
 # The batcher, with a function in the place of a network.
@@ -107,7 +107,7 @@ def test_a_recording_that_fails_stops_no_other() -> None:
         raise AudioError("no such file")
 
     first, last = recordings_of([8000, 9000])
-    bad = [Recording(missing, CONFIG), blocks_of(broken())]
+    bad = [Request(missing, CONFIG), blocks_of(broken())]
     got = read_all(Batcher([first, *bad, last], CONFIG, checksums, BatchLimits(4, 2, 2, block_s=0.5)))
     assert [str(outputs[-1]) for outputs in got[1:3]] == ["no such file", "decoding broke"]
     assert len(got[2]) > 1  # what was decoded before it broke is there
@@ -116,7 +116,7 @@ def test_a_recording_that_fails_stops_no_other() -> None:
 
 
 def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Request]:
         yield from recordings_of([8000])
         raise RuntimeError("the list broke")
 
@@ -127,7 +127,7 @@ def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
 def test_the_iterator_is_advanced_by_whoever_reads_the_outputs() -> None:
     threads: set[int] = set()
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Request]:
         for recording in recordings_of([4000, 8000, 12000] * 13):
             threads.add(threading.get_ident())
             yield recording
@@ -149,10 +149,10 @@ def wait_until_full(batcher: Batcher, n_running: int = 0) -> None:
 
 def test_nothing_runs_far_ahead() -> None:
     """While the network answers nothing, a bounded number of recordings is begun."""
-    begun: list[Recording] = []
+    begun: list[Request] = []
     may_answer = threading.Event()
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Request]:
         for recording in recordings_of([8000] * 10000):
             begun.append(recording)
             yield recording

@@ -28,8 +28,8 @@ from framecls.inference.windows import frame_times
 from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.formats import WRITERS, make_writer, tile
 from framecls.output.stored import from_record, to_record
-from framecls.output.text import cell, clock, decimal, length, printable
 from framecls.results import Identification, Segment, TagResult
+from framecls.text import cell, clock, decimal, length, printable
 from support.results import LABELS, make_identification, make_string, make_tag
 
 HOSTILE = [

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio.faults import explain_os_error, explain_stall, one_line
+from framecls.audio.faults import explain_os_error, explain_stall
 from framecls.audio.length.base import WHOLE, FileLength
 from framecls.audio.readers.base import NO_AUDIO, remark_end
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
+from framecls.text import one_line
 
 _PROGRAM = Path(__file__).parents[1] / "decoder_program.py"
 _MAX_IDLE = 4

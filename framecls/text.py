@@ -8,7 +8,6 @@ import unicodedata
 TIME_DIGITS = 6
 SCORE_DIGITS = 4
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a formula of a spreadsheet begins
 
@@ -53,7 +52,7 @@ def length(time_s: float) -> str:
 
 def encodable(name: str) -> str:
     """Return text with bytes that are no UTF-8 written as `\\udcff`, so that it can be encoded."""
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def without_controls(text: str, keep: str = "") -> str:
