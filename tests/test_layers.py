@@ -17,7 +17,7 @@ from support.commands import run_command
 ROOT = Path(framecls.__file__).parent
 
 # What each part of the package may import besides itself and the vocabulary; what that may import, it may too.
-VOCABULARY = {"_version", "errors", "packages", "config", "results", "statefile", "text", "textfiles"}
+VOCABULARY = {"_version", "errors", "packages", "config", "report", "results", "statefile", "text", "textfiles"}
 MAY_IMPORT: dict[str, set[str]] = {
     "audio": set(),
     "nn": set(),
