@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import time
@@ -153,7 +154,7 @@ def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
     from framecls.cluster import connect
 
     start = time.monotonic()
-    with connect(
+    connection = connect(
         options.model,
         address=options.address,
         workers=options.workers,
@@ -161,7 +162,9 @@ def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
         threads=options.threads,
         batch_size=options.batch_size,
         n_inputs=n_inputs,
-    ) as model:
+    )
+    # What goes wrong in its processes Ray prints to `sys.stdout`; results go to the stream that was opened for them.
+    with contextlib.redirect_stdout(io.StringIO()), connection as model:
         _log.info("model %s on %s, the first ready in %.1f s", model.name, model.device, time.monotonic() - start)
         yield model
 

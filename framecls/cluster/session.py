@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from framecls import packages
-from framecls.cluster.signals import changed, end_in_order, hold_sigterm
+from framecls.cluster.signals import end_in_order, hold_sigterm
 from framecls.errors import ClusterError, UsageError
 from framecls.text import one_line
 
@@ -53,27 +54,27 @@ def open_session(address: str | None, n_cpus: int) -> Iterator[Any]:
     """
     require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    # The handler that Ray puts beneath Python's prints a stack, and aborts what takes 3 s from then on.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     target = address or os.environ.get("RAY_ADDRESS")
     was_imported = "ray" in sys.modules
     if target is None and not was_imported:
         os.environ.setdefault(_AUTH_MODE, "token")  # Ray looks at it when it is imported, and not again
     ray: Any = packages.load("a cluster", "ray")
     _require_tokens(ray.__version__, starts_here=target is None and was_imported and not ray.is_initialized())
-    # What its processes report it prints to stdout, which is for data, also where it was told to keep logs to itself.
-    with changed(ray, "worker", "_worker_logs_enabled", False):
-        if address is None and ray.is_initialized():
+    if address is None and ray.is_initialized():
+        yield ray
+        return
+    is_ours = not ray.is_initialized()
+    with end_in_order():
+        try:
+            with hold_sigterm():
+                _connect(ray, target, n_cpus)
             yield ray
-            return
-        is_ours = not ray.is_initialized()
-        with end_in_order():
-            try:
-                with hold_sigterm(ray):
-                    _connect(ray, target, n_cpus)
-                yield ray
-            finally:
-                if is_ours:
-                    with hold_sigterm(ray):
-                        ray.shutdown()
+        finally:
+            if is_ours:
+                with hold_sigterm():
+                    ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
@@ -93,7 +94,9 @@ def _connect(ray: Any, address: str | None, n_cpus: int) -> None:
             )
         else:
             ray.init(address=address, **quiet)
-    except (Exception, SystemExit) as error:  # it leaves by SystemExit when a cluster stops answering meanwhile
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and (address is None or error.code == signal.SIGTERM):
+            raise  # its handler of SIGTERM; otherwise, the cluster has stopped answering meanwhile
         reason = one_line(str(error))
         if address is None:
             raise ClusterError(f"Ray does not start: {reason}") from error

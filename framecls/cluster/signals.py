@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+from framecls.errors import ClusterError
 
 
 class Terminated(BaseException):
@@ -43,18 +44,16 @@ def end_in_order() -> Iterator[None]:
 
 
 @contextmanager
-def hold_sigterm(ray: Any) -> Iterator[None]:
+def hold_sigterm() -> Iterator[None]:
     """Let SIGTERM wait while Ray starts or ends, as half of a Ray cannot be ended; a second one does not wait.
 
-    Then whatever was there handles it. Ray's own handler exits with status 15, which is no sign of a signal; the one
-    that it puts beneath Python's prints a stack first, aborts what takes 3 s from then on, and leaves the system's
-    default behind, so that a handler of this program would never be called again.
-
-    Args:
-        ray: the module.
+    Then whatever was there handles it, and not what Ray has put in its place: that exits with status 15, which is no
+    sign of a signal.
     """
     before = signal.getsignal(signal.SIGTERM)
-    changes = _is_main() and before is not None  # None: not of Python, which cannot put it back
+    if not _is_main() or before is None:  # None: not of Python, which cannot put it back
+        yield
+        return
     asked = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -64,34 +63,17 @@ def hold_sigterm(ray: Any) -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
         asked = True
 
-    if changes and before is not signal.SIG_IGN:
+    if before is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, note)
     try:
-        with (
-            changed(ray, "utils", "set_sigterm_handler", lambda handler: None),
-            changed(ray, "ray_constants", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True),
-        ):
-            yield
+        yield
+    except SystemExit as error:  # by Ray's handler
+        asked = True
+        raise ClusterError("Ray was terminated while it started") from error
     finally:
-        if changes:  # also because a Ray without these two switches has set its own handlers
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
         if asked:
             signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def changed(ray: Any, module: str, name: str, value: object) -> Iterator[None]:
-    """Set something inside Ray for which it has no public switch; where this Ray has no such thing, nothing changes."""
-    place = getattr(getattr(ray, "_private", None), module, None)
-    if not hasattr(place, name):
-        yield
-        return
-    before = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
 
 
 def _is_main() -> bool:

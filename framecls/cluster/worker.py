@@ -90,8 +90,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._n_done = 0  # of the recordings that it was given last
-        self._heard_s = 0.0  # of the next one
+        self._progress = ("", 0.0)  # the path under way, and how many seconds of it are done
 
     def start(self, setup: Setup) -> Started | Failure:
         """Load the model."""
@@ -102,42 +101,39 @@ class Worker:
         room = min(_ROOM * self._model.batch_size, _MAX_ROOM)
         return Started(platform.node(), room, self._model.identity if self._model.config.embedding else "")
 
-    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
-        """Yield two values for each recording, in order: why it failed, or None; and its result, or None.
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer]:
+        """Yield for each recording, in order, its result or why there is none.
 
         Args:
             work: what is done with them.
             recordings: each a path, and what it is called in the result.
         """
         assert self._model is not None
-        self._n_done, self._heard_s = 0, 0.0
         try:
             model = self._model.with_decision(work.decision)
             paths = [Path(path) for path, _ in recordings]
-            results = iter(getattr(model, work.method)(paths, progress=self._hear, **work.options))
+            results = iter(getattr(model, work.method)(paths, progress=self._note_progress, **work.options))
         except Exception as error:
             yield replace(Failure.of(error), is_refusal=True)
             return
         broken: Exception | None = None
         for path, name in recordings:
+            self._progress = (path, 0.0)
             try:
                 result = next(results) if broken is None else broken
             except Exception as error:
                 result = broken = error
-            self._n_done, self._heard_s = self._n_done + 1, 0.0
             if isinstance(result, Exception):
                 yield replace(Failure.of(result), is_missing=not os.path.lexists(path))
-                yield None
             else:
-                yield None
                 yield replace(result, file=name)
 
-    def get_progress(self) -> tuple[int, float]:
-        """Return how many of the recordings are done, and how many seconds of the next one."""
-        return self._n_done, self._heard_s
+    def get_progress(self) -> tuple[str, float]:
+        """Return the path of the recording under way, and how many seconds of it are done."""
+        return self._progress
 
-    def _hear(self, seconds: float) -> None:
-        self._heard_s = seconds
+    def _note_progress(self, seconds: float) -> None:
+        self._progress = (self._progress[0], seconds)
 
 
 def _load(setup: Setup) -> Model:

@@ -276,7 +276,7 @@ def test_workers_end_with_their_ray() -> None:
     asked: list[object] = []
     ray = SimpleNamespace(is_initialized=lambda: False, kill=asked.append)
     gone = pool.WorkerPool.__new__(pool.WorkerPool)
-    gone.ray, gone.workers = ray, [pool._Handle(None, None), pool._Handle(None, None)]
+    gone._ray, gone.workers = ray, [pool._Handle(None, None), pool._Handle(None, None)]
     gone.stop(gone.workers)
     assert (gone.workers, asked) == ([], [])
 
@@ -287,7 +287,7 @@ def test_workers_end_with_their_ray() -> None:
 class Fragile(Worker):
     """Dies of some recordings: of one once, of others each time."""
 
-    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer]:
         for path, name in recordings:
             once = Path(os.path.realpath(path)).with_name("died-once")
             if "poison" in name or ("once" in name and not once.exists()):
@@ -299,7 +299,7 @@ class Fragile(Worker):
 class Elsewhere(Worker):
     """Sees none of the files."""
 
-    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer | None]:
+    def answer(self, work: Work, recordings: Sequence[tuple[str, str]]) -> Iterator[Failure | Answer]:
         yield from super().answer(work, [(f"/nowhere{path}", name) for path, name in recordings])
 
 

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from framecls.cluster.signals import Terminated, changed, end_in_order, hold_sigterm
+from framecls.cluster.signals import Terminated, end_in_order, hold_sigterm
 from support.commands import environment
 from support.models import save_tiny_model
 from support.signals import write_wav
@@ -73,10 +72,10 @@ def tag(output: str, *more: str) -> tuple[str, ...]:
 ON_RAY = ("--engine", "ray", "--workers", "2", "--batch-size", "1", "--no-progress")
 
 
-def left(work: Path) -> list[str]:
+def left(work: Path, patience_s: float = 8) -> list[str]:
     """Return the processes that a program started in `work` has left, after a few seconds if need be."""
     mark = f"FRAMECLS_TEST={work}".encode()
-    end = time.monotonic() + 8
+    end = time.monotonic() + patience_s
     while True:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -127,6 +126,18 @@ def test_terminated_while_ray_starts_or_ends(moment: str, work: Path) -> None:
 
 
 @needs_ray
+@needs_proc
+def test_terminated_while_ray_has_its_own_handler(work: Path) -> None:
+    """It has taken the place of the one before when its first process is there."""
+    with start(work, "-m", "framecls", *tag("early.jsonl", *ON_RAY, "-q")) as process:
+        wait_until(lambda: any("gcs_server" in command for command in left(work, 0)), process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out, err) == (143, "", "framecls: error: terminated\n")
+    assert left(work) == []
+
+
+@needs_ray
 def test_the_handler_of_a_program_stays_its_own(work: Path) -> None:
     with start(work, "-c", TELL) as process:
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -134,11 +145,6 @@ def test_the_handler_of_a_program_stays_its_own(work: Path) -> None:
 
 
 # --- what needs no Ray
-
-
-def old_ray() -> Any:
-    """Return what stands for a Ray without the switches."""
-    return SimpleNamespace(_private=SimpleNamespace(utils=SimpleNamespace()))
 
 
 def test_sigterm_waits_until_ray_is_there() -> None:
@@ -149,13 +155,13 @@ def test_sigterm_waits_until_ray_is_there() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with hold_sigterm(old_ray()):
+        with hold_sigterm():
             signal.raise_signal(signal.SIGTERM)
             assert heard == []
             signal.signal(signal.SIGTERM, lambda *_: heard.append("Ray's"))
         assert heard == ["mine"]
         assert signal.getsignal(signal.SIGTERM) is mine
-        with hold_sigterm(old_ray()):
+        with hold_sigterm():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # does not wait
             assert heard[1:] == ["mine"]
@@ -182,11 +188,3 @@ def test_the_block_is_left_before_the_process_ends(monkeypatch: pytest.MonkeyPat
     assert left_by is not None
     assert raised == [signal.SIGTERM]
     assert after is signal.SIG_DFL
-
-
-def test_what_is_changed_in_ray_is_put_back() -> None:
-    ray = SimpleNamespace(_private=SimpleNamespace(utils=SimpleNamespace(here=1)))
-    with changed(ray, "utils", "here", 2), changed(ray, "utils", "gone", 2), changed(ray, "nowhere", "here", 2):
-        assert vars(ray._private.utils) == {"here": 2}
-    assert vars(ray._private.utils) == {"here": 1}
-    assert not hasattr(ray._private, "nowhere")
