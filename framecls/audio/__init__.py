@@ -12,8 +12,7 @@ from framecls.audio.arrays import as_array, is_array
 from framecls.audio.channels import Channel
 from framecls.audio.faults import explain_stall
 from framecls.audio.find import AUDIO_SUFFIXES, Input, InputFailure, find_inputs
-from framecls.audio.precomputed import open_vectors
-from framecls.audio.stream import AudioStream, Source, has_own_rate, is_stored, open_audio, split_channels
+from framecls.audio.stream import AudioStream, Source, VectorStream, has_own_rate, is_stored, open_audio, split_channels
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -22,6 +21,7 @@ __all__ = [
     "Input",
     "InputFailure",
     "Source",
+    "VectorStream",
     "as_array",
     "explain_stall",
     "find_inputs",
@@ -29,6 +29,5 @@ __all__ = [
     "is_array",
     "is_stored",
     "open_audio",
-    "open_vectors",
     "split_channels",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.audio.wav import MAX_CHANNELS
+from framecls.audio.header import MAX_CHANNELS
 from framecls.errors import AudioError
 from framecls.text import one_line
 

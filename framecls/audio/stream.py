@@ -142,6 +142,27 @@ class AudioStream:
         self.close()
 
 
+class VectorStream(AudioStream):
+    """(vector, feature) features that were computed elsewhere, read as blocks of vectors."""
+
+    def __init__(self, vectors: NDArray[np.float32], vectors_per_s: int) -> None:
+        self.info = AudioInfo(vectors_per_s, 1)
+        self.remarks = Remarks()
+        self.sample_rate = vectors_per_s
+        self._vectors = vectors
+        self._resources = contextlib.ExitStack()
+
+    @property
+    def duration_s(self) -> float | None:
+        """The length in seconds."""
+        return len(self._vectors) / self.sample_rate
+
+    def blocks(self, block_s: float = 30.0) -> Iterator[NDArray[np.float32]]:
+        """Yield (vector, feature) blocks, each `block_s` long save the last."""
+        size = max(1, round(block_s * self.sample_rate))
+        return (self._vectors[first : first + size] for first in range(0, len(self._vectors), size))
+
+
 def has_own_rate(source: object) -> bool:
     """Tell whether a source is a path or a file object, which states its own sample rate."""
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")

@@ -158,7 +158,7 @@ def _inspect_weights(path: Path) -> Contents:
             n_arrays = len(file.keys())
     except (SafetensorError, OSError) as error:
         raise FrameclsError(f"{path}: damaged or cut short: {error}") from error
-    if {"fingerprint", "step"} <= metadata.keys():
+    if {"facts", "step"} <= metadata.keys():
         return Contents("training state", records=n_arrays)
     config = read_config(path)
     return Contents("model", int(metadata["framecls_format"]), config.name, n_arrays)

@@ -21,12 +21,12 @@ from framecls.audio import (
     AudioStream,
     Channel,
     Source,
+    VectorStream,
     as_array,
     has_own_rate,
     is_array,
     is_stored,
     open_audio,
-    open_vectors,
     split_channels,
 )
 from framecls.checkpoints.network import load_network
@@ -82,7 +82,7 @@ class Engine:
                     f"the model {self.config.name} takes vectors of {features.precomputed_dim} numbers that were "
                     "computed elsewhere, not audio: measure it with framecls evaluate"
                 )
-            return open_vectors(np.asarray(vectors, np.float32), features.sample_rate)
+            return VectorStream(np.asarray(vectors, np.float32), features.sample_rate)
         recording = source.source if isinstance(source, Channel) else source
         is_raw = not has_own_rate(recording) and (is_array(recording) or isinstance(recording, Iterator))
         if options.sample_rate is None and is_raw:

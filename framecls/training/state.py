@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from framecls.config import to_dict
 from framecls.errors import ModelError, OutputError
 from framecls.training.data.manifest import Recording
 from framecls.training.job import Data, Job
-from framecls.training.recipe import OptimConfig
+from framecls.training.recipe import Recipe
 
 _DAMAGED = "this state of a run is damaged: leave out --resume"
 _MAX_NAMED = 5  # settings that differ, in one message
@@ -42,83 +41,46 @@ class Identity:
     data: Data
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A digest of settings and data.
-
-        Settings at their defaults are left out, so that a setting added in a later version does not keep an older run
-        from being resumed.
-        """
-        # The number of workers does not change the batches.
-        optim = replace(self.job.recipe.optim, workers=OptimConfig.workers)
-        recipe = replace(self.job.recipe, optim=optim)
-        parts = [changed_settings(recipe), changed_settings(self.data.config), self._input_digest()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-    def _input_digest(self) -> str:
-        digest = hashlib.sha256()
-        for file in (self.job.init, self.job.teacher):
-            digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b"--")
-        for side in (self.data.train, self.data.dev, self.data.noise):
-            for line in self._lines(side):
-                digest.update(line)
-            digest.update(b"--\n")
-        return digest.hexdigest()
-
-    def _lines(self, side: Sequence[Recording]) -> list[bytes]:
-        lines = []
-        for recording in side:
-            spans = [(span.label, span.start_s, span.end_s) for span in recording.spans]
-            n_samples = self.data.store.n_samples(recording.file)
-            more = (recording.phones, recording.alignment, recording.soft)
-            line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {more}\n"
-            lines.append(line.encode("utf-8", "surrogateescape"))
-        return lines
-
     def facts(self) -> dict[str, str]:
-        """Return the parts of the fingerprint by name, for a message that says which differ."""
-        settings = _flatten(to_dict(self.job.recipe))
-        del settings["optim.workers"]
-        facts = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
+        """Each of them by name; of files and recordings a digest."""
+        facts = _settings(self.job.recipe)
         facts["labels"] = ", ".join(self.data.config.labels)
         facts["phones"] = ", ".join(self.data.config.phones)
+        facts["--encoder"] = _hash(json.dumps(to_dict(self.data.config.features)).encode())
         for name, file in (("--init", self.job.init), ("--teacher", self.job.teacher)):
-            facts[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file else ""
+            facts[name] = _hash(file.read_bytes()) if file else ""
         sides = (("train", self.data.train), ("dev", self.data.dev), ("noise", self.data.noise))
         for name, side in sides:
-            digest = hashlib.sha256(b"".join(self._lines(side))).hexdigest()[:8]
-            facts[f"{name} recordings"] = f"{len(side)} ({digest})"
+            facts[f"{name} recordings"] = f"{len(side)} ({_hash(b''.join(map(self._line, side)))})"
         return facts
 
+    def _line(self, recording: Recording) -> bytes:
+        spans = [(span.label, span.start_s, span.end_s) for span in recording.spans]
+        n_samples = self.data.store.n_samples(recording.file)
+        more = (recording.phones, recording.alignment, recording.soft)
+        line = f"{recording.name} {recording.speaker} {recording.source} {n_samples} {spans} {more}\n"
+        return line.encode("utf-8", "surrogateescape")
 
-def _flatten(settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return settings by their dotted names, as in --set."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flatten(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _settings(recipe: Recipe) -> dict[str, str]:
+    """Return settings as JSON by their dotted names, as in --set, save the number of workers, which changes no batch."""
+
+    def flatten(settings: Mapping[str, Any], where: str) -> dict[str, str]:
+        flat: dict[str, str] = {}
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                flat |= flatten(value, f"{where}{key}.")
+            else:
+                flat[where + key] = json.dumps(value, ensure_ascii=False)
+        return flat
+
+    flat = flatten(to_dict(recipe), "")
+    del flat["optim.workers"]
     return flat
-
-
-def changed_settings(config: Any) -> dict[str, Any]:
-    """Return the settings of a dataclass, and of dataclasses in it, that are not at their defaults."""
-    changed: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            inner = changed_settings(value)
-            if inner:
-                changed[field.name] = inner
-            continue
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        if value != default:
-            changed[field.name] = value
-    return changed
-
-
-def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Describe what differs between the facts of two runs; empty if nothing does."""
-    names = [name for name in dict.fromkeys((*now, *then)) if then.get(name) != now.get(name)]
-    more = f"; and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return "; ".join(_describe(name, then.get(name), now.get(name)) for name in names[:_MAX_NAMED]) + more
 
 
 def _describe(name: str, then: str | None, now: str | None) -> str:
@@ -158,8 +120,7 @@ class StateFile:
             "step": str(state.step),
             "best": repr(state.best),
             "since_best": str(state.since_best),
-            "fingerprint": identity.fingerprint,
-            "facts": json.dumps(identity.facts()),
+            "facts": json.dumps(identity.facts),
         }
         temporary = self.path.with_suffix(".tmp")
         try:
@@ -200,20 +161,25 @@ class StateFile:
                 raise ModelError(f"{self.path}: {_DAMAGED}") from error
             raise
         try:
-            if metadata.get("fingerprint") != identity.fingerprint:
-                raise ModelError(
-                    f"{self.path}: {explain_mismatch(json.loads(metadata.get('facts', '{}')), identity.facts())}"
-                )
+            if mismatch := explain_mismatch(json.loads(metadata["facts"]), identity.facts):
+                raise ModelError(f"{self.path}: {mismatch}")
             return State(tensors, int(metadata["step"]), float(metadata["best"]), int(metadata["since_best"]))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{self.path}: {_DAMAGED}") from error
 
 
 def explain_mismatch(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return why a state cannot be resumed, and what can be done."""
+    """Return why a state cannot be resumed, and what can be done; empty if it can be.
+
+    A setting that the state does not name came with a later version of framecls, and had its default.
+    """
+    then = {**_settings(Recipe("", "frame")), **then}
+    names = [name for name in dict.fromkeys((*now, *then)) if then.get(name) != now.get(name)]
+    if not names:
+        return ""
+    more = f"; and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    what = "; ".join(_describe(name, then.get(name), now.get(name)) for name in names[:_MAX_NAMED]) + more
     way_out = "without --resume it begins anew, and another -o keeps the model that is there"
-    # States of older versions do not hold the facts.
-    what = describe_differences(then, now) if then else "another recipe, other labels or other recordings"
-    if then and {name for name in {*then, *now} if then.get(name) != now.get(name)} == {"optim.steps"}:
+    if names == ["optim.steps"]:
         way_out += "; --init goes on from a finished model's weights"
     return f"this run was begun otherwise: {what}; {way_out}"

@@ -10,8 +10,8 @@ import os
 import re
 from typing import IO
 
+from framecls.audio.header import WHOLE, FileLength, read_at
 from framecls.audio.length import packets, uncompressed
-from framecls.audio.length.base import WHOLE, FileLength, read_at
 from framecls.audio.length.mp3 import measure_mp3
 
 _MEASURES = (
@@ -22,7 +22,6 @@ _MEASURES = (
     (rb"caff", uncompressed.measure_caf),
     (rb"RIFF....AVI ", packets.measure_avi),
     (re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")), packets.measure_asf),
-    (rb"\xff[\xf0\xf1\xf8\xf9]", packets.measure_adts),
     (rb"\xff[\xf4\xf5\xfc\xfd]", packets.measure_mp2),
     (rb"\x0b\x77", packets.measure_ac3),
     (rb"Creative Voice File\x1a", uncompressed.measure_voc),

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import IO
 
-from framecls.audio.length.base import WHOLE, FileLength, read_at
+from framecls.audio.header import WHOLE, FileLength, read_at
 
 _BLOCK_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 16  # how far the first frame, and the next one after damage, are looked for

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from framecls.audio.length.base import WHOLE, FileLength, read_at
+from framecls.audio.header import WHOLE, FileLength, read_at
 
 _MAX_LINKS = 100_000
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -85,14 +85,6 @@ def _measure_frames(handle: IO[bytes], size: int, parse: Callable[[bytes], int])
             return WHOLE  # tags, or not what it seemed
         position += n_bytes
     return FileLength(is_cut=position != size)
-
-
-def measure_adts(handle: IO[bytes], size: int) -> FileLength:
-    def parse(head: bytes) -> int:
-        is_frame = head[0] == 0xFF and head[1] & 0xF6 == 0xF0
-        return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5 if is_frame else 0
-
-    return _measure_frames(handle, size, parse)
 
 
 _MP2_KILOBITS = {

@@ -7,8 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import IO, Literal
 
-from framecls.audio.length.base import WHOLE, FileLength, read_at
-from framecls.audio.wav import MIN_OPEN_BYTES, PcmFormat, parse_fmt_chunk
+from framecls.audio.header import MIN_OPEN_BYTES, WHOLE, FileLength, PcmFormat, parse_fmt_chunk, read_at
 from framecls.errors import AudioError
 
 _MAX_CHUNKS = 10_000

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio.faults import explain_os_error, explain_stall
-from framecls.audio.length.base import WHOLE, FileLength
+from framecls.audio.header import WHOLE, FileLength
 from framecls.audio.readers.base import NO_AUDIO, remark_end
 from framecls.config import ReadOptions
 from framecls.errors import AudioError

@@ -13,14 +13,13 @@ from typing import IO, BinaryIO
 import soundfile
 
 from framecls.audio.faults import explain_os_error
-from framecls.audio.length.base import FileLength
+from framecls.audio.header import FileLength, PcmFormat, parse_wav_header
 from framecls.audio.length.measure import measure_length
 from framecls.audio.readers.base import NO_AUDIO, Reader, read_exactly
 from framecls.audio.readers.decoder import DecoderMissingError, DecoderReader
 from framecls.audio.readers.pcm import PcmReader
 from framecls.audio.readers.sndfile import ChainReader, SoundFileReader
-from framecls.audio.wav import PcmFormat, parse_wav_header
-from framecls.config import ReadOptions
+from framecls.config import RAW_ENCODINGS, RawAudio, ReadOptions
 from framecls.errors import AudioError
 from framecls.results import Remarks
 
@@ -58,7 +57,7 @@ class FileOpener:
         if status.st_size == 0 and not stat.S_ISFIFO(status.st_mode):
             raise AudioError("the file is empty (0 bytes)")
         if self._options.raw is not None:
-            return self._read_pcm(handle, PcmFormat.of_raw(self._options.raw))
+            return self._read_pcm(handle, _raw_format(self._options.raw))
         if stat.S_ISFIFO(status.st_mode):
             return self._open_pipe(handle)
         return self._open_regular(handle, path)
@@ -73,13 +72,13 @@ class FileOpener:
             if handle.isatty():
                 raise AudioError("standard input is a terminal: pipe audio into it, or give a file")
             if not handle.seekable():
-                return self._open_pipe(handle) if raw is None else self._read_pcm(handle, PcmFormat.of_raw(raw))
+                return self._open_pipe(handle) if raw is None else self._read_pcm(handle, _raw_format(raw))
             if handle.seek(0, os.SEEK_END) == 0:
                 raise AudioError("the file is empty (0 bytes)")
             handle.seek(0)
         except OSError as error:
             raise explain_os_error(error) from error
-        return self._open_regular(handle, None) if raw is None else self._read_pcm(handle, PcmFormat.of_raw(raw))
+        return self._open_regular(handle, None) if raw is None else self._read_pcm(handle, _raw_format(raw))
 
     def _open_regular(self, handle: IO[bytes], path: Path | None) -> Reader:
         """Open a seekable file with the first decoder that knows it and reads it to its end.
@@ -180,3 +179,9 @@ class FileOpener:
         except OSError as error:
             raise AudioError(f"it cannot be copied to a temporary file: {error.strerror or error}") from error
         return file, path
+
+
+def _raw_format(raw: RawAudio) -> PcmFormat:
+    """Return the format of samples without a header, of unknown length."""
+    subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
+    return PcmFormat(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)

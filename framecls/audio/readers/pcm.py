@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from framecls.audio.header import PcmFormat
 from framecls.audio.readers.base import read_exactly, remark_end
-from framecls.audio.wav import PcmFormat
 from framecls.results import AudioInfo, Remarks
 
 

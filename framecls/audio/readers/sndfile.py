@@ -12,7 +12,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from framecls.audio.length.base import WHOLE, FileLength
+from framecls.audio.header import WHOLE, FileLength
 from framecls.audio.readers.base import remark_end
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from framecls.audio import AUDIO_SUFFIXES
+from framecls.audio.find import AUDIO_SUFFIXES
 from framecls.errors import ManifestError
 from framecls.training.data.labels.arrays import read_arrays
 from framecls.training.data.labels.folders import read_folders

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from framecls.audio import AUDIO_SUFFIXES, open_audio
+from framecls.audio.find import AUDIO_SUFFIXES
 from framecls.errors import AudioError, ManifestError
 from framecls.training.data.labels.rows import (
     Found,
@@ -108,6 +108,8 @@ def choose_tier(tiers: dict[str, list[Interval]], wanted: str | None) -> list[In
 
 
 def _sample_rate(file: Path) -> int:
+    from framecls.audio import open_audio  # with all its decoders: no other label file needs them
+
     try:
         with open_audio(file) as stream:
             return stream.info.sample_rate

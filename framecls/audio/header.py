@@ -1,13 +1,11 @@
-"""How PCM samples are stored, and what the header of a WAV stream says of that."""
+"""What the header of a file says: how its samples are stored, and how many there are."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-from framecls.config import RAW_ENCODINGS, RawAudio
+from typing import IO, Literal
 
 MAX_CHANNELS = 1024  # libsndfile's limit
 
@@ -23,11 +21,34 @@ class PcmFormat:
     n_frames: int | None  # None: until the stream ends
     endian: Literal["LITTLE", "BIG"] = "LITTLE"
 
-    @classmethod
-    def of_raw(cls, raw: RawAudio) -> PcmFormat:
-        """Return the format of samples without a header, of unknown length."""
-        subtype, endian, sample_bytes = RAW_ENCODINGS[raw.encoding]
-        return cls(raw.sample_rate, raw.channels, subtype, raw.channels * sample_bytes, None, endian)
+
+@dataclass(frozen=True)
+class FileLength:
+    """What a file's header and data say of its length, where libsndfile alone would be wrong."""
+
+    promised_s: float | None = None  # the length by the header, where the file has less or more
+    is_cut: bool = False  # it ends within a packet, or without the mark of an end
+    beyond_libsndfile: bool = False  # libsndfile would stop before its end, or say something of its own
+    has_samples: bool = True
+    links: tuple[int, ...] = ()  # first bytes of the files that were joined into this one
+    # Where there are more samples than the header counts: how all of them are stored, and their first byte.
+    samples: PcmFormat | None = None
+    first_byte: int = 0
+
+
+WHOLE = FileLength()
+
+
+def read_at(handle: IO[bytes], position: int, n_bytes: int) -> bytes:
+    """Return bytes of a file; fewer at its end, which a position from a header may be beyond."""
+    if position >= 2**62:  # no system can seek there
+        return b""
+    handle.seek(position)
+    parts = []
+    while n_bytes > 0 and (part := handle.read(n_bytes)):
+        parts.append(part)
+        n_bytes -= len(part)
+    return b"".join(parts)
 
 
 # (format code, bits) to libsndfile's name
