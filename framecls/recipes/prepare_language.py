@@ -1,9 +1,9 @@
-"""Make the manifest of the `language` recipe: ISO 639-1 labels, phones where they are known, and two honest dev sets.
+"""Make the manifest of the `language` recipe: ISO 639-1 labels, and two honest dev sets.
 
 The dev set of *voices* holds out one voice of each language that has at least three in FLEURS, the source with equal
 recording conditions. The dev set of *sources* is made of sources that training never hears at all.
 
-    python -m framecls.recipes.prepare_language CORPUS/manifest.jsonl [SYNTHETIC/manifest.jsonl] --phones phones.jsonl \
+    python -m framecls.recipes.prepare_language CORPUS/manifest.jsonl [SYNTHETIC/manifest.jsonl] \
         --out language.jsonl --noise-out noise.jsonl
 """
 
@@ -72,9 +72,9 @@ def thin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_rows(manifest: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; `path` becomes the clip's absolute path."""
+    """Read JSON lines; where they are of clips, `path` becomes a clip's absolute path."""
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    return [row | {"path": os.path.abspath(manifest.parent / row["file"])} for row in rows]
+    return [row | {"path": os.path.abspath(manifest.parent / row["file"])} if "file" in row else row for row in rows]
 
 
 def main() -> None:
@@ -83,12 +83,10 @@ def main() -> None:
     arguments.add_argument("manifests", type=Path, nargs="+")
     arguments.add_argument("--thin", action="store_true", help="keep less of sources of plenty, for the second half")
     arguments.add_argument("--labels", default="", help="languages to keep, separated by commas; none: all")
-    arguments.add_argument("--phones", type=Path, required=True, help="what transcribe_corpus wrote")
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--noise-out", type=Path, required=True)
     options = arguments.parse_args()
     rows = [row for manifest in options.manifests for row in read_rows(manifest)]
-    phones = {row["file"]: row["phones"] for row in read_rows(options.phones)}
     held_out = dev_voices(row for row in rows if row.get("kind") != "noise")
     labels = Counter(iso_code(row["lang"]) for row in rows if row["source"] == "fleurs")
     wanted = set(filter(None, options.labels.split(","))) or labels
@@ -108,9 +106,6 @@ def main() -> None:
             dev = row["source"] in DEV_SOURCES or row.get("speaker") in held_out
             clip = {"file": row["path"], "label": label, "speaker": row.get("speaker") or row["file"]}
             clip |= {"source": row["source"], "split": "dev" if dev else "train"}
-            if not dev:
-                clip["phones"] = row.get("phones") or phones.get(row["file"], "")
-                clip |= {"alignment": row["alignment"]} if "alignment" in row else {}
             out.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
 

@@ -35,7 +35,7 @@ import soxr
 
 from framecls.errors import FrameclsError, ManifestError
 from framecls.recipes.phones import UnspokenLanguageError, phone_symbols, spell_out, to_ipa_many
-from framecls.recipes.transcribe_corpus import MISREAD_LANGUAGES, is_plausible, read_rows
+from framecls.recipes.prepare_language import read_rows
 
 SAMPLE_RATE_HZ = 16000
 SHORTEST_S, LONGEST_S = 4.0, 10.0
@@ -51,6 +51,9 @@ _PEOPLE = """
 VARIANTS: tuple[str, ...] = tuple(_PEOPLE.split())
 _SLOWEST_WPM, _FASTEST_WPM = 130, 190
 _LOWEST_PITCH, _HIGHEST_PITCH = 25, 75
+# espeak-ng reads Hebrew without its unwritten vowels, Thai partly letter by letter, and hardly anything of Burmese.
+MISREAD_LANGUAGES = frozenset({"he", "th", "my"})
+PHONES_PER_SECOND = (3.0, 30.0)  # people speak at about 10 to 15; single words with silence around them come out slower
 _PHONES_PER_SECOND_AT_160 = 12.0  # a guess that only decides how many lines are joined into one clip
 _LINES_PER_MINUTE = 20  # more than a minute of speech needs; reading a line takes as long as speaking it
 _LONGEST_DRAW = 40  # lines tried for one clip before the language is said to have no fitting text
@@ -229,6 +232,12 @@ def _write_clip(clip: Clip, out: Path) -> dict[str, Any] | None:
         "text": clip.text,
         "phones": " ".join(clip.phones),
     }
+
+
+def is_plausible(n_phones: int, seconds: float) -> bool:
+    """Tell whether this many phones can be spoken in this time."""
+    slowest, fastest = PHONES_PER_SECOND
+    return seconds > 0 and slowest <= n_phones / seconds <= fastest
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,8 +33,16 @@ import numpy as np
 import soundfile
 
 from framecls.errors import FrameclsError
-from framecls.recipes.speak_corpus import SAMPLE_RATE_HZ, Clip, Line, plan_clips, read_lines, read_spoken
-from framecls.recipes.transcribe_corpus import MISREAD_LANGUAGES, read_rows
+from framecls.recipes.prepare_language import read_rows
+from framecls.recipes.speak_corpus import (
+    MISREAD_LANGUAGES,
+    SAMPLE_RATE_HZ,
+    Clip,
+    Line,
+    plan_clips,
+    read_lines,
+    read_spoken,
+)
 
 PHONES_PER_SECOND = (5.0, 25.0)
 _SLOWEST, _FASTEST = 0.9, 1.15

@@ -67,7 +67,7 @@ def _hash(content: bytes) -> str:
 
 
 def _settings(recipe: Recipe) -> dict[str, str]:
-    """Return settings as JSON by their dotted names, as in --set, save the number of workers, which changes no batch."""
+    """Return settings as JSON by their dotted names, without the number of workers, which changes no batch."""
 
     def flatten(settings: Mapping[str, Any], where: str) -> dict[str, str]:
         flat: dict[str, str] = {}

@@ -13,9 +13,9 @@ import soundfile
 from framecls.errors import FrameclsError
 from framecls.recipes import speak_voices
 from framecls.recipes.phones import PHONES
+from framecls.recipes.prepare_language import read_rows
 from framecls.recipes.speak_corpus import Line
 from framecls.recipes.speak_voices import VOICES, Voice, is_installed, plan_voice, speakable, speed_of
-from framecls.recipes.transcribe_corpus import read_rows
 
 CZECH = Voice("festival", "czech_ph", "cs", "GPL 2+", "iso-8859-2")
 SPOKEN = ("a", "t") * 20
