@@ -271,7 +271,7 @@ class TimedEngine(Engine):
             middle_s = self._now()
             self.network.classify(vectors, n_frames)
             if self._untimed.gate is not None:
-                self._untimed.gate.weigh(waveform, n_frames, torch.zeros_like(n_frames))
+                self._untimed.gate.hear(waveform, n_frames)
             self.features_s += middle_s - start_s
             self.model_s += self._now() - middle_s
         return [WindowOutput(window, np.zeros(0, np.float32), 0.0) for window, _ in items]

@@ -269,6 +269,27 @@ class WindowConfig:
 
 
 @dataclass(frozen=True)
+class TimelineConfig:
+    """How a pooled model tells when a label holds: spans around steps, and a hidden Markov model over the labels."""
+
+    hop_s: float = 0.4  # of a step, to the nearest whole number of frames
+    span_s: float = 3.2  # pooled around each step
+    overlap_s: float = 2.0  # of the windows that the encoder reads
+    change: float = 0.01  # chance that another label follows from one step to the next
+    weight: float = 0.25  # of what a step says: spans overlap, so neighbouring steps repeat each other
+    min_gap_s: float = 1.0  # segments of one label closer than this are joined, unless the decision's is greater
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.hop_s <= self.span_s <= 3600, "timeline hop_s and span_s must be in (0, 3600], hop_s the less"
+        )
+        _require(0 <= self.overlap_s <= 3600, "timeline overlap_s must be in [0, 3600]")
+        _require(0 < self.change < 1, "timeline change must be in (0, 1)")
+        _require(0 < self.weight <= 100, "timeline weight must be in (0, 100]")
+        _require(0 <= self.min_gap_s <= 3600, "timeline min_gap_s must be in [0, 3600]")
+
+
+@dataclass(frozen=True)
 class DecisionConfig:
     """How probabilities become labels."""
 
@@ -327,6 +348,7 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
+    timeline: TimelineConfig = field(default_factory=TimelineConfig)  # of a pooled model, where it is asked when
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

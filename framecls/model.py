@@ -29,6 +29,7 @@ from framecls.inference.engine import Engine, load_engine, name_source
 from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.inference.phones import phone_engine, spell_recording
 from framecls.inference.tag import make_segmenter, tag_recording, to_probabilities
+from framecls.inference.timeline import TimelineEngine, tag_timeline
 from framecls.inference.windows import stitch_parts
 from framecls.results import Identification, Remarks, Segment, StringResult, TagResult
 from framecls.speakers.gallery import check_name
@@ -94,32 +95,36 @@ class Model(Configured):
         self,
         source: Source,
         *,
+        among: Sequence[str] | None = None,
         keep_scores: bool = True,
         progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> TagResult:
-        """Say what is heard when in one recording.
+        """Say what is heard when in one recording; with a model of languages, which of them is spoken when.
 
         Args:
             source, progress, reading: see `Model`.
+            among: as of `identify`; not for a model that gives its labels to frames.
             keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
 
         Raises:
-            UsageError: this model gives one label a recording, not one a frame.
+            UsageError: this model can choose among all of its labels only.
+            ConfigError: `among` names a label that the model does not have.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         _refuse_each(source, ReadOptions(**reading))
-        return _only(self.tag_many([source], keep_scores=keep_scores, progress=progress, **reading))
+        return _only(self.tag_many([source], among=among, keep_scores=keep_scores, progress=progress, **reading))
 
     def tag_many(
         self,
         sources: Iterable[Source],
         *,
+        among: Sequence[str] | None = None,
         keep_scores: bool = True,
         progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Generator[TagResult | Exception, None, None]:
-        """Say what is heard when in many recordings; the arguments are those of `tag`.
+        """Say what is heard when in many recordings; arguments and errors are those of `tag`.
 
         An iterator of sources is advanced some recordings ahead, in the thread that reads the results; what it raises
         is raised there, and closing the results closes a generator.
@@ -127,12 +132,21 @@ class Model(Configured):
         Yields:
             in the order of the sources a result, or for one that failed the error that `tag` would have raised; with
             `channel="each"` as many for a source as it has channels.
-
-        Raises:
-            UsageError: this model gives one label a recording, not one a frame.
         """
-        self._check_frame_task()
-        return self._run(sources, reading, progress, lambda recording: self._tag(recording, keep_scores))
+        if self.config.task == "frame":
+            if among is not None:
+                raise UsageError(f"among goes with a model of languages, not with {self.name}")
+            return self._run(sources, reading, progress, lambda recording: self._tag(recording, keep_scores))
+        if self.config.embedding:
+            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
+        engine, choice = TimelineEngine(self._engine, self.config), choose_candidates(self.config, among)
+        return self._run(
+            sources,
+            reading,
+            progress,
+            lambda recording: tag_timeline(recording, engine, choice, keep_scores=keep_scores),
+            engine,
+        )
 
     def _tag(self, recording: Request, keep_scores: bool) -> TagResult:
         return tag_recording(recording, self.config, keep_scores=keep_scores)

@@ -177,19 +177,17 @@ def parse_raw(text: str | None) -> RawAudio | None:
         raise UsageError(f"--raw {text}: {error}") from error
 
 
-def find_model(name: str, task: Literal["frame", "pooled"]) -> tuple[Path, ModelConfig]:
-    """Return the file and the settings of a model that does this task.
+def find_model(name: str, task: Literal["pooled"] | None = None) -> tuple[Path, ModelConfig]:
+    """Return the file and the settings of a model that does this task; None: any model will do.
 
     Raises:
-        UsageError: no model has that name, or it is one for the other command.
+        UsageError: no model has that name, or it does something else.
         ModelError: the file is missing or no model.
     """
     path = registry.locate(name)
     config = read_config(path)
-    if config.task != task:
-        raise UsageError(
-            f"-m {name}: this model is for framecls {COMMANDS[config.task]}, not for framecls {COMMANDS[task]}"
-        )
+    if task not in (None, config.task):
+        raise UsageError(f"-m {name}: this model is for framecls tag, not for framecls identify")
     _refuse_given(name, config)
     return path, config
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Operation(ABC):
     """What one command does with each input, by its options."""
 
-    task: ClassVar[Literal["frame", "pooled"]]  # of the models that it takes
+    task: ClassVar[Literal["pooled"] | None] = None  # of the models that it takes; None: any
     result: ClassVar[type[Result]]  # what `run` gives
 
     def __init__(self, options: RunOptions, *, frames: bool = False) -> None:
@@ -88,7 +88,6 @@ class Operation(ABC):
 class TagOperation(Operation):
     """`framecls tag`."""
 
-    task = "frame"
     result = TagResult
 
     def __init__(self, options: TagOptions) -> None:
@@ -101,15 +100,29 @@ class TagOperation(Operation):
             check_stream(options, self.writer)
         self.min_duration_s = options.min_duration
         self.min_gap_s = options.min_gap
+        self._stream = options.stream
+        self._among_text = options.among
+        self._among: tuple[str, ...] | None = None
+
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        if config.task == "frame":
+            if self._among_text:
+                raise UsageError(f"--among goes with a model such as -m language, not with {config.name}")
+            return
+        if self._stream:
+            raise UsageError(f"--stream wants a model that gives labels to frames, such as -m sound, not {config.name}")
+        self._among = checks.parse_among(self._among_text, config.labels)
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.tag_many(sources, keep_scores=self.writer.frames, progress=progress, **self.reading)
+        return model.tag_many(
+            sources, among=self._among, keep_scores=self.writer.frames, progress=progress, **self.reading
+        )
 
 
 class StringOperation(Operation):
     """`framecls tag --string`: any model with a phone head will do."""
 
-    task = "frame"
     result = StringResult
 
     def __init__(self, options: TagOptions) -> None:
@@ -119,6 +132,7 @@ class StringOperation(Operation):
             ("--min-duration", options.min_duration is not None),
             ("--min-gap", options.min_gap is not None),
             ("--stream", options.stream),
+            ("--among", options.among),
         ):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")

@@ -82,6 +82,15 @@ GalleryOption = Annotated[
     Path | None,
     _labels("--gallery", metavar="FILE", help="The enrolled voices; by default in your data folder."),
 ]
+AmongOption = Annotated[
+    list[str],
+    _labels(
+        "--among",
+        metavar="L1,L2",
+        help="Only these can be the answer, or none of them; repeatable.",
+        show_default=False,
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     _training("--recipe", metavar="NAME|FILE", help="All settings, in a TOML file.", autocompletion=_recipes),
@@ -228,6 +237,7 @@ class TagOptions(RunOptions):
     model: ModelOption = "sound"
     frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
     string: Annotated[bool, _labels("--string", help="The phones that are said, in order (-m phones).")] = False
+    among: AmongOption = field(default_factory=list)
     beam: Annotated[
         int | None,
         _labels("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
@@ -247,15 +257,7 @@ class IdentifyOptions(RunOptions):
 
     model: ModelOption = "language"
     top_k: Annotated[int, _labels("--top-k", metavar="N", help="How many candidates to list.")] = DEFAULT_TOP_K
-    among: Annotated[
-        list[str],
-        _labels(
-            "--among",
-            metavar="L1,L2",
-            help="Only these can be the answer, or none of them; repeatable.",
-            show_default=False,
-        ),
-    ] = field(default_factory=list)
+    among: AmongOption = field(default_factory=list)
     gallery: GalleryOption = None
 
 

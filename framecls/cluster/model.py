@@ -50,6 +50,7 @@ class ClusterModel(Configured):
         self,
         sources: Iterable[object],
         *,
+        among: Sequence[str] | None = None,
         keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
         **reading: Unpack[ReadKeywords],
@@ -61,10 +62,10 @@ class ClusterModel(Configured):
             not see the file, and ClusterError where it cost two workers their lives.
 
         Raises:
-            UsageError: when the first result is asked for: this model gives one label a recording, not one a frame.
+            UsageError: when the first result is asked for: this model can choose among all of its labels only.
             ClusterError: the workers or the cluster are gone.
         """
-        return self._run("tag_many", sources, progress, keep_scores=keep_scores, **reading)
+        return self._run("tag_many", sources, progress, among=among, keep_scores=keep_scores, **reading)
 
     def tag_string_many(
         self,

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from framecls.audio import (
@@ -158,14 +159,30 @@ class Engine:
         with torch.inference_mode():
             waveform, n_frames = self.pad(items)
             logits = self.network(waveform, n_frames).logits.float().cpu().numpy()
-            n_shared = torch.tensor([self.config.overlap_frames if window.first else 0 for window, _ in items])
-            counted = self.gate.weigh(waveform, n_frames, n_shared) if self.gate else (n_frames, n_shared)
-        hop_s = self.gate.hop_s if self.gate else self.config.hop_s
-        weights_s, shared_s = ((count * hop_s).tolist() for count in counted)
-        return [
-            WindowOutput(window, row[: window.n_frames] if row.ndim == 2 else row, weight_s, both_s)
-            for (window, _), row, weight_s, both_s in zip(items, logits, weights_s, shared_s, strict=True)
-        ]
+            gated = self.hear(waveform, n_frames)
+        return self.outputs(items, list(logits), gated)
+
+    def hear(self, waveform: Tensor, n_frames: Tensor) -> NDArray[np.float32] | None:
+        """Return (batch, gate frame) logits of the gate's label; None: there is no gate."""
+        return self.gate.hear(waveform, n_frames).float().cpu().numpy() if self.gate else None
+
+    def outputs(
+        self, items: list[Item], logits: list[NDArray[np.float32]], gated: NDArray[np.float32] | None
+    ) -> list[WindowOutput]:
+        """Return what was found in each window, without the padding, and how much of it counts."""
+        found = []
+        for row, (window, _) in enumerate(items):
+            n_frames, n_shared = window.n_frames, self.config.overlap_frames if window.first else 0
+            own = logits[row][:n_frames] if logits[row].ndim == 2 else logits[row]
+            if self.gate is None or gated is None:
+                output = WindowOutput(window, own, n_frames * self.config.hop_s, n_shared * self.config.hop_s)
+            else:
+                gate = gated[row, : self.gate.count(n_frames)]
+                heard = gate > 0
+                n_heard, n_both = int(heard.sum()), int(heard[: self.gate.count(n_shared)].sum())
+                output = WindowOutput(window, own, n_heard * self.gate.hop_s, n_both * self.gate.hop_s, gate)
+            found.append(output)
+        return found
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TypeVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,9 +11,11 @@ from framecls.config import ModelConfig
 from framecls.errors import ModelError
 from framecls.nn.network import Network
 
+Count = TypeVar("Count", int, Tensor)
+
 
 class Gate:
-    """Count the frames of windows in which a gated model's label is heard.
+    """Find the frames of windows in which a gated model's label is heard.
 
     Args:
         network: the frame model, on the device of the gated one.
@@ -34,30 +37,24 @@ class Gate:
         if not fits or gated.gate not in own.labels:
             raise ModelError(f"{gated.name}: the model {own.name} cannot tell it where {gated.gate!r} is heard")
         self._network = network
+        self.config = own
         self._label = own.labels.index(gated.gate)
         self._hops = (gated.hop_samples, own.hop_samples)
         self._margins = (gated.features.margin_samples, own.features.margin_samples)
         self.hop_s = own.hop_s
 
-    def weigh(self, waveform: Tensor, n_frames: Tensor, n_shared: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the gate's frames, of `hop_s` seconds, in which the label is likelier than not.
+    def hear(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
+        """Return (batch, frame) the logit of the label in each of the gate's frames, of `hop_s` seconds.
 
         Args:
             waveform: (batch, sample) as the gated network takes it.
             n_frames: (batch,) real frames, counted in the gated network's.
-            n_shared: (batch,) of these, the first ones, how many the previous window has too.
-
-        Returns:
-            (batch,) how many there are, and (batch,) how many among the shared.
         """
-        logits = self._network(self._adapt_margins(waveform), self._count(n_frames)).logits[:, :, self._label]
-        index = torch.arange(logits.shape[1], device=logits.device)
-        heard = (logits > 0) & (index < self._count(n_frames).unsqueeze(1))
-        shared = index < self._count(n_shared.to(logits.device)).unsqueeze(1)
-        return heard.sum(dim=1), (heard & shared).sum(dim=1)
+        logits: Tensor = self._network(self._adapt_margins(waveform), self.count(n_frames)).logits[:, :, self._label]
+        return logits
 
-    def _count(self, n_frames: Tensor) -> Tensor:
-        """Convert a number of the gated network's frames to the gate's, the last one perhaps in part."""
+    def count(self, n_frames: Count) -> Count:
+        """Convert a number, or several, of the gated network's frames to the gate's, the last one perhaps in part."""
         gated, own = self._hops
         return (n_frames * gated + own - 1) // own
 

@@ -99,22 +99,37 @@ def posteriors(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.f
     return probabilities
 
 
+def share_out(
+    logits: NDArray[np.float32], config: ModelConfig, choice: Choice
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share the probability out among the labels that can be the answer, and all others together.
+
+    Args:
+        logits: (..., label).
+        config: labels, and what makes probabilities of logits.
+        choice: which labels can be the answer.
+
+    Returns:
+        (..., candidate) and (...,).
+    """
+    chosen = posteriors(logits, config)[..., list(choice.indices)]
+    others = np.maximum(0.0, 1.0 - chosen.sum(axis=-1, keepdims=True)) * choice.other_odds
+    scores = chosen / (chosen.sum(axis=-1, keepdims=True) + others)
+    return scores, np.maximum(0.0, 1.0 - scores.sum(axis=-1))
+
+
 def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k: int) -> Ranking:
     """Rank the labels that can be the answer; the others keep their share of the probability.
 
     Args:
         logits: (label,).
-        config: labels, and what makes probabilities of logits.
-        choice: which labels can be the answer.
+        config, choice: as of `share_out`.
         top_k: how many to return.
     """
-    probabilities = posteriors(logits, config)
-    chosen = probabilities[list(choice.indices)]
-    others = max(0.0, 1.0 - float(chosen.sum())) * choice.other_odds
-    scores = chosen / (chosen.sum() + others)
+    scores, rest = share_out(logits, config, choice)
     order = np.argsort(-scores, kind="stable")[:top_k]
     top = tuple(Candidate(config.labels[choice.indices[i]], float(scores[i])) for i in order)
-    return Ranking(top, max(0.0, 1.0 - float(scores.sum())), choice.reason)
+    return Ranking(top, float(rest), choice.reason)
 
 
 def decide(recording: Request, ranking: Ranking, heard_s: float, config: ModelConfig) -> Identification:

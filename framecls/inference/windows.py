@@ -46,6 +46,7 @@ class WindowOutput:
     logits: NDArray[np.float32]  # (frame, label), or (label,) of a pooled task, or (number,) an embedding
     weight_s: float  # seconds that count: all of the window, or those in which the gate's label is heard
     shared_s: float = 0.0  # of these, seconds already counted by the previous, overlapping window
+    gate: NDArray[np.float32] | None = None  # (gate frame,) logits of the gate's label; None: there is no gate
 
 
 def plan_windows(n_frames: int, length: int, overlap: int) -> list[Window]:

@@ -65,11 +65,19 @@ class Network(nn.Module):
 
     def classify(self, vectors: Tensor, n_frames: Tensor) -> Output:
         """Classify (batch, vector, feature) windows of `encoder.subsampling` vectors a frame."""
+        x, mask, phone_logits = self.contextualize(vectors, n_frames)
+        return Output(self.decide(x, mask), phone_logits)
+
+    def contextualize(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run all layers; return (batch, frame, channel), the mask, and the phone logits where there is such a head."""
         x, mask = self.encode(vectors, n_frames)
-        if self.phones is None:
-            return Output(self._decide(x, mask))
-        phone_logits = self.phones(x)
-        return Output(self._decide(self.phones.condition(x, phone_logits.softmax(dim=2)), mask), phone_logits)
+        phone_logits = None
+        if self.phones is not None:
+            phone_logits = self.phones(x)
+            x = self.phones.condition(x, phone_logits.softmax(dim=2))
+        if self.phone_layer < self.config.encoder.n_layers:
+            x = self.encoder.run_layers(x, mask, self.phone_layer, self.config.encoder.n_layers)
+        return x, mask, phone_logits
 
     def encode(self, vectors: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Run the layers below the phone head (all, without one); return (batch, frame, channel) and the mask."""
@@ -77,10 +85,13 @@ class Network(nn.Module):
         x = self.encoder.project(self._normalize(vectors, n_frames), mask)
         return self.encoder.run_layers(x, mask, 0, self.phone_layer), mask
 
-    def _decide(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the remaining layers, pooling and head; return logits, or unit vectors of an embedding."""
-        if self.phone_layer < self.config.encoder.n_layers:
-            x = self.encoder.run_layers(x, mask, self.phone_layer, self.config.encoder.n_layers)
+    def decide(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Run pooling, if there is any, and the head; return logits, or unit vectors of an embedding.
+
+        Args:
+            x: (batch, frame, channel) from `contextualize`, or parts of it.
+            mask: (batch, frame) True = real.
+        """
         pooled = x if self.pooling is None else self._pool(x, mask)
         if self.hidden is not None:
             pooled = functional.normalize(functional.relu(self.hidden(pooled)), dim=1)

@@ -75,9 +75,10 @@ def test_a_gate_hears_the_same_through_other_margins() -> None:
     pooled = replace(tiny_config("pooled"), gate="speech")
     near = replace(pooled, features=replace(pooled.features, n_fft=400))
     wide, narrow = (Gate(gate, listener) for listener in (pooled, near))
-    wanted = wide.weigh(samples, n_frames, n_frames // 2)
-    got = narrow.weigh(samples[:, 176 - 120 : 120 - 176], n_frames, n_frames // 2)
-    assert [part.tolist() for part in got] == [part.tolist() for part in wanted]
+    wanted = wide.hear(samples, n_frames)
+    got = narrow.hear(samples[:, 176 - 120 : 120 - 176], n_frames)
+    assert wanted.any()
+    assert got.tolist() == wanted.tolist()
 
 
 def test_a_gate_that_does_not_fit_is_refused() -> None:

@@ -256,7 +256,9 @@ def test_the_command(spoken: tuple[Path, str, tuple[Segment, ...]], capsys: pyte
         (["-m", "language", "--string", "--stream"], "--stream is about labels"),
         (["-m", "sound", "-f", "text"], "add --string"),
         (["-m", "sound", "--beam", "8"], "--beam goes with --string"),
-        (["-m", "language"], "is for framecls identify"),
+        (["-m", "phones", "--among", "aa"], "--among goes with a model such as -m language, not with phones"),
+        (["-m", "language", "--among", "xx"], "--among: 'xx' is no label of this model"),
+        (["-m", "language", "--stream", "-f", "csv"], "--stream wants a model that gives labels to frames"),
     ],
 )
 def test_wrong_usage(options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
