@@ -26,12 +26,13 @@ from framecls.config import (
 from framecls.errors import ConfigError, UsageError
 from framecls.inference.batching import Request
 from framecls.inference.engine import Engine, load_engine, name_source
+from framecls.inference.explain import attend, explain
 from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.inference.phones import phone_engine, spell_recording
 from framecls.inference.tag import make_segmenter, tag_recording, to_probabilities
 from framecls.inference.timeline import TimelineEngine, tag_timeline
 from framecls.inference.windows import stitch_parts
-from framecls.results import Identification, Remarks, Segment, StringResult, TagResult
+from framecls.results import Attention, Explanation, Identification, Remarks, Segment, StringResult, TagResult
 from framecls.speakers.gallery import check_name
 from framecls.speakers.recognition import Enrolled, embed_recording, enroll, identity, load_enrolled, pool_embedding
 
@@ -309,6 +310,58 @@ class Model(Configured):
         options = ReadOptions(**reading)
         _refuse_each(source, options)
         return embed_recording(self._engine, source, options, progress).vector
+
+    def attention(self, source: Source, at: float = 0.0, **reading: Unpack[ReadKeywords]) -> Attention:
+        """Return what the frames around a moment of a recording attended to, as arrays.
+
+        Args:
+            source, reading: see `Model`.
+            at: seconds from the start; the window that the model read around it is the one that is returned.
+
+        Raises:
+            UsageError: the recording does not last so long.
+            AudioError: it cannot be read.
+        """
+        options = ReadOptions(**reading)
+        _refuse_each(source, options)
+        return attend(self._engine, source, at, options)
+
+    def explain(
+        self,
+        source: Source,
+        at: float | None = None,
+        *,
+        segment: int | None = None,
+        label: str | None = None,
+        **reading: Unpack[ReadKeywords],
+    ) -> Explanation:
+        """Say what an answer drew on: attention, and beside it what hiding frames does to the answer.
+
+        Args:
+            source, reading: see `Model`; with `segment` nothing that can be read only once.
+            at: seconds from the start; of a model with one label a recording any time in the window to explain.
+            segment: in place of `at` the number of a segment that `tag` gives, from 1.
+            label: to explain; None: that of the segment, or else the likeliest.
+
+        Raises:
+            UsageError: neither `at` nor `segment` where frames have labels, or what the recording does not have.
+            ConfigError: the model has no such label.
+            AudioError: the recording cannot be read.
+        """
+        options = ReadOptions(**reading)
+        _refuse_each(source, options)
+        if self.config.task == "pooled":
+            at = at or 0.0
+        if (segment is None and at is None) or (segment is not None and at is not None):
+            raise UsageError("explain a moment or a segment: give at or segment, one of the two")
+        span = Segment(at or 0.0, at or 0.0, "", 0.0)
+        if segment is not None:
+            segments = self.tag(source, keep_scores=False, **reading).segments
+            if not 1 <= segment <= len(segments):
+                raise UsageError(f"segment {segment}: {name_source(source)} has {len(segments)}")
+            span = segments[segment - 1]
+            label = label or span.label
+        return explain(self._engine, source, span, label, options)
 
     def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.

@@ -112,3 +112,62 @@ class Identification:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     channel: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """What the frames of one window of a recording attended to.
+
+    Of a model with a pre-trained encoder these are the layers above it; the vectors that they read have already looked
+    at each other.
+    """
+
+    file: str
+    model: str
+    start: float  # seconds, of the window's first frame
+    hop: float  # seconds from one frame to the next
+    labels: tuple[str, ...]
+    weights: NDArray[np.float32] = field(repr=False)  # (layer, head, query frame, key frame), one over the keys
+    pooling: NDArray[np.float32] | None = field(repr=False)  # (head, frame) of a pooled model, one over the frames
+    # (frame, label) probabilities, or (label,) of a pooled model; empty: it answers with an embedding
+    scores: NDArray[np.float64] = field(repr=False)
+    n_frames: int
+    samples: NDArray[np.float32] = field(repr=False)  # (sample,) of the window, at `sample_rate` Hz; empty: no sound
+    sample_rate: int
+    encoder: str = ""  # the pre-trained encoder below these layers
+
+    def rollout(self) -> NDArray[np.float64]:
+        """Return (query frame, key frame) the attention rolled out over the layers; rows sum to one.
+
+        Half of what leaves a layer is taken to be what came in, for the residual connection, and heads are averaged
+        (Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers").
+        """
+        import numpy as np
+
+        identity = np.eye(self.n_frames)
+        flow = identity
+        for layer in self.weights:
+            flow = (0.5 * layer.mean(axis=0, dtype=np.float64) + 0.5 * identity) @ flow
+        return flow
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What an answer drew on: attention, and beside it what hiding frames does to the answer."""
+
+    attention: Attention
+    first: int  # frames [first, last) of the window that are explained; of a pooled model all
+    last: int
+    label: str  # that is explained; empty: an embedding
+    score: float  # its probability over these frames; of an embedding 1, its cosine with itself
+    relevance: NDArray[np.float64] = field(repr=False)  # (frame,) rollout, through the pooling where there is one
+    # (frame,) by how much the log-odds of the label fall, or the cosine of an embedding, where a frame is hidden
+    occlusion: NDArray[np.float64] = field(repr=False)
+    pointed: tuple[int, ...] = ()  # frames of the greatest relevance, the explained ones left out
+    score_without: float | None = None  # where those are hidden; None: there is no attention
+    score_without_others: float | None = None  # where as many others are, chosen by chance; the mean of several times
+
+    @property
+    def at(self) -> float:
+        """Seconds in the middle of the explained frames."""
+        return self.attention.start + (self.first + self.last) / 2 * self.attention.hop

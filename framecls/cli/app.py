@@ -14,6 +14,7 @@ from framecls.cli.options import (
     CompareOptions,
     EnrollOptions,
     EvaluateOptions,
+    ExplainOptions,
     ExportOptions,
     GuideOptions,
     IdentifyOptions,
@@ -231,6 +232,21 @@ def compare(options: CompareOptions) -> int:
     from framecls.cli.compare import compare_rungs
 
     return compare_rungs(options)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "framecls explain call.wav --at 3.2",
+        "framecls explain call.wav -m birds.safetensors --segment 2 -o why.html",
+    ),
+)
+@takes(ExplainOptions)
+def explain(options: ExplainOptions) -> int:
+    """Show what a frame attended to, by layer and head, and what becomes of its label where others are hidden."""
+    from framecls.cli.explain import explain_recording
+
+    return explain_recording(options)
 
 
 @app.command(cls=Command, epilog=examples("framecls models", "framecls models sound"))

@@ -215,6 +215,18 @@ def find_string_model(name: str) -> tuple[Path, ModelConfig]:
     return path, config
 
 
+def find_audio_model(name: str) -> ModelConfig:
+    """Return the settings of a model that reads recordings.
+
+    Raises:
+        UsageError: no model has that name, or it reads something else.
+        ModelError: the file is missing or no model.
+    """
+    config = read_config(registry.locate(name))
+    _refuse_given(name, config)
+    return config
+
+
 def find_voice_model(name: str) -> ModelConfig:
     """Return the settings of a model that tells voices.
 

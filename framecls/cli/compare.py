@@ -22,6 +22,7 @@ from framecls.cli.train import (
     set_threads,
 )
 from framecls.errors import UsageError
+from framecls.text import escape
 from framecls.training.choices import RUNGS
 from framecls.training.recipe import Recipe
 
@@ -43,10 +44,49 @@ def compare_rungs(options: CompareOptions) -> int:
     rungs = _parse_rungs(options.rungs)
     recipe = _choose_recipe(options)
     checks.check_machine(options)
+    checks.check_count("--seeds", options.seeds)
+    _check_kept(options)
     set_threads(options.threads)
     with cache_folder(options.cache) as cache:
-        _show(_compare(options, recipe, rungs, cache, messages), options.format)
+        ladder = _compare(options, recipe, rungs, cache, messages)
+    if options.output is not None:
+        _draw(ladder, options.output)
+        messages.note(f"{escape(str(options.output))}: written")
+    if options.save is not None:
+        messages.note(f"models in {escape(str(options.save))}")
+    _show(ladder, options.format)
     return DONE
+
+
+def _check_kept(options: CompareOptions) -> None:
+    """Check before training that what is to be kept can be."""
+    if options.output is not None:
+        if options.output.suffix.casefold() not in (".png", ".svg"):
+            raise UsageError(f"-o {options.output}: a figure is wanted, .png or .svg")
+        checks.check_overwrites({"-o": options.output}, {"the manifest": options.manifest})
+        from framecls.output.plots import require_matplotlib
+
+        require_matplotlib(f"-o {options.output}")
+    if options.save is not None:
+        try:
+            options.save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--save {options.save}: no such folder can be made: {error.strerror}") from error
+
+
+def _draw(ladder: Ladder, path: Path) -> None:
+    from framecls.output.files import atomic_write
+    from framecls.output.plots import CurvePoint, ladder_figure, save
+
+    curves = {
+        rung.name: [CurvePoint(point.step, point.loss, point.score) for point in rung.curve] for rung in ladder.rungs
+    }
+    rows = [
+        (rung.name, rung.score, rung.spread, f"{rung.parameters:,}", f"{rung.frames_per_s:,.0f}")
+        for rung in ladder.rungs
+    ]
+    with atomic_write(path, binary=True) as stream:
+        save(ladder_figure(curves, rows, ladder.figure, ladder.seeds), stream, path.suffix.casefold()[1:])
 
 
 def _compare(
@@ -77,9 +117,8 @@ def _compare(
             f"{recipe.optim.steps} steps, device {device}"
         )
         report_data(messages, data, recipe)
-        return ladder.compare(
-            job, data, rungs, options.batch_size, lambda done, total: bar.show("training", done, total)
-        )
+        plan = ladder.Plan(options.seeds, options.batch_size, options.save, curves=options.output is not None)
+        return ladder.compare(job, data, rungs, plan, lambda done, total: bar.show("training", done, total))
     finally:
         bar.hide()
 

@@ -441,8 +441,43 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     rungs: Annotated[
         str, _training("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
     ] = ",".join(LADDER)
+    seeds: Annotated[
+        int, _training("--seeds", metavar="N", help="Train each N times, and give the mean and the spread.")
+    ] = 1
     noise: NoiseOption = None
     cache: CacheOption = None
+    save: Annotated[
+        Path | None, _output("--save", metavar="FOLDER", help="Keep the trained models there.", show_default=False)
+    ] = None
+    output: Annotated[
+        Path | None,
+        _output(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Draw learning curves and table: .png or .svg.",
+            show_default=False,
+        ),
+    ] = None
+    format: JsonOption = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(MessageOptions, MachineOptions, ReadingOptions):
+    """`framecls explain`."""
+
+    recording: Annotated[str, _argument(metavar="RECORDING", help="One audio file.", rich_help_panel="Input")]
+    model: ModelOption = "sound"
+    at: Annotated[
+        float | None, _labels("--at", metavar="S", help="Explain the frame there, seconds from the start.")
+    ] = None
+    segment: Annotated[
+        int | None, _labels("--segment", metavar="N", help="Explain the Nth segment that framecls tag lists.")
+    ] = None
+    output: Annotated[
+        Path | None,
+        _output("-o", "--output", metavar="FILE", help="A picture of it: .png, .svg or .html.", show_default=False),
+    ] = None
     format: JsonOption = "table"
 
 

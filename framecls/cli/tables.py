@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -12,14 +13,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from framecls.output.images import PALETTE
+from framecls.output.strip import ASCII_BLOCKS, BLOCKS, tick_line
 from framecls.output.tables import make_table
 from framecls.text import clock, escape, length
 
 if TYPE_CHECKING:
+    from framecls.results import Explanation
     from framecls.training.ladder import Ladder
 
 _WIDEST_CONFUSION = 12  # labels of a matrix that fits a terminal
 _GAP = 2  # columns between two of a table
+_MOST_HEADS = 24  # rows of heads that a terminal has room for; of more, the mean of a layer
 _NARROWEST_NAME = 16  # columns of a name that is broken
 
 
@@ -141,9 +146,14 @@ def ladder_table(ladder: Ladder) -> Group:
     for rung in ladder.rungs:
         name = rung.name if rung.encoder.kind != "attention" else f"attention/{rung.name}"
         speed = length(rung.epoch_s), f"{rung.frames_per_s:,.0f}"
-        table.add_row(Text(name), Text(f"{rung.score:.3f}", style="bold"), f"{rung.parameters:,}", *speed)
+        spread = f" ± {rung.spread:.3f}" if ladder.seeds > 1 else ""
+        score = Text.assemble((f"{rung.score:.3f}", "bold"), spread)
+        table.add_row(Text(name), score, f"{rung.parameters:,}", *speed)
+    seeds = f"seed {ladder.seed}"
+    if ladder.seeds > 1:
+        seeds = f"mean and standard deviation of seeds {ladder.seed} to {ladder.seed + ladder.seeds - 1}"
     note = Text(
-        f"{ladder.steps} steps of the same batches, seed {ladder.seed}, {ladder.device}; "
+        f"{ladder.steps} steps of the same batches, {seeds}, {ladder.device}; "
         f"an epoch is as many as read {clock(ladder.train_s, 0)}, the length of the training set.",
         style="dim",
     )
@@ -154,3 +164,44 @@ def ladder_table(ladder: Ladder) -> Group:
     for source in sources:
         by_source.add_row(Text(escape(source)), *(f"{rung.by_source[source]:.3f}" for rung in ladder.rungs))
     return Group(table, Text(), by_source, Text(), note)
+
+
+class ExplanationStrips:
+    """A strip for each head of each layer, one of attention rolled out, and one of what hiding frames does."""
+
+    def __init__(self, explanation: Explanation) -> None:
+        self._explanation = explanation
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from framecls.output.explanation import describe, rows_of, shade, title_of
+
+        explanation, attention = self._explanation, self._explanation.attention
+        yield Text(title_of(explanation), style="bold")
+        rows = rows_of(explanation)
+        n_heads = attention.weights.shape[1]
+        if len(rows) > _MOST_HEADS:
+            pooling = rows[len(attention.weights) * n_heads :]
+            means = attention.weights[:, :, explanation.first : explanation.last].mean(axis=(1, 2))
+            rows = [(f"layer {layer}", weights) for layer, weights in enumerate(means, 1)] + pooling
+        strips = [(name, shade(row, explanation)) for name, row in rows]
+        if explanation.pointed:
+            strips.append(("rolled out", shade(explanation.relevance, explanation)))
+        strips.append(("hidden: falls", shade(explanation.occlusion)))
+        name_width = max(len(name) for name, _ in strips)
+        n_columns = min(attention.n_frames, options.max_width - name_width - 4)
+        edges = np.linspace(0, attention.n_frames, n_columns, endpoint=False).astype(int)
+        blocks = ASCII_BLOCKS if options.ascii_only else BLOCKS
+        for number, (name, levels) in enumerate(strips):
+            heights = np.rint(np.maximum.reduceat(levels, edges) * (len(blocks) - 1)).astype(int)
+            row = Text(f"  {name:<{name_width}}  ", no_wrap=True, overflow="crop")
+            style = PALETTE[1] if number >= len(strips) - 2 else PALETTE[0]
+            yield row.append("".join(blocks[height] for height in heights), style)
+        if attention.pooling is None:
+            explained = (edges >= explanation.first) & (edges < explanation.last)
+            explained[np.searchsorted(edges, explanation.first, side="right") - 1] = True
+            marks = "".join("^" if here else " " for here in explained).rstrip()
+            yield Text(" " * (name_width + 4) + marks, no_wrap=True, overflow="crop")
+        end_s = attention.start + attention.n_frames * attention.hop
+        yield Text(" " * (name_width + 4) + tick_line(attention.start, end_s, n_columns), style="dim")
+        for line in describe(explanation):
+            yield Text(line)

@@ -198,14 +198,6 @@ class Encoder(nn.Module):
             if isinstance(layer, (AttentionLayer, PlainLayer)):
                 layer.init_identity()
 
-    def attention_weights(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return for each layer (batch, head, query, key) the attention weights."""
-        x, found = self.project(vectors, mask), []
-        for layer in self.layers:
-            x, weights = layer(x, mask, need_weights=True)
-            found.append(weights)
-        return found
-
     def project(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, vector, feature) to (batch, frame, channel), the input of the first layer."""
         convolved = self.config.stem == "convolution"

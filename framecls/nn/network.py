@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import ModelConfig
-from framecls.nn.encoder import Encoder
+from framecls.nn.encoder import AttentionLayer, Encoder
 from framecls.nn.features import FeatureExtractor, normalize
 from framecls.nn.pooling import POOLINGS
 
@@ -23,6 +26,41 @@ class Output:
     # (batch, frame, label), or (batch, label) of a pooled task, or (batch, number) unit vectors of an embedding
     logits: Tensor
     phone_logits: Tensor | None = None  # (batch, frame, 1 + phone), blank first; None without a CTC head
+
+
+@dataclass
+class AttentionRecord:
+    """What a network attended to in a forward pass."""
+
+    layers: list[Tensor] = field(default_factory=list)  # of the encoder, each (batch, head, query, key)
+    pooling: Tensor | None = None  # (batch, frame, head) of a pooled task
+
+
+@contextmanager
+def recorded_attention(network: Network) -> Iterator[AttentionRecord]:
+    """Record the attention weights of the forward pass in the block, which is slower for it; no other one is.
+
+    The layers of a pre-trained encoder in place of features are not recorded.
+    """
+    record = AttentionRecord()
+
+    def ask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "need_weights": True}
+
+    def keep(layer: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        record.layers.append(output[1])
+
+    def keep_pooling(pooling: Any, args: tuple[Tensor, Tensor], output: Tensor) -> None:
+        record.pooling = pooling.weigh(*args)
+
+    with ExitStack() as hooks:
+        for layer in network.encoder.layers:
+            if isinstance(layer, AttentionLayer):
+                hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
+                hooks.callback(layer.register_forward_hook(keep).remove)
+        if network.pooling is not None:
+            hooks.callback(network.pooling.register_forward_hook(keep_pooling).remove)
+        yield record
 
 
 class Network(nn.Module):

@@ -1,4 +1,4 @@
-"""Many frames in, one vector out. Each pooling has `input_size` and `output_size`."""
+"""Many frames in, one vector out. Each pooling has `input_size` and `output_size`, and says how it weighs frames."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class MeanPooling(nn.Module):
         weight = mask.unsqueeze(2).to(x.dtype)
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
+    def weigh(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, frame, head) the weight of each frame, one over the frames; there is one head."""
+        weight = mask.unsqueeze(2).to(x.dtype)
+        return weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
+
 
 class LastPooling(nn.Module):
     """The last real frame: all that a recurrent network remembers of those before."""
@@ -34,6 +39,11 @@ class LastPooling(nn.Module):
         """Pool (batch, frame, channel) to (batch, channel); mask: (batch, frame) True = real."""
         last = (mask.sum(dim=1) - 1).clamp(min=0).view(-1, 1, 1)
         return x.gather(1, last.expand(-1, 1, x.shape[2])).squeeze(1)
+
+    def weigh(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, frame, head) the weight of each frame: one, of the last; there is one head."""
+        index = torch.arange(mask.shape[1], device=mask.device)
+        return (index == mask.sum(dim=1, keepdim=True) - 1).unsqueeze(2).to(x.dtype)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -53,11 +63,16 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Pool (batch, frame, channel) to (batch, 2 * channel); mask: (batch, frame) True = real."""
-        weight = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1)
+        weight = self.weigh(x, mask)
         mean = (weight * x).sum(dim=1)
         # Clamped before the root, whose slope at zero is infinite.
         variance = (weight * (x - mean.unsqueeze(1)).square()).sum(dim=1)
         return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=1)
+
+    def weigh(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, frame, channel) weights, one over the frames: each channel is a head."""
+        weight: Tensor = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1)
+        return weight
 
 
 class MultiHeadStatisticsPooling(nn.Module):
@@ -81,12 +96,17 @@ class MultiHeadStatisticsPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Pool (batch, frame, channel) to (batch, 2 * channel); mask: (batch, frame) True = real."""
-        weight = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1).unsqueeze(3)
+        weight = self.weigh(x, mask).unsqueeze(3)
         value = self.value(x).view(*x.shape[:2], self.n_heads, -1)
         mean = (weight * value).sum(dim=1)
         variance = (weight * (value - mean.unsqueeze(1)).square()).sum(dim=1)
         pooled: Tensor = self.norm(torch.cat([mean.flatten(1), variance.clamp(min=1e-6).sqrt().flatten(1)], dim=1))
         return pooled
+
+    def weigh(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, frame, head) weights, one over the frames."""
+        weight: Tensor = self.attention(x).masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1)
+        return weight
 
 
 POOLINGS: dict[

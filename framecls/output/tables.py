@@ -16,6 +16,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from framecls.config import UNKNOWN
+from framecls.output.images import PALETTE
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
 from framecls.results import AudioInfo, Identification, StringResult, TagResult
@@ -40,8 +41,6 @@ _CHOICES = (
     ("label", "score"),
 )
 
-# Those of the 256 colours that have contrast to a black and to a white background.
-PALETTE = ("#0087ff", "#d75f00", "#00875f", "#d7005f", "#875fd7", "#878700", "#008787", "#af5f5f")
 _QUIET_STYLE = "bright_black"
 _QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 

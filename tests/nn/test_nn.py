@@ -12,7 +12,7 @@ from torch import Tensor
 from framecls.config import EncoderConfig, ModelConfig
 from framecls.nn.attention import ATTENTIONS, AdditiveAttention, Attention
 from framecls.nn.encoder import Encoder, stack_neighbours
-from framecls.nn.network import Network
+from framecls.nn.network import Network, recorded_attention
 from framecls.nn.pooling import POOLINGS, AttentiveStatisticsPooling
 
 
@@ -180,9 +180,33 @@ def test_an_lstm_gives_a_row_the_same_bits_alone_and_in_company() -> None:
 
 
 def test_attention_weights_of_every_layer() -> None:
-    encoder = Encoder(RUNGS["dot"], 5).eval()
-    weights = encoder.attention_weights(torch.randn(2, 9, 5), torch.ones(2, 9, dtype=torch.bool))
-    assert [tuple(w.shape) for w in weights] == [(2, 2, 9, 9)] * 2
+    config = ModelConfig("x", "pooled", ("a", "b"), encoder=RUNGS["dot"], pooling="multihead")
+    network = Network(config).eval()
+    vectors, n_frames = torch.randn(2, 9, config.features.dim), torch.tensor([9, 6])
+    with torch.no_grad():
+        plain = network.classify(vectors, n_frames).logits
+        with recorded_attention(network) as record:
+            recorded = network.classify(vectors, n_frames).logits
+        again = network.classify(vectors, n_frames).logits
+    torch.testing.assert_close(recorded, plain)
+    assert torch.equal(again, plain)  # and nothing more is recorded
+    assert [tuple(w.shape) for w in record.layers] == [(2, 2, 9, 9)] * 2
+    assert record.pooling is not None
+    for weights in (*(w[1, :, :6] for w in record.layers), record.pooling[1].T):
+        assert not weights[..., 6:].any()  # padding
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+
+
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_a_pooling_says_how_it_weighs_frames(name: str) -> None:
+    pooling = POOLINGS[name](6).eval()
+    x, mask = torch.randn(2, 8, 6), torch.arange(8) < torch.tensor([[8], [5]])
+    with torch.no_grad():
+        weights, pooled = pooling.weigh(x, mask), pooling(x, mask)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, weights.shape[2]))
+    assert not weights[1, 5:].any()
+    if name != "multihead":  # which maps the frames first
+        torch.testing.assert_close((weights * x).sum(dim=1), pooled[:, :6])
 
 
 @pytest.mark.parametrize("name", sorted(POOLINGS))

@@ -14,13 +14,14 @@ import pytest
 import soundfile
 import torch
 
+import framecls
 from framecls.cli.boundary import run
 from framecls.training import ladder, saw
 from framecls.training.choices import LADDER, RUNGS
 from framecls.training.data.manifest import read_manifest
 from framecls.training.job import Job, prepare
 from framecls.training.recipe import Recipe, find_recipe, read_recipe
-from support.commands import run_command
+from support.commands import Cli, run_command
 from support.training import FRAME_RECIPE, POOLED_RECIPE, write_corpus
 
 
@@ -38,13 +39,20 @@ def saws(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def climbed(saws: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ladder.Rung]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the rungs' models, which `climbed` writes."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def climbed(saws: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ladder.Rung]:
     """Train all rungs on the saw, for half the steps of its recipe."""
     recipe = read_recipe(find_recipe("saw"))
     recipe = replace(recipe, optim=replace(recipe.optim, steps=150))
     folder = tmp_path_factory.mktemp("cache")
     job = Job(saws, folder / "none", recipe, cache=folder)
-    return {rung.name: rung for rung in ladder.compare(job, prepare(job), tuple(RUNGS)).rungs}
+    plan = ladder.Plan(save=kept)
+    return {rung.name: rung for rung in ladder.compare(job, prepare(job), tuple(RUNGS), plan).rungs}
 
 
 NEAR, MIDDLE, FAR = (f"{first}-{last} frames" for first, last in saw.DISTANCES)
@@ -78,6 +86,60 @@ def test_the_ladder_has_four_rungs() -> None:
 def test_attention_solves_it(score: str, climbed: dict[str, ladder.Rung]) -> None:
     assert climbed[score].score > 0.95
     assert min(climbed[score].by_source.values()) > 0.95
+
+
+@pytest.mark.parametrize("score", ["dot", "additive"])
+def test_attention_points_at_the_word_that_decides(
+    score: str, climbed: dict[str, ladder.Rung], kept: Path, saws: Path
+) -> None:
+    """The rollout and occlusion agree on it, and hiding it costs what hiding others does not."""
+    model = framecls.load(kept / f"{score}.safetensors", device="cpu")
+    verbs = [recording for recording in read_manifest(saws) if recording.label == "verb" and recording.split == "dev"]
+    falls, others = [], []
+    for recording in verbs[::6]:
+        files = [recording.file, Path(str(recording.file).replace("verb", "noun"))]
+        words = [soundfile.read(file)[0].reshape(saw.N_FRAMES, saw.FRAME_SAMPLES) for file in files]
+        [decisive] = np.flatnonzero((words[0] != words[1]).any(axis=1))
+        for file, label in zip(files, ("verb", "noun"), strict=True):
+            found = model.explain(file, recording.spans[-1].start_s + 0.02, label=label)
+            assert found.pointed[0] == decisive
+            apart = np.delete(np.arange(saw.N_FRAMES), found.first)
+            assert apart[found.occlusion[apart].argmax()] == decisive
+            assert found.score_without is not None
+            assert found.score_without_others is not None
+            falls.append(found.score - found.score_without)
+            others.append(found.score - found.score_without_others)
+    assert np.mean(falls) > 0.4  # of a half: without the word either label is as good
+    assert np.abs(others).max() < 0.1
+
+
+def test_what_is_kept_is_what_was_measured(climbed: dict[str, ladder.Rung], kept: Path) -> None:
+    assert {path.stem for path in kept.iterdir()} == set(RUNGS)
+    model = framecls.load(kept / "dot.safetensors", device="cpu")
+    assert model.card["dev"]["accuracy"] == climbed["dot"].figures["accuracy"]
+    assert model.config.encoder == climbed["dot"].encoder
+    curve = climbed["dot"].curve
+    assert [point.step for point in curve] == list(range(7, 150, 7))
+    assert curve[0].loss > 0.5 > curve[-1].loss
+    assert curve[0].score is None
+
+
+def test_seeds_give_mean_and_spread(saws: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(find_recipe("saw"))
+    recipe = replace(recipe, optim=replace(recipe.optim, steps=4))
+    job = Job(saws, tmp_path / "none", recipe, cache=tmp_path / "cache")
+    data = prepare(job)
+    steps: list[tuple[int, int]] = []
+    plan = ladder.Plan(seeds=3, save=tmp_path / "kept", curves=True)
+    [both] = ladder.compare(job, data, ("window",), plan, lambda *at: steps.append(at)).rungs
+    assert (steps[0], steps[-1], len(steps)) == ((1, 12), (12, 12), 12)
+    other = replace(job, recipe=replace(recipe, optim=replace(recipe.optim, seed=1)))
+    [alone] = ladder.compare(other, data, ("window",)).rungs
+    assert alone.score == both.scores[1] != both.scores[0]
+    assert (both.score, both.spread) == (np.mean(both.scores), np.std(both.scores, ddof=1))
+    assert both.curve[-1].score == pytest.approx(both.score)
+    names = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert names == ["window-0.safetensors", "window-1.safetensors", "window-2.safetensors"]
 
 
 def test_rungs_say_what_they_cost(climbed: dict[str, ladder.Rung]) -> None:
@@ -171,9 +233,28 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "360 recordings to train on, 240 to measure on" in captured.err
 
 
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_figure(kind: str, tmp_path: Path, cli: Cli) -> None:
+    pytest.importorskip("matplotlib")
+    picture, kept = tmp_path / f"ladder.{kind}", tmp_path / "rungs"
+    options = ["--set", "optim.steps=2", "--rungs", "fc,dot", "--seeds", "2", "--device", "cpu", "--save", kept]
+    answer = cli("compare", "--saw", *options, "-o", picture)
+    assert answer.status == 0, answer.err
+    assert "0.500 ± 0.000" in answer.out
+    assert "mean and standard deviation of seeds 0 to 1" in answer.out
+    assert len(list(kept.iterdir())) == 4
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
+    if kind == "svg":
+        assert all(word in data.decode() for word in ("loss in training", "accuracy on dev", "0.500 ± 0.000"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--saw", "-o", "x.pdf"], ".png or .svg"),
+        (["--saw", "--seeds", "0"], "--seeds 0: at least 1"),
+        (["--saw", "--save", "README.md"], "--save README.md"),
         ([], "name a manifest or give --saw"),
         (["m.jsonl", "--saw"], "one of the two"),
         (["m.jsonl", "--rungs", "fc,stairs"], "choose among fc, window, dot, additive"),
