@@ -66,7 +66,7 @@ class PeerSpeed(Speed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Benchmark:
     """What to measure."""
 
     model: str | Path = "sound"
@@ -101,11 +101,11 @@ class Report:
     not_installed: dict[str, str]  # peers, and how to install them
 
 
-def run(job: Job, progress: Callable[[str, int, int], None], note: Callable[[str], None]) -> Report:
+def run(benchmark: Benchmark, progress: Callable[[str, int, int], None], note: Callable[[str], None]) -> Report:
     """Measure.
 
     Args:
-        job: what.
+        benchmark: what.
         progress: told what is measured, how many of the rounds are done, and of how many.
         note: told in a line what is left out.
 
@@ -113,35 +113,37 @@ def run(job: Job, progress: Callable[[str, int, int], None], note: Callable[[str
         UsageError: the device is not there.
         FrameclsError: the model or the recording cannot be used.
     """
-    engine = load_engine(job.model, device=job.device, threads=job.threads, batch_size=job.batch_size)
-    if engine.config.embedding and job.file is None:
+    engine = load_engine(
+        benchmark.model, device=benchmark.device, threads=benchmark.threads, batch_size=benchmark.batch_size
+    )
+    if engine.config.embedding and benchmark.file is None:
         raise UsageError(f"the model {engine.config.name} wants to hear somebody talk: name a recording")
     with tempfile.TemporaryDirectory(prefix="framecls-") as temporary:
         made_up = Path(temporary) / "made-up.wav"
-        files, n_left_out, audio_s = _find_readable(job.file or write_audio(made_up, job.length_s), note)
-        missing = {name: PEERS[name] for name in job.against if not packages.is_installed(PEERS[name].module)}
-        peers = {name: PEERS[name].load() for name in job.against if name not in missing}
+        files, n_left_out, audio_s = _find_readable(benchmark.file or write_audio(made_up, benchmark.length_s), note)
+        missing = {name: PEERS[name] for name in benchmark.against if not packages.is_installed(PEERS[name].module)}
+        peers = {name: PEERS[name].load() for name in benchmark.against if name not in missing}
         rounds: list[dict[str, float]] = []
-        for number in range(job.repeats + 1):  # what is done for the first time takes longer
-            progress("measuring" if number else "warming up", max(0, number - 1), job.repeats)
+        for number in range(benchmark.repeats + 1):  # what is done for the first time takes longer
+            progress("measuring" if number else "warming up", max(0, number - 1), benchmark.repeats)
             rounds.append(_measure_round(engine, files, peers))
         seconds = {name: [each[name] for each in rounds[1:]] for name in rounds[0]}
         speeds = {name: Speed(*_spread(took), audio_s / statistics.median(took)) for name, took in seconds.items()}
         whole_s = speeds["whole"].median_s
         start_up, peak_bytes = {}, None
         if not engine.config.embedding:  # a command that names voices needs some that are enrolled
-            progress("measuring the command", job.repeats, job.repeats)
-            command = _command(job, engine)
+            progress("measuring the command", benchmark.repeats, benchmark.repeats)
+            command = _command(benchmark, engine)
             peak_bytes = measure_memory([*command, *map(str, files)])
             clip = write_audio(Path(temporary) / "clip.wav", _CLIP_S)
-            start_up = measure_start_up([*command, str(clip)], min(job.repeats, _MAX_START_UP_REPEATS))
+            start_up = measure_start_up([*command, str(clip)], min(benchmark.repeats, _MAX_START_UP_REPEATS))
     return Report(
         model=engine.config.name,
         device=str(engine.device),
         threads=torch.get_num_threads(),
         versions={"python": platform.python_version(), "torch": torch.__version__}
         | {name: PEERS[name].version for name in peers},
-        file=str(job.file) if job.file else f"{job.length_s:g} s of made-up sound, 16 kHz wav",
+        file=str(benchmark.file) if benchmark.file else f"{benchmark.length_s:g} s of made-up sound, 16 kHz wav",
         duration=audio_s,
         files=len(files),
         files_left_out=n_left_out,
@@ -159,11 +161,11 @@ def _spread(seconds: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(seconds), min(seconds), max(seconds)
 
 
-def _command(job: Job, engine: Engine) -> list[str]:
+def _command(benchmark: Benchmark, engine: Engine) -> list[str]:
     """Return the arguments of the command that does what is measured, but for the recordings."""
-    command = ["tag" if engine.config.task == "frame" else "identify", "-m", str(job.model), "-f", "jsonl", "-q"]
-    command += ["--device", job.device, "--threads", str(torch.get_num_threads())]
-    return command + (["--batch-size", str(job.batch_size)] if job.batch_size else [])
+    command = ["tag" if engine.config.task == "frame" else "identify", "-m", str(benchmark.model), "-f", "jsonl", "-q"]
+    command += ["--device", benchmark.device, "--threads", str(torch.get_num_threads())]
+    return command + (["--batch-size", str(benchmark.batch_size)] if benchmark.batch_size else [])
 
 
 def write_audio(path: Path, length_s: float) -> Path:

@@ -32,10 +32,10 @@ def voice_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(told: list[str] | None = None, **settings: Any) -> bench.Report:
-    """Measure a job on the CPU that takes no time; `told` gets the titles and the notes."""
+    """Measure a benchmark on the CPU that takes no time; `told` gets the titles and the notes."""
     told = [] if told is None else told
-    job = bench.Job(**{"repeats": 2, "device": "cpu", **settings})
-    return bench.run(job, lambda title, done, total: told.append(title), told.append)
+    benchmark = bench.Benchmark(**{"repeats": 2, "device": "cpu", **settings})
+    return bench.run(benchmark, lambda title, done, total: told.append(title), told.append)
 
 
 def test_the_made_up_audio_is_the_same_every_time(tmp_path: Path) -> None:

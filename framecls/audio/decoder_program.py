@@ -66,7 +66,7 @@ class RefusalError(Exception):
     """The reason why a recording cannot be read, to be shown to the user."""
 
 
-class Output:
+class MessageWriter:
     """Messages on a binary stream; samples are collected into large ones."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -101,7 +101,7 @@ class Output:
 class Track:
     """Decodes one audio track to samples of one rate and number of channels, each placed at its time."""
 
-    def __init__(self, container: Any, stream: Any, output: Output) -> None:
+    def __init__(self, container: Any, stream: Any, output: MessageWriter) -> None:
         name = container.format.name
         self.format = name
         self.end_s = 0.0  # of the last packet of any track, by its time
@@ -392,7 +392,7 @@ def _open(path: str) -> Any:
     return av.open("fd:", options=options, metadata_errors="replace")
 
 
-def run(path: str, track: int, output: Output) -> dict[str, Any]:
+def run(path: str, track: int, output: MessageWriter) -> dict[str, Any]:
     """Decode one track to the output and return how it ended.
 
     Raises:
@@ -451,7 +451,7 @@ def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)
 
 
-def _answer(request: dict[str, Any], output: Output) -> bool:
+def _answer(request: dict[str, Any], output: MessageWriter) -> bool:
     """Decode a recording; False: the libraries may be in a bad state, so the program must end."""
     try:
         end = run(request["path"], request["track"], output)
@@ -469,7 +469,7 @@ def main() -> None:
     """Run the program."""
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
-    output = Output(os.fdopen(os.dup(1), "wb", buffering=0))
+    output = MessageWriter(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)  # whatever a C library prints must not get between the messages
     try:
         import av.logging

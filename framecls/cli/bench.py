@@ -60,7 +60,7 @@ def run_bench(options: BenchOptions) -> int:
     for name in against:
         if name not in bench.PEERS:
             raise UsageError(f"--against {name!r}: there is no such peer, choose {', '.join(bench.PEERS)}")
-    job = bench.Job(
+    benchmark = bench.Benchmark(
         model=options.model,
         file=options.file,
         length_s=options.length,
@@ -73,7 +73,7 @@ def run_bench(options: BenchOptions) -> int:
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []
     try:
-        report = bench.run(job, bar.show, left_out.append)
+        report = bench.run(benchmark, bar.show, left_out.append)
     except AudioError as error:
         bar.hide()
         messages.input_failed(str(options.file), error)

@@ -11,7 +11,7 @@ from types import FrameType
 from framecls.errors import ClusterError
 
 
-class Terminated(BaseException):
+class SigtermReceived(BaseException):
     """SIGTERM came, which ends this process once Ray has ended."""
 
 
@@ -31,7 +31,7 @@ def end_in_order() -> Iterator[None]:
         nonlocal asked
         asked = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+        raise SigtermReceived
 
     signal.signal(signal.SIGTERM, leave)
     try:

@@ -104,15 +104,11 @@ def is_device(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def lock(descriptor: int, *, exclusive: bool) -> bool:
+def lock(descriptor: int) -> bool:
     """Lock a file against other processes until it is closed or this process ends, and return whether that succeeded.
 
     The lock is not inherited: worker processes that outlive a killed run do not keep it. Closing any other descriptor
     of the file in this process releases it.
-
-    Args:
-        descriptor: of the file, open for reading and writing.
-        exclusive: keep others from locking it; else share the lock.
 
     Raises:
         OSError: the file system, or the system, has no locks.
@@ -120,7 +116,7 @@ def lock(descriptor: int, *, exclusive: bool) -> bool:
     if fcntl is None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     try:
-        fcntl.lockf(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
@@ -146,7 +142,7 @@ def _remove_orphan(path: str) -> bool:
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDWR)
         try:
-            if lock(descriptor, exclusive=True):
+            if lock(descriptor):
                 os.unlink(path)
                 return True
         finally:
@@ -161,7 +157,7 @@ def _open_temporary(target: Path, path: Path, binary: bool) -> tuple[Path, IO[An
         temporary = target.with_name(f".framecls-{secrets.token_hex(8)}.tmp")
         stream = _open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, path, binary)
         with contextlib.suppress(OSError):
-            lock(stream.fileno(), exclusive=True)
+            lock(stream.fileno())
         if os.fstat(stream.fileno()).st_nlink:  # else another run removed it as an orphan before it was locked
             return temporary, stream
         stream.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from framecls.cluster.signals import Terminated, end_in_order, hold_sigterm
+from framecls.cluster.signals import SigtermReceived, end_in_order, hold_sigterm
 from support.commands import environment
 from support.models import save_tiny_model
 from support.signals import write_wav
@@ -181,7 +181,7 @@ def test_the_block_is_left_before_the_process_ends(monkeypatch: pytest.MonkeyPat
         with end_in_order():
             monkeypatch.setattr(signal, "raise_signal", raised.append)
             raise_signal(signal.SIGTERM)
-    except Terminated as error:
+    except SigtermReceived as error:
         left_by = error
     finally:
         after = signal.signal(signal.SIGTERM, before)
