@@ -89,7 +89,7 @@ def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
     if not cache.exists():
         engine = load_engine(model, device="cpu")
         reading = ReadOptions(sample_rate=engine.config.features.sample_rate)
-        pooled = [pool_windows(windows) for windows in engine.run(map(_read, pieces), reading)]
+        pooled = [pool_windows(windows) for windows in engine.run(map(read_piece, pieces), reading)]
         about = json.dumps([asdict(piece) for piece in pieces])
         logits, heard_s = (np.array(column, np.float32) for column in zip(*pooled, strict=True))
         np.savez(cache, logits=logits, heard_s=heard_s, pieces=about)
@@ -102,7 +102,8 @@ def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
     ]
 
 
-def _read(piece: Piece) -> NDArray[np.float32]:
+def read_piece(piece: Piece) -> NDArray[np.float32]:
+    """Return (sample,) the clips of a piece, with pauses between."""
     parts = [soundfile.read(file, dtype="float32") for file in piece.files]
     pause = np.zeros(round(0.3 * parts[0][1]), np.float32)
     return np.concatenate([part for samples, _ in parts for part in (samples, pause)][:-1])
