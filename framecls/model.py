@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -134,23 +135,21 @@ class Model(Configured):
             in the order of the sources a result, or for one that failed the error that `tag` would have raised; with
             `channel="each"` as many for a source as it has channels.
         """
+        engine, answer = self.tagger(among=among, keep_scores=keep_scores)
+        return self._run(sources, reading, progress, answer, engine)
+
+    def tagger(
+        self, *, among: Sequence[str] | None = None, keep_scores: bool = True
+    ) -> tuple[Engine, Callable[[Request], TagResult]]:
+        """Return what runs over recordings to tag them, and what turns its outputs into a result; see `tag_many`."""
         if self.config.task == "frame":
             if among is not None:
                 raise UsageError(f"among goes with a model of languages, not with {self.name}")
-            return self._run(sources, reading, progress, lambda recording: self._tag(recording, keep_scores))
+            return self._engine, partial(tag_recording, config=self.config, keep_scores=keep_scores)
         if self.config.embedding:
             raise UsageError(f"the model {self.name} gives one label a recording: use identify")
         engine, choice = TimelineEngine(self._engine, self.config), choose_candidates(self.config, among)
-        return self._run(
-            sources,
-            reading,
-            progress,
-            lambda recording: tag_timeline(recording, engine, choice, keep_scores=keep_scores),
-            engine,
-        )
-
-    def _tag(self, recording: Request, keep_scores: bool) -> TagResult:
-        return tag_recording(recording, self.config, keep_scores=keep_scores)
+        return engine, partial(tag_timeline, engine=engine, choice=choice, keep_scores=keep_scores)
 
     def stream(
         self, source: Source, *, remark: Callable[[Remarks], None] | None = None, **reading: Unpack[ReadKeywords]
