@@ -28,21 +28,20 @@ def score(value: float) -> str:
     return decimal(value, SCORE_DIGITS)
 
 
-def clock(time_s: float, digits: int = 2) -> str:
-    """Return a time for people: `m:ss.ss`, from an hour on `h:mm:ss.ss`."""
+def clock(time_s: float, digits: int = 2, *, with_hours: bool = False) -> str:
+    """Return a time for people: `m:ss.ss`, with hours or from one on `h:mm:ss.ss`."""
     # Rounded once, as a whole: 59.999 is 1:00.00 and never 0:60.00.
     ticks = round(time_s * 10**digits)
     whole, rest = divmod(ticks, 10**digits)
     fraction = f".{rest:0{digits}d}" if digits else ""
-    if whole >= 3600:
+    if with_hours or whole >= 3600:
         return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
     return f"{whole // 60}:{whole % 60:02d}{fraction}"
 
 
 def hms(time_s: float) -> str:
     """Return a length of time for a message: `h:mm:ss`."""
-    whole = round(time_s)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return clock(time_s, 0, with_hours=True)
 
 
 def length(time_s: float) -> str:
