@@ -9,7 +9,7 @@ import importlib.util
 from types import ModuleType
 
 from framecls.errors import PackageError
-from framecls.text import one_line
+from framecls.text import reason
 
 # Raised by the import of a package that is damaged, or does not fit another package or the system.
 _BROKEN = (ImportError, AttributeError, NameError, OSError, RuntimeError, SystemError, TypeError, ValueError)
@@ -17,7 +17,6 @@ _BROKEN = (ImportError, AttributeError, NameError, OSError, RuntimeError, System
 _EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 # Releases that load side by side: every torchaudio is built for one release of torch, and 2.11 is its last.
 _AUDIO_PAIR = ("torch==2.11.0", "torchaudio==2.11.0")
-_LONGEST_REASON = 200
 
 
 def install_command(*distributions: str) -> str:
@@ -113,5 +112,4 @@ def _reason(error: BaseException) -> str:
     """Return in one line what the innermost of chained exceptions says."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = one_line(str(error)) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
+    return reason(error)

@@ -92,6 +92,16 @@ def one_line(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
+def reason(error: BaseException) -> str:
+    """Return in one line what an exception says, or of what type it is; of a long text the beginning."""
+    return shorten(one_line(str(error)) or type(error).__name__)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """Return text, or the first characters of one that is longer."""
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
 def printable(name: str, encoding: str) -> str:
     """Return escaped text, with characters that an encoding lacks as escapes too."""
     return escape(name).encode(encoding, "backslashreplace").decode(encoding)

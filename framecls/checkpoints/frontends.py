@@ -43,7 +43,7 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError, FrameclsError, ModelError, is_out_of_memory
 from framecls.nn.frontend import LowerLayers, PretrainedFrontend, TorchaudioEncoder, TransformersEncoder
-from framecls.text import one_line
+from framecls.text import reason
 from framecls.textfiles import read_json
 
 _RATE = 16000  # Hz, of all encoders here
@@ -65,7 +65,7 @@ _SWITCHED_OFF = {
     "decoder_layers": 0,
 }
 _NOT_STORED = ("id2label", "label2id", "architectures", "transformers_version", "_name_or_path", "dtype")
-_MOST_CHARACTERS = 200  # of a reason that torchaudio or transformers gives
+_MOST_CHARACTERS = 200  # of a name in a message
 
 
 def look_up(config: FeatureConfig) -> FeatureConfig:
@@ -287,7 +287,7 @@ def _fetch(bundle: Any, source: str) -> Any:
         if is_out_of_memory(error):
             raise
         raise ModelError(
-            f"{source}: its weights can neither be read from {torch.hub.get_dir()} nor fetched ({_shorten(error)}): "
+            f"{source}: its weights can neither be read from {torch.hub.get_dir()} nor fetched ({reason(error)}): "
             "connect to a network once, or set TORCH_HOME to where they are"
         ) from error
     return getattr(model, "model", model)  # without what would normalise a batch as if it were one waveform
@@ -479,12 +479,6 @@ def _normalize_waveform(waveform: Tensor, eps: float = 1e-7) -> Tensor:  # as Wa
     return functional.layer_norm(waveform, waveform.shape[1:], eps=eps)
 
 
-def _shorten(error: Exception) -> str:
-    """Return in one line what an exception says."""
-    reason = one_line(str(error)) or type(error).__name__
-    return reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]} …"
-
-
 @contextlib.contextmanager
 def _transformers(source: str) -> Iterator[Any]:
     """Import transformers for a while without its remarks; what it raises becomes one line."""
@@ -503,7 +497,7 @@ def _transformers(source: str) -> Iterator[Any]:
     ) as error:  # fmt: skip
         if is_out_of_memory(error):
             raise
-        raise ModelError(f"{source}: transformers cannot open this encoder: {_shorten(error)}") from error
+        raise ModelError(f"{source}: transformers cannot open this encoder: {reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:

@@ -15,6 +15,7 @@ from typing import Any
 from framecls.cluster.plan import Plan
 from framecls.cluster.worker import Answer, Failure, Setup, Started, Work, Worker
 from framecls.errors import AudioError, ClusterError, UsageError
+from framecls.text import shorten
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ _MAX_DEATHS = 10
 # Recordings that may be done or under way while an earlier one is not, as a multiple of what all workers hold at once.
 _AHEAD = 8
 _BYTES_EACH = 1 << 20  # a worker is given fewer recordings if they are larger than this on average
-_MAX_REASON = 200  # characters
 
 
 @dataclass(eq=False)
@@ -289,8 +289,7 @@ class WorkerPool:
 def _explain(error: Exception) -> str:
     """Return the last line of a message of Ray, which is the cause; before it come traces, in colours."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
-    text = lines[-1] if lines else type(error).__name__
-    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]} …"
+    return shorten(lines[-1]) if lines else type(error).__name__
 
 
 def _make_task(source: object) -> _Task:
