@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from framecls.errors import ConfigError
 
@@ -296,6 +296,9 @@ class DecisionConfig:
     thresholds: dict[str, float] = field(default_factory=dict)
     min_duration_s: float = 0.0
     min_gap_s: float = 0.0
+    # Of labels that have lengths of their own.
+    min_durations_s: dict[str, float] = field(default_factory=dict)
+    min_gaps_s: dict[str, float] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()  # labels that `identify` answers with unless asked for others; none: all of them
     # Factor on the odds of labels that are no candidates, which the network underestimates in voices it was not trained
     # on.
@@ -308,9 +311,9 @@ class DecisionConfig:
     def __post_init__(self) -> None:
         for label, threshold in self.thresholds.items():
             _require(0 <= threshold <= 1, f"threshold {label}={threshold} is not in 0..1")
-        for name in ("min_duration_s", "min_gap_s"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, f"{name} {value} is not a length of time in seconds")
+        for name, own in (("min_duration_s", self.min_durations_s), ("min_gap_s", self.min_gaps_s)):
+            for text, value in ((name, getattr(self, name)), *((f"{name} {label}", own[label]) for label in own)):
+                _require(math.isfinite(value) and value >= 0, f"{text} {value} is not a length of time in seconds")
         _require(0 < self.temperature < 1000, "temperature must be in (0, 1000)")
         _require(0 < self.other_odds < 1e6, "other_odds must be in (0, 1e6)")
         _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
@@ -322,6 +325,8 @@ class DecisionKeywords(TypedDict, total=False):
     thresholds: Mapping[str, float] | None
     min_duration_s: float | None
     min_gap_s: float | None
+    min_durations_s: Mapping[str, float] | None
+    min_gaps_s: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -365,8 +370,10 @@ class ModelConfig:
         known = {*self.labels, UNKNOWN}
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
-        for label in self.decision.thresholds:
-            _require(label in known, f"a threshold for {label!r}, which is no label of this model")
+        own = {"threshold": self.decision.thresholds, "min_duration_s": self.decision.min_durations_s}
+        for rule, labels in (own | {"min_gap_s": self.decision.min_gaps_s}).items():
+            for label in labels:
+                _require(label in known, f"a {rule} for {label!r}, which is no label of this model")
         _require(0 <= self.phone_layer <= self.encoder.n_layers, "phone_layer must be in 0..encoder.n_layers")
         for label in self.decision.candidates:
             good = label in known and (label != UNKNOWN or UNKNOWN in self.labels)
@@ -380,42 +387,42 @@ class ModelConfig:
         )
 
     def with_decision(
-        self,
-        decision: DecisionConfig | None = None,
-        *,
-        thresholds: Mapping[str, float] | None = None,
-        min_duration_s: float | None = None,
-        min_gap_s: float | None = None,
+        self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]
     ) -> ModelConfig:
         """Return the same settings with other rules from probabilities to labels.
 
         Args:
             decision: all of the rules; None: the model's own.
-            thresholds: label to probability, 0..1, over the model's own. For `identify`, "unknown" is that of every
-                label that is given none of its own here.
-            min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
-            min_gap_s: segments of one label closer than this are joined.
+            rules: some of them.
+                thresholds: label to probability, 0..1, over the model's own. For `identify`, "unknown" is that of every
+                    label that is given none of its own here.
+                min_duration_s: shorter segments are dropped, or join a neighbour where labels tile the file.
+                min_gap_s: segments of one label closer than this are joined.
+                min_durations_s, min_gaps_s: the same, of some labels: they go before what holds for all.
 
         Raises:
             ConfigError: a label that the model does not have, a number out of range, or what would decide nothing.
         """
         if decision is not None:
-            return dataclasses.replace(self, decision=decision).with_decision(
-                thresholds=thresholds, min_duration_s=min_duration_s, min_gap_s=min_gap_s
-            )
+            return dataclasses.replace(self, decision=decision).with_decision(**rules)
         old = self.decision
-        given = dict(thresholds or {})
-        self._require_used(given, min_gap_s)
+        given = dict(rules.get("thresholds") or {})
+        durations_s, gaps_s = rules.get("min_durations_s") or {}, rules.get("min_gaps_s") or {}
+        min_duration_s, min_gap_s = rules.get("min_duration_s"), rules.get("min_gap_s")
+        self._require_used(given, max((min_gap_s or 0.0, *gaps_s.values())))
         kept = {} if UNKNOWN in given else old.thresholds
+        # What is asked for all labels goes before what the model has for one.
         decision = dataclasses.replace(
             old,
             thresholds={**kept, **given},
             min_duration_s=old.min_duration_s if min_duration_s is None else min_duration_s,
             min_gap_s=old.min_gap_s if min_gap_s is None else min_gap_s,
+            min_durations_s={**(old.min_durations_s if min_duration_s is None else {}), **durations_s},
+            min_gaps_s={**(old.min_gaps_s if min_gap_s is None else {}), **gaps_s},
         )
         return dataclasses.replace(self, decision=decision)
 
-    def _require_used(self, thresholds: Mapping[str, float], min_gap_s: float | None) -> None:
+    def _require_used(self, thresholds: Mapping[str, float], min_gap_s: float) -> None:
         """Refuse rules that are not the model's own and that nothing would be decided by."""
         new = [label for label, threshold in thresholds.items() if self.decision.thresholds.get(label) != threshold]
         tiles = self.task == "frame" and not self.overlapping

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# The label of what no label holds in, where a result tiles its recording all the same.
+NONE = "none"
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What a recording was before it became 16 kHz mono."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,17 @@ class SegmentRules:
     duration_s: float = math.inf  # infinite while it is not known
     min_frames: int = 0
     min_gap_frames: int = 0
+    # Of labels that have numbers of their own.
+    min_frames_of: Mapping[str, int] = field(default_factory=dict)
+    min_gap_frames_of: Mapping[str, int] = field(default_factory=dict)
+
+    def least(self, label: str) -> int:
+        """Return the frames of the shortest segment of a label."""
+        return self.min_frames_of.get(label, self.min_frames)
+
+    def gap(self, label: str) -> int:
+        """Return the frames of the shortest gap between two segments of a label."""
+        return self.min_gap_frames_of.get(label, self.min_gap_frames)
 
     def segment(self, run: tuple[int, int], label: str, score: float) -> Segment:
         """Return the run as a segment that ends with the file at the latest."""
@@ -76,8 +87,8 @@ class _OpenRun:
 class OverlappingSegmenter(Segmenter):
     """Give each label its own segments where its probability reaches its threshold.
 
-    Runs less than `rules.min_gap_frames` apart are joined, then those shorter than `rules.min_frames` dropped. A
-    segment is final once its label has been away for the gap.
+    Runs less than the rules' gap apart are joined, then those of less than their least frames dropped. A segment is
+    final once its label has been away for the gap.
     """
 
     def __init__(self, labels: Sequence[str], thresholds: Sequence[float], rules: SegmentRules) -> None:
@@ -98,12 +109,13 @@ class OverlappingSegmenter(Segmenter):
 
     def _push_label(self, column: int, scores: NDArray[np.float32]) -> Iterator[Segment]:
         totals = np.concatenate(([0.0], np.cumsum(scores, dtype=np.float64)))
+        min_gap = self.rules.gap(self.labels[column])
         done = 0  # frames of this piece that are in the open run or its gap
         for first, last in find_runs(scores >= self._thresholds[column]):
             run = self._open[column]
             start, end = self._position + first, self._position + last
             # A run may go on from the previous piece.
-            if run is not None and (start == run.last or start - run.last < self.rules.min_gap_frames):
+            if run is not None and (start == run.last or start - run.last < min_gap):
                 run.total += run.gap_total + float(totals[last] - totals[done])
                 run.last, run.gap_total = end, 0.0
             else:
@@ -115,13 +127,13 @@ class OverlappingSegmenter(Segmenter):
         if run is not None:
             run.gap_total += float(totals[-1] - totals[done])
             gap = self._position + len(scores) - run.last
-            if gap > 0 and gap >= self.rules.min_gap_frames:
+            if gap > 0 and gap >= min_gap:
                 yield from self._close(column, run)
                 self._open[column] = None
 
     def _close(self, column: int, run: _OpenRun, rules: SegmentRules | None = None) -> Iterator[Segment]:
         length = run.last - run.first
-        if length >= self.rules.min_frames:
+        if length >= self.rules.least(self.labels[column]):
             rules = rules or self.rules
             yield rules.segment((run.first, run.last), self.labels[column], run.total / length)
 
@@ -151,7 +163,7 @@ class _Tile:
 class TilingSegmenter(Segmenter):
     """Give each frame its likeliest label and tile the recording with runs of equal labels.
 
-    A run shorter than `rules.min_frames` goes to whichever neighbour its own frames find likelier; there are no gaps. A
+    A run of less than its label's least frames goes to whichever neighbour its own frames find likelier; there are no gaps. A
     run that is long enough stays whatever comes, so what lies between two of those is final once the second is long
     enough.
     """
@@ -160,6 +172,7 @@ class TilingSegmenter(Segmenter):
         super().__init__(labels, rules)
         # The last run that is long enough, if there was one yet, and the short ones since; the last may still grow.
         self._tiles: list[_Tile] = []
+        self._least = [rules.least(label) for label in self.labels]
         self._position = 0
 
     def push(self, scores: NDArray[np.float32]) -> list[Segment]:
@@ -181,7 +194,7 @@ class TilingSegmenter(Segmenter):
             _extend(self._tiles[-1], tile)
         else:
             self._tiles.append(tile)
-        if len(self._tiles) == 1 or self._tiles[-1].length < self.rules.min_frames:
+        if len(self._tiles) == 1 or self._tiles[-1].length < self._least[self._tiles[-1].label]:
             return []
         final = self._absorb_short()
         self._tiles = final[-1:]
@@ -189,8 +202,8 @@ class TilingSegmenter(Segmenter):
 
     def _absorb_short(self) -> list[_Tile]:
         tiles = self._tiles
-        for length in range(1, self.rules.min_frames):  # the shortest go first, so that what they join may survive
-            tiles = _absorb_tiles(tiles, length)
+        for length in range(1, max(self._least)):  # the shortest go first, so that what they join may survive
+            tiles = _absorb_tiles(tiles, length, self._least)
         return tiles
 
     def _segment(self, tile: _Tile, rules: SegmentRules) -> Segment:
@@ -209,13 +222,14 @@ def _extend(tile: _Tile, other: _Tile) -> None:
     tile.totals = tile.totals + other.totals
 
 
-def _absorb_tiles(tiles: list[_Tile], length: int) -> list[_Tile]:
-    """Give each tile of `length` frames to a neighbour, in one pass, and join tiles of equal labels."""
-    if not any(tile.length == length for tile in tiles):
+def _absorb_tiles(tiles: list[_Tile], length: int, least: Sequence[int]) -> list[_Tile]:
+    """Give each tile of `length` frames, fewer than its label's least, to a neighbour in one pass, and join equals."""
+    short = [tile.length == length < least[tile.label] for tile in tiles]
+    if not any(short):
         return tiles
     joined: list[_Tile] = []
     for index, tile in enumerate(tiles):
-        if tile.length == length and len(tiles) > 1:
+        if short[index] and len(tiles) > 1:
             neighbours = [*joined[-1:], *tiles[index + 1 : index + 2]]
             label = max((each.label for each in neighbours), key=lambda label: float(tile.totals[label]))
             tile = replace(tile, label=label)

@@ -71,6 +71,8 @@ def make_segmenter(config: ModelConfig) -> Segmenter:
         hop_s=config.hop_s,
         min_frames=round(decision.min_duration_s / config.hop_s),
         min_gap_frames=round(decision.min_gap_s / config.hop_s),
+        min_frames_of={label: round(s / config.hop_s) for label, s in decision.min_durations_s.items()},
+        min_gap_frames_of={label: round(s / config.hop_s) for label, s in decision.min_gaps_s.items()},
     )
     if not config.overlapping:
         return TilingSegmenter(config.labels, rules)
