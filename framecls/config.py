@@ -373,7 +373,8 @@ class ModelConfig:
         own = {"threshold": self.decision.thresholds, "min_duration_s": self.decision.min_durations_s}
         for rule, labels in (own | {"min_gap_s": self.decision.min_gaps_s}).items():
             for label in labels:
-                _require(label in known, f"a {rule} for {label!r}, which is no label of this model")
+                has = f"it has {listed(self.labels)}"
+                _require(label in known, f"a {rule} for {label!r}, which is no label of this model; {has}")
         _require(0 <= self.phone_layer <= self.encoder.n_layers, "phone_layer must be in 0..encoder.n_layers")
         for label in self.decision.candidates:
             good = label in known and (label != UNKNOWN or UNKNOWN in self.labels)
@@ -386,9 +387,7 @@ class ModelConfig:
             f"the window is too long: its {what} would be {n_numbers} numbers, and {_MAX_WINDOW_NUMBERS} is the most",
         )
 
-    def with_decision(
-        self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]
-    ) -> ModelConfig:
+    def with_decision(self, decision: DecisionConfig | None = None, **rules: Unpack[DecisionKeywords]) -> ModelConfig:
         """Return the same settings with other rules from probabilities to labels.
 
         Args:

@@ -74,6 +74,19 @@ class TagResult:
     channel: int | None = None  # the only one that was heard, counted from 1
 
 
+def add_up(result: TagResult) -> dict[str, float]:
+    """Return for how many seconds each label holds."""
+    totals = dict.fromkeys(result.labels, 0.0)
+    for segment in result.segments:
+        totals[segment.label] = totals.get(segment.label, 0.0) + segment.end - segment.start
+    return totals
+
+
+def share_of(total_s: float, duration_s: float) -> float:
+    """Return the share of a recording, 0..1; of one that has no length, 0."""
+    return total_s / duration_s if duration_s else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class StringResult(TagResult):
     """The phones of one recording, one segment each, in order; what is between them is said to be nobody's.

@@ -1,4 +1,4 @@
-"""What `tag` found in other shapes: some of the labels, one at a time, blocks without crumbs, totals.
+"""What `tag` found in other shapes: some of the labels, one at a time, blocks without crumbs.
 
 All of them take a result and return one, so they apply to whatever found its segments.
 """
@@ -6,7 +6,7 @@ All of them take a result and return one, so they apply to whatever found its se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,10 +18,10 @@ from framecls.results import NONE, Segment, TagResult
 
 R = TypeVar("R", bound=TagResult)
 
-# Of blocks of a programme: chosen on simulated podcasts, of which others gave the figures.
+# Of blocks of a programme: chosen on simulated podcasts, and checked on others.
 COARSE_LABELS = ("speech", "music")  # of a model that has both; its other labels are no blocks
 COARSE_GAP_S = 15.0
-COARSE_DURATION_S = 5.0
+COARSE_DURATION_S = 4.0
 
 
 def keep_labels(result: R, labels: Sequence[str]) -> R:
@@ -48,7 +48,7 @@ def keep_labels(result: R, labels: Sequence[str]) -> R:
     )
 
 
-def make_exclusive(result: R, min_duration_s: float = 0.0) -> R:
+def make_exclusive(result: R, min_duration_s: float = 0.0, min_durations_s: Mapping[str, float] | None = None) -> R:
     """Return a result with one label at a time, which tiles the recording; where no label holds it is `NONE`.
 
     Of labels that hold at once, the first in `result.labels` counts. A piece has the score of the segment that it is
@@ -57,12 +57,18 @@ def make_exclusive(result: R, min_duration_s: float = 0.0) -> R:
     Args:
         result: whose labels may overlap.
         min_duration_s: a shorter piece goes to the longer one of its neighbours.
+        min_durations_s: the same, of some labels.
     """
-    tiles = _absorb(_flatten(result), lambda _: min_duration_s)
+    tiles = _absorb(_flatten(result), lambda label: (min_durations_s or {}).get(label, min_duration_s))
     return replace(result, segments=tuple(tile.segment() for tile in tiles), overlapping=False)
 
 
-def make_coarse(result: R, min_gap_s: float | None = None, min_duration_s: float | None = None) -> R:
+def make_coarse(
+    result: R,
+    min_gap_s: float | None = None,
+    min_duration_s: float | None = None,
+    min_durations_s: Mapping[str, float] | None = None,
+) -> R:
     """Return the blocks of a programme: music or talk, one at a time, without the pauses and crumbs in them.
 
     Where speech and music are heard at once, it is talk.
@@ -71,25 +77,20 @@ def make_coarse(result: R, min_gap_s: float | None = None, min_duration_s: float
         result: what `sound`, or another model, found.
         min_gap_s: less than this without a label belongs to the blocks around it; None: `COARSE_GAP_S`.
         min_duration_s: a shorter block goes to its neighbours; None: `COARSE_DURATION_S`.
+        min_durations_s: the same, of some labels.
     """
     gap_s = COARSE_GAP_S if min_gap_s is None else min_gap_s
     least_s = COARSE_DURATION_S if min_duration_s is None else min_duration_s
     if set(COARSE_LABELS) <= {*result.labels}:
         result = keep_labels(result, [label for label in result.labels if label in COARSE_LABELS])
-    tiles = _absorb(_flatten(result), lambda label: gap_s if label == NONE else least_s)
+    tiles = _flatten(result)
+    # Pauses first, lest the words between them are taken for crumbs.
+    for i, (before, tile, after) in enumerate(zip(tiles, tiles[1:], tiles[2:], strict=False), 1):
+        if tile.label == NONE and before.label == after.label and tile.length < gap_s:
+            tiles[i] = _yield_to(before, tile)
+    shortest_s = {NONE: gap_s, **(min_durations_s or {})}
+    tiles = _absorb(_join_equal(tiles), lambda label: shortest_s.get(label, least_s))
     return replace(result, segments=tuple(tile.segment() for tile in tiles), overlapping=False)
-
-
-def add_up(results: Iterable[TagResult]) -> dict[str, tuple[float, float]]:
-    """Return for each label the seconds for which it holds in some results, and their share of the recordings'."""
-    totals: dict[str, float] = {}
-    duration_s = 0.0
-    for result in results:
-        duration_s += result.duration
-        totals |= {label: totals.get(label, 0.0) for label in result.labels}
-        for s in result.segments:
-            totals[s.label] = totals.get(s.label, 0.0) + s.end - s.start
-    return {label: (total, total / duration_s if duration_s else 0.0) for label, total in totals.items()}
 
 
 def rename(result: R, name: Callable[[str], str]) -> R:
@@ -144,6 +145,10 @@ def _join_equal(tiles: Iterable[_Tile]) -> list[_Tile]:
     return joined
 
 
+def _yield_to(neighbour: _Tile, tile: _Tile) -> _Tile:
+    return replace(tile, label=neighbour.label, total=0.0, scored_s=0.0)
+
+
 def _absorb(tiles: list[_Tile], least_s: Callable[[str], float]) -> list[_Tile]:
     """Give tiles that are too short to the longer neighbour, the shortest of those in a row first."""
     while len(tiles) > 1:
@@ -154,6 +159,6 @@ def _absorb(tiles: list[_Tile], least_s: Callable[[str], float]) -> list[_Tile]:
         for i, tile in enumerate(tiles):
             if lengths[i + 1] < lengths[i] and lengths[i + 1] <= lengths[i + 2]:
                 neighbour = max(tiles[i - 1 : i] + tiles[i + 1 : i + 2], key=lambda t: t.length)
-                changed[i] = replace(tile, label=neighbour.label, total=0.0, scored_s=0.0)
+                changed[i] = _yield_to(neighbour, tile)
         tiles = _join_equal(changed)
     return tiles

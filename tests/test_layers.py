@@ -17,7 +17,18 @@ from support.commands import run_command
 ROOT = Path(framecls.__file__).parent
 
 # What each part of the package may import besides itself and the vocabulary; what that may import, it may too.
-VOCABULARY = {"_version", "errors", "packages", "config", "report", "results", "statefile", "text", "textfiles"}
+VOCABULARY = {
+    "_version",
+    "errors",
+    "packages",
+    "config",
+    "report",
+    "results",
+    "shapes",
+    "statefile",
+    "text",
+    "textfiles",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "audio": set(),
     "nn": set(),
@@ -154,7 +165,7 @@ def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) 
 
 PYPROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PYPROJECT["optional-dependencies"].keys() - {"test"}
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # of modules that are called otherwise
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "pympi": "pympi-ling"}  # of modules that are called otherwise
 # The scripts that made the shipped models say themselves what they need.
 SHIPPED = [module for module in MODULES if unit(module) != "recipes"]
 
@@ -172,7 +183,10 @@ def loaded_by_name(module: str) -> set[str]:
     if "framecls.packages" not in imported(module) | {module}:
         return set()
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {word.partition(".")[0] for word in words} & {name.replace("-", "_") for name in declared(*EXTRAS)}
+    modules = {name: module for module, name in DISTRIBUTIONS.items()}
+    return {word.partition(".")[0] for word in words} & {
+        modules.get(name, name.replace("-", "_")) for name in declared(*EXTRAS)
+    }
 
 
 def test_each_third_party_import_is_declared_and_each_declared_package_is_imported() -> None:

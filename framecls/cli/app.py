@@ -74,7 +74,8 @@ def root(
     cls=Command,
     epilog=examples(
         "framecls tag recordings/ -f textgrid -o tiers/",
-        "framecls tag call.wav --threshold speech=0.7 --min-gap 0.5 -f csv",
+        "framecls tag programme.mp3 --coarse --totals",
+        "framecls tag call.wav --threshold speech=0.7 --min-gap speech=0.5 -f csv",
         "framecls tag -m phones --string call.wav -f text",
     ),
 )

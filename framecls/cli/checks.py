@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
-from framecls.cli.options import ENGINES, LOCAL, RAY, ReadingOptions
-from framecls.config import DecisionConfig, ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
+from framecls.cli.numbers import parse_seconds
+from framecls.cli.options import ENGINES, LOCAL, NAMINGS, RAY, STEM, ReadingOptions
+from framecls.config import DecisionConfig, DecisionKeywords, ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
 from framecls.errors import WHO_IS, ConfigError, UsageError, suggest
 from framecls.output.files import is_device
 from framecls.output.formats import WRITERS
@@ -31,7 +32,7 @@ TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "poo
 COMMANDS = {task: command for command, task in TASKS.items()}
 
 
-def choose_format(name: str | None, output: str | None, frames: bool = False) -> str:
+def choose_format(name: str | None, output: str | None, *, frames: bool = False, totals: bool = False) -> str:
     """Return the format that -f names, or else the one that the suffix of -o stands for.
 
     Raises:
@@ -40,9 +41,12 @@ def choose_format(name: str | None, output: str | None, frames: bool = False) ->
     chosen = _pick_format(name, output)
     if WRITERS[chosen].binary and output is None:
         raise UsageError(f"-f {chosen} is not for a terminal or a pipe: name a file or a folder with -o")
-    if frames and not WRITERS[chosen].takes_frames:
-        able = [name for name, writer in WRITERS.items() if writer.takes_frames]
-        raise UsageError(f"--frames does not go with -f {chosen}: choose {', '.join(able)}")
+    for option, given, takes in (("--frames", frames, "takes_frames"), ("--totals", totals, "takes_totals")):
+        if given and not getattr(WRITERS[chosen], takes):
+            able = [name for name, writer in WRITERS.items() if getattr(writer, takes)]
+            raise UsageError(f"{option} does not go with -f {chosen}: choose {', '.join(able)}")
+    if frames and totals and not WRITERS[chosen].takes_both:
+        raise UsageError(f"--frames and --totals do not fit into one table of -f {chosen}: leave one of them out")
     return chosen
 
 
@@ -107,6 +111,37 @@ def check_engine(options: RunOptions) -> None:
     if "-" in options.inputs:
         raise UsageError(f"- is what is piped in here, which --engine {RAY} does not pass on: leave that out")
     require_ray()
+
+
+def parse_lengths(option: str, texts: Sequence[str]) -> tuple[float | None, dict[str, float]]:
+    """Read the `S` and `LABEL=S` of an option; return the length in seconds for all labels, and those of some.
+
+    Raises:
+        UsageError: one is no length of time.
+    """
+    for_all: float | None = None
+    of_label: dict[str, float] = {}
+    for text in texts:
+        label, _, value = text.rpartition("=")
+        length_s = parse_seconds(option)(value)
+        check_seconds(option, length_s)
+        if label:
+            of_label[label] = length_s
+        else:
+            for_all = length_s
+    return for_all, of_label
+
+
+def check_naming(options: RunOptions) -> None:
+    """Refuse a naming of results that there is not, or where nothing is named.
+
+    Raises:
+        UsageError: see above.
+    """
+    if options.naming not in NAMINGS:
+        raise UsageError(f"--naming {options.naming}: choose {' or '.join(NAMINGS)}")
+    if options.naming == STEM and options.output is None:
+        raise UsageError("--naming stem names files in a folder: name it with -o, such as the one of the recordings")
 
 
 def check_seconds(option: str, value: float | None) -> None:
@@ -240,20 +275,13 @@ def find_voice_model(name: str) -> ModelConfig:
     return config
 
 
-def change_decision(
-    config: ModelConfig, thresholds: Mapping[str, float], min_duration_s: float | None, min_gap_s: float | None
-) -> DecisionConfig:
-    """Return a model's rules of decision with those of the options in place of its own.
+def change_decision(config: ModelConfig, rules: Mapping[str, DecisionKeywords]) -> DecisionConfig:
+    """Return a model's rules of decision with those of the options, by which they are given, in place of its own.
 
     Raises:
         UsageError: the model has no such rule, or it would decide nothing.
     """
-    rules = (
-        ("--threshold", {"thresholds": thresholds}),
-        ("--min-duration", {"min_duration_s": min_duration_s}),
-        ("--min-gap", {"min_gap_s": min_gap_s}),
-    )
-    for option, rule in rules:
+    for option, rule in rules.items():
         try:
             config = config.with_decision(**rule)
         except ConfigError as error:
@@ -317,8 +345,8 @@ def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) 
                     raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
-def parse_among(texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Read the comma-separated labels of --among; a code of a language may be written as in pt_BR, zh-CN or DE.
+def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the comma-separated labels of an option; a code of a language may be written as in pt_BR, zh-CN or DE.
 
     Raises:
         UsageError: the model does not have one of them, or there is none.
@@ -327,11 +355,11 @@ def parse_among(texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] 
         return None
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     if not words:
-        raise UsageError("--among: name at least one label, such as de,fr,en")
-    return tuple(dict.fromkeys(_find_label(word, labels) for word in words))
+        raise UsageError(f"{option}: name at least one label, such as {','.join(labels[:2])}")
+    return tuple(dict.fromkeys(_find_label(option, word, labels) for word in words))
 
 
-def _find_label(word: str, labels: Sequence[str]) -> str:
+def _find_label(option: str, word: str, labels: Sequence[str]) -> str:
     code = re.split("[-_@]", word)[0].casefold()
     if word in labels:
         return word
@@ -341,7 +369,7 @@ def _find_label(word: str, labels: Sequence[str]) -> str:
         return code
     meant = [label for label in find_languages(word) if label in labels]
     hint = f": did you mean {' or '.join(meant)}?" if meant else suggest(word, labels, f"; it has {listed(labels)}")
-    raise UsageError(f"--among: {word!r} is no label of this model{hint}")
+    raise UsageError(f"{option}: {word!r} is no label of this model{hint}")
 
 
 def parse_names(texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:

@@ -17,13 +17,14 @@ from framecls.cli import checks
 from framecls.cli.fingerprint import take_fingerprint
 from framecls.cli.interrupts import Interrupts
 from framecls.cli.messages import INTERRUPTED, PROGRAM, Messages, open_messages
-from framecls.cli.options import RAY, RunOptions, TagOptions
+from framecls.cli.options import RAY, STEM, RunOptions, TagOptions
 from framecls.cli.progress import InputProgress
 from framecls.cli.streaming import stream_inputs
 from framecls.cli.streams import open_stdout
 from framecls.config import EACH, ModelConfig, ReadOptions
 from framecls.errors import ClusterError, FrameclsError, OutputError, UsageError
 from framecls.output.resume import History, collect_facts, observe
+from framecls.results import TagResult
 from framecls.text import escape, hms
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def classify(operation: Operation) -> int:
     messages = open_messages(options)
     checks.check_machine(options)
     checks.check_engine(options)
+    checks.check_naming(options)
     if options.channel == EACH and options.engine == RAY:
         raise UsageError("--channel each is for this process alone: leave --engine ray out, or choose one channel")
     model_path, config = operation.find(options.model)
@@ -91,6 +93,7 @@ def _classify_inputs(operation: Operation, messages: Messages, fingerprint: Call
         # A single recording leaves nothing to resume, unless the user asks for it.
         keep_journal=options.resume or len(inputs) > 1,
         kind=operation.result,
+        by_stem=options.naming == STEM,
     )
     if options.resume and not destination.keeps_journal:
         raise UsageError("--resume needs a file or a folder named with -o: what was printed is not known any more")
@@ -136,7 +139,7 @@ def _stream(operation: Operation, messages: Messages, inputs: Sequence[Input]) -
 
         model = operation.prepare(_load(operation.options))
         assert isinstance(model, Model)
-        stream_inputs(inputs, model, operation.format, operation.reading, messages)
+        stream_inputs(inputs, model, operation, messages)
     return messages.status
 
 
@@ -292,7 +295,8 @@ class Run:
         self._messages.report_warnings(item.name, result)
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
-        return dataclasses.replace(result, file=item.name)
+        result = dataclasses.replace(result, file=item.name)
+        return self._operation.shape(result) if isinstance(result, TagResult) else result
 
     def _report_unwritten(self) -> None:
         for file, error in self._destination.failures:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from framecls.cli import checks
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
-from framecls.config import DEFAULT_BEAM, DecisionConfig, ModelConfig
+from framecls.config import DEFAULT_BEAM, DecisionConfig, DecisionKeywords, ModelConfig
 from framecls.errors import UsageError
 from framecls.output.formats import Result, make_writer
 from framecls.results import Identification, StringResult, TagResult
@@ -33,24 +33,26 @@ class Operation(ABC):
     task: ClassVar[Literal["pooled"] | None] = None  # of the models that it takes; None: any
     result: ClassVar[type[Result]]  # what `run` gives
 
-    def __init__(self, options: RunOptions, *, frames: bool = False) -> None:
+    def __init__(self, options: RunOptions, *, frames: bool = False, totals: bool = False) -> None:
         """Read the options.
 
         Args:
             options: of the command.
             frames: write the scores of every frame.
+            totals: write the time of each label.
 
         Raises:
             UsageError: an option is wrong, or two do not go together.
         """
         self.options = options
-        self.thresholds = checks.parse_thresholds(options.threshold)
+        # Of decision, by the options that give them.
+        self.rules: dict[str, DecisionKeywords] = {
+            "--threshold": {"thresholds": checks.parse_thresholds(options.threshold)}
+        }
         self.reading = checks.parse_reading(options)
-        self.min_duration_s: float | None = None  # None: the model's own
-        self.min_gap_s: float | None = None
         self._decision: DecisionConfig | None = None
-        self.format = checks.choose_format(options.format, options.output, frames)
-        self.writer = make_writer(self.format, frames=frames)
+        self.format = checks.choose_format(options.format, options.output, frames=frames, totals=totals)
+        self.writer = make_writer(self.format, frames=frames, totals=totals)
         if not issubclass(self.result, self.writer.accepts):
             raise UsageError(f"-f {self.writer.refusal}")
 
@@ -68,7 +70,7 @@ class Operation(ABC):
         Raises:
             UsageError: the model has no such rule, or it would decide nothing.
         """
-        self._decision = checks.change_decision(config, self.thresholds, self.min_duration_s, self.min_gap_s)
+        self._decision = checks.change_decision(config, self.rules)
 
     def prepare(self, model: AnyModel) -> AnyModel:
         """Return the model with the rules of this run."""
@@ -84,6 +86,10 @@ class Operation(ABC):
             progress: called with the seconds of the present recording that are done.
         """
 
+    def shape(self, result: TagResult) -> TagResult:
+        """Return what is written of what was found."""
+        return result
+
 
 class TagOperation(Operation):
     """`framecls tag`."""
@@ -93,26 +99,44 @@ class TagOperation(Operation):
     def __init__(self, options: TagOptions) -> None:
         if options.beam is not None:
             raise UsageError("--beam goes with --string: add that, or leave it out")
-        checks.check_seconds("--min-duration", options.min_duration)
-        checks.check_seconds("--min-gap", options.min_gap)
-        super().__init__(options, frames=options.frames)
+        super().__init__(options, frames=options.frames, totals=options.totals)
         if options.stream:
             check_stream(options, self.writer)
-        self.min_duration_s = options.min_duration
-        self.min_gap_s = options.min_gap
-        self._stream = options.stream
-        self._among_text = options.among
+        self._options = options
         self._among: tuple[str, ...] | None = None
+        self._labels: tuple[str, ...] | None = None  # None: all
+        duration_s, durations_s = checks.parse_lengths("--min-duration", options.min_duration)
+        gap_s, gaps_s = checks.parse_lengths("--min-gap", options.min_gap)
+        if options.coarse and gaps_s:
+            raise UsageError("--coarse has one --min-gap, for stretches without any label: leave LABEL= out")
+        self._durations, self._gap_s = (duration_s, durations_s), gap_s
+        self.rules["--min-duration"] = {"min_duration_s": duration_s, "min_durations_s": durations_s}
+        self.rules["--min-gap"] = {"min_gap_s": gap_s, "min_gaps_s": gaps_s}
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
+        self._labels = checks.parse_labels("--labels", self._options.labels, config.labels)
+        if self._options.coarse:  # what blocks are made of is decided as ever
+            self._decision = checks.change_decision(config, {"--threshold": self.rules["--threshold"]})
         if config.task == "frame":
-            if self._among_text:
+            if self._options.among:
                 raise UsageError(f"--among goes with a model such as -m language, not with {config.name}")
             return
-        if self._stream:
+        if self._options.stream:
             raise UsageError(f"--stream wants a model that gives labels to frames, such as -m sound, not {config.name}")
-        self._among = checks.parse_among(self._among_text, config.labels)
+        self._among = checks.parse_labels("--among", self._options.among, config.labels)
+
+    def shape(self, result: TagResult) -> TagResult:
+        from framecls import shapes  # numpy: only once the options are right
+
+        decision = self._decision or DecisionConfig()
+        if self._labels is not None:
+            result = shapes.keep_labels(result, self._labels)
+        if self._options.coarse:
+            return shapes.make_coarse(result, self._gap_s, *self._durations)
+        if self._options.exclusive:
+            return shapes.make_exclusive(result, decision.min_duration_s, decision.min_durations_s)
+        return result
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_many(
@@ -129,8 +153,12 @@ class StringOperation(Operation):
         checks.check_count("--beam", options.beam)
         for option, given in (
             ("--threshold", options.threshold),
-            ("--min-duration", options.min_duration is not None),
-            ("--min-gap", options.min_gap is not None),
+            ("--min-duration", options.min_duration),
+            ("--min-gap", options.min_gap),
+            ("--labels", options.labels),
+            ("--exclusive", options.exclusive),
+            ("--coarse", options.coarse),
+            ("--totals", options.totals),
             ("--stream", options.stream),
             ("--among", options.among),
         ):
@@ -166,7 +194,7 @@ class IdentifyOperation(Operation):
         if not config.embedding:
             if self._gallery is not None:
                 raise UsageError(f"--gallery goes with a model of voices, such as -m speaker, not with {config.name}")
-            self._among = checks.parse_among(self._among_text, config.labels)
+            self._among = checks.parse_labels("--among", self._among_text, config.labels)
 
     def prepare(self, model: AnyModel) -> AnyModel:
         model = super().prepare(model)

@@ -30,6 +30,7 @@ _labels, _training, _output, _reading, _machine = (
 )
 _argument = partial(typer.Argument, show_default=False)
 
+FULL, STEM = NAMINGS = ("full", "stem")  # of the results in a folder
 LOCAL, RAY = ENGINES = ("local", "ray")
 
 
@@ -215,6 +216,16 @@ class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions)
     output: Annotated[
         str | None, _output("-o", "--output", metavar="PATH", help="A file for all, or a folder: a file an input.")
     ] = None
+    naming: Annotated[
+        str,
+        _output(
+            "--naming",
+            metavar="full|stem",
+            help="In a folder, of a.wav: a.wav.TextGrid, or a.TextGrid.",
+            show_default=False,
+            autocompletion=_one_of(*NAMINGS),
+        ),
+    ] = FULL
     errors: Annotated[
         Path | None, _output("--errors", metavar="FILE", help="Write each failure there as a JSON line.")
     ] = None
@@ -243,11 +254,29 @@ class TagOptions(RunOptions):
         _labels("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
     ] = None
     min_duration: Annotated[
-        float | None, _labels("--min-duration", metavar="S", help="Drop segments shorter than this.")
-    ] = None
-    min_gap: Annotated[float | None, _labels("--min-gap", metavar="S", help="Join segments less than this apart.")] = (
-        None
-    )
+        list[str],
+        _labels(
+            "--min-duration",
+            metavar="[LABEL=]S",
+            help="Drop segments shorter than this, of all labels or of one; repeatable.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
+    min_gap: Annotated[
+        list[str],
+        _labels(
+            "--min-gap", metavar="[LABEL=]S", help="Join segments less than this apart; repeatable.", show_default=False
+        ),
+    ] = field(default_factory=list)
+    labels: Annotated[
+        list[str],
+        _labels("--labels", metavar="L1,L2", help="Give only these; repeatable.", show_default=False),
+    ] = field(default_factory=list)
+    exclusive: Annotated[
+        bool, _labels("--exclusive", help="One label at a time, or none: the first of --labels that holds.")
+    ] = False
+    coarse: Annotated[bool, _labels("--coarse", help="Blocks of talk and music, as of a programme, no crumbs.")] = False
+    totals: Annotated[bool, _output("--totals", help="Give the seconds and the share of each label.")] = False
     stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
 
 

@@ -16,7 +16,7 @@ from framecls.output.formats import WRITERS, Writer
 
 if TYPE_CHECKING:
     from framecls.audio import Input
-    from framecls.config import ReadKeywords
+    from framecls.cli.operations import Operation
     from framecls.model import Model
 
 
@@ -34,20 +34,21 @@ def check_stream(options: TagOptions, writer: Writer) -> None:
         raise UsageError(f"--stream {wrong}: choose {', '.join(able)}")
     if options.frames:
         raise UsageError("--stream gives segments: leave --frames out")
+    for option, given in (("exclusive", options.exclusive), ("coarse", options.coarse), ("totals", options.totals)):
+        if given:
+            raise UsageError(f"--{option} is about a recording as a whole, and --stream does not wait: leave one out")
     if options.engine != LOCAL:
         raise UsageError(f"--stream is about what comes in here: leave --engine {options.engine} out")
     if options.resume:
         raise UsageError("--stream keeps nothing that a later run could go on from: leave --resume out")
 
 
-def stream_inputs(
-    inputs: Sequence[Input], model: Model, format: str, reading: ReadKeywords, messages: Messages
-) -> None:
+def stream_inputs(inputs: Sequence[Input], model: Model, operation: Operation, messages: Messages) -> None:
     """Print the segments of each input in turn; one that fails is reported and does not stop the others."""
     from framecls.output.segments import SegmentWriter
 
-    stdout = open_stdout()
-    writer = SegmentWriter(format, model.name, model.labels, model.config.hop_s)
+    stdout, reading = open_stdout(), operation.reading
+    writer = SegmentWriter(operation.format, model.name, model.labels, model.config.hop_s, operation.shape)
     writer.begin(stdout)
     for item in inputs:
         channel = item.channel or ReadOptions(**reading).channel_number

@@ -163,9 +163,9 @@ class _Tile:
 class TilingSegmenter(Segmenter):
     """Give each frame its likeliest label and tile the recording with runs of equal labels.
 
-    A run of less than its label's least frames goes to whichever neighbour its own frames find likelier; there are no gaps. A
-    run that is long enough stays whatever comes, so what lies between two of those is final once the second is long
-    enough.
+    A run of less than its label's least frames goes to whichever neighbour its own frames find likelier; there are no
+    gaps. A run that is long enough stays whatever comes, so what lies between two of those is final once the second is
+    long enough.
     """
 
     def __init__(self, labels: Sequence[str], rules: SegmentRules) -> None:

@@ -89,6 +89,7 @@ def choose_destination(
     from_folder: bool = False,
     keep_journal: bool = False,
     kind: type[Result] | None = None,
+    by_stem: bool = False,
 ) -> Destination:
     """Choose where results go.
 
@@ -99,9 +100,10 @@ def choose_destination(
         from_folder: they come from a folder or a list, which may have a different number of them another day.
         keep_journal: keep a journal, so that the run can be resumed.
         kind: of the results; a journal's record of another kind is ignored.
+        by_stem: in a folder `a.wav` becomes `a.TextGrid`, not `a.wav.TextGrid`.
 
     Raises:
-        UsageError: the format cannot hold several inputs, and -o names no folder.
+        UsageError: the format cannot hold several inputs, and -o names no folder; or there are no names to choose.
     """
     format = writer.name
     if not isinstance(output, str):
@@ -111,13 +113,15 @@ def choose_destination(
     several = (n_inputs > 1 or from_folder) and not writer.joins
     path = Path(output)
     if os.path.isdir(path) or output.endswith("/"):
-        return FolderDestination(writer, path, keeps_journal=keep_journal)
+        return FolderDestination(writer, path, keeps_journal=keep_journal, by_stem=by_stem)
     is_file = os.path.exists(path) or path.suffix.casefold() == writer.suffix.casefold()
     if several and not (n_inputs == 1 and is_file):
         if is_file:
             said = f"-o {output}: {format} holds one recording a file, and there are {n_inputs}: name a folder"
             raise UsageError(said)
-        return FolderDestination(writer, path, keeps_journal=keep_journal)
+        return FolderDestination(writer, path, keeps_journal=keep_journal, by_stem=by_stem)
+    if by_stem:
+        raise UsageError(f"--naming stem names files in a folder, and -o {output} is none: write -o {output}/")
     if keep_journal and not is_device(path):
         return JournalDestination(writer, path, kind)
     return FileDestination(writer, path)
@@ -174,9 +178,11 @@ class FolderDestination(Destination):
     write the files, because most of that time is spent waiting for the disk.
     """
 
-    def __init__(self, writer: Writer, folder: Path, *, keeps_journal: bool) -> None:
+    def __init__(self, writer: Writer, folder: Path, *, keeps_journal: bool, by_stem: bool = False) -> None:
         super().__init__(writer)
-        self.keeps_journal = keeps_journal
+        # Beside recordings there may be work of people by the names of results: the journal tells which are ours.
+        self.keeps_journal = keeps_journal or by_stem
+        self._by_stem = by_stem
         self._folder = folder
         self._journal: Journal | None = None
         self._inputs: dict[Path, str] = {}  # absolute path of an input's recording, by the input's relative path
@@ -188,6 +194,7 @@ class FolderDestination(Destination):
 
     @contextmanager
     def open(self, inputs: Sequence[Input], history: History = NO_HISTORY) -> Iterator[None]:
+        self._assign_paths(inputs)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -197,7 +204,8 @@ class FolderDestination(Destination):
                 self._journal = stack.enter_context(open_journal(self._folder / _JOURNAL, exclusive=False))
                 self._history = history
             stack.callback(self._close)
-            self._assign_paths(inputs)
+            if self._by_stem:
+                self._refuse_foreign()
             remove_leftovers(path.parent for path in self._paths.values())
             self.pending = [item for item in inputs if not (history.resume and self._is_done(item.relative))]
             yield
@@ -205,15 +213,41 @@ class FolderDestination(Destination):
                 self._retire_vanished()
 
     def _assign_paths(self, inputs: Sequence[Input]) -> None:
-        """Give each input a file of its own; the second of two with one name gets none."""
-        taken: set[Path] = set()
+        """Give each input a file of its own; the second of two with one name gets none.
+
+        Raises:
+            UsageError: by stem, two have one name.
+        """
+        taken: dict[Path, str] = {}
         for item in inputs:
-            path = mirrored_path(self._folder, item.relative, self._writer.suffix)
+            path = mirrored_path(self._folder, self._mirrored(item), self._writer.suffix)
             if path not in taken:
-                taken.add(path)
+                taken[path] = item.name
                 self._paths[item.relative] = path
+            elif self._by_stem:
+                said = f"{taken[path]} and {item.name} would both become {path}"
+                raise UsageError(f"--naming stem: {said}: leave --naming out")
             if item.path is not None:
                 self._inputs[item.relative] = os.path.abspath(item.path)
+
+    def _mirrored(self, item: Input) -> Path:
+        """Return the path of an input's result in the folder, before a suffix is added."""
+        if not self._by_stem:
+            return item.relative
+        number = "" if item.channel is None else f".{item.channel}"
+        return item.relative.with_name(PurePath(item.relative.name.removesuffix(number)).stem + number)
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to write over files that no run wrote, or that somebody changed since.
+
+        Raises:
+            UsageError: there are such files.
+        """
+        foreign = [path for path in self._paths.values() if os.path.lexists(path) and self._record_of(path) is None]
+        if foreign:
+            others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            said = f"{foreign[0]}{others} would be overwritten, and framecls did not write what is there"
+            raise UsageError(f"--naming stem: {said}: move it away, or name another folder")
 
     def write(self, result: Result, relative: Path) -> None:
         """Write the input's own file, in a thread."""

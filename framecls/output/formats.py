@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import csv
 import json
+import mimetypes
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from framecls.errors import UsageError
-from framecls.results import Identification, Segment, StringResult, TagResult
+from framecls.results import NONE, Identification, Segment, StringResult, TagResult, add_up, share_of
 from framecls.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 
 if TYPE_CHECKING:
@@ -39,14 +41,18 @@ class Writer(ABC):
     streams: ClassVar[bool] = False  # a segment can be written before the recording is over
     for_people: ClassVar[bool] = False  # drawn for a terminal, from an outline of the scores
     takes_frames: ClassVar[bool] = False  # can hold the time and the scores of every frame
+    takes_totals: ClassVar[bool] = False  # can hold the time of each label
+    takes_both: ClassVar[bool] = True  # at once
 
-    def __init__(self, *, frames: bool = False) -> None:
+    def __init__(self, *, frames: bool = False, totals: bool = False) -> None:
         """Prepare a writer.
 
         Args:
             frames: write the time and the scores of every frame, if the format takes them.
+            totals: write the time of each label, if the format takes it.
         """
         self.frames = frames and self.takes_frames
+        self.totals = totals and self.takes_totals
 
     def begin(self, stream: IO[Any]) -> None:  # noqa: B027 (most formats have no header)
         """Write what comes before the first result."""
@@ -76,14 +82,17 @@ class TableWriter(Writer):
     suffix = ".txt"
     for_people = True
     takes_frames = True
+    takes_totals = True
 
     def begin(self, stream: IO[Any]) -> None:
         self._identified: list[Identification] = []
         self._n_written = 0
+        self._totals: Counter[str] = Counter()
+        self._duration_s = 0.0
         self._console = self._make_console(stream)
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        from framecls.output.tables import frame_table, tag_table
+        from framecls.output.tables import frame_table, tag_table, totals_table
 
         if isinstance(result, Identification):
             self._identified.append(result)
@@ -92,11 +101,20 @@ class TableWriter(Writer):
             self._console.print()
         self._n_written += 1
         self._console.print(tag_table(result))
+        if self.totals:
+            totals = add_up(result)
+            self._console.print(totals_table(totals, result.duration, self._console.encoding))
+            self._totals.update(totals)
+            self._duration_s += result.duration
         if self.frames:
             self._console.print(frame_table(result, self._console.encoding))
 
     def end(self, stream: IO[Any]) -> None:
-        from framecls.output.tables import identify_table
+        from framecls.output.tables import identify_table, totals_table
+
+        if self._totals and self._n_written > 1:
+            self._console.print(f"\n{self._n_written} recordings")
+            self._console.print(totals_table(self._totals, self._duration_s, self._console.encoding))
 
         if self._identified:
             self._console.print(identify_table(self._identified))
@@ -126,18 +144,27 @@ class SvgWriter(TableWriter):
 
 
 def as_segments(result: Result) -> tuple[Segment, ...]:
-    """Return the segments of a result; what holds for a recording as a whole is one segment."""
+    """Return what was heard, as segments; what holds for a recording as a whole is one segment."""
     if isinstance(result, TagResult):
-        return result.segments
+        return tuple(s for s in result.segments if s.label != NONE or NONE in result.labels)
     return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
 
 
-def as_record(result: Result, *, frames: bool = False) -> dict[str, Any]:
+def as_tiers(result: Result) -> dict[str, list[Segment]]:
+    """Return the segments of a result by tiers in which none overlap: one a label, or one for all."""
+    segments = as_segments(result)
+    if isinstance(result, TagResult) and result.overlapping:
+        return {label: [s for s in segments if s.label == label] for label in result.labels}
+    return {result.model: list(segments)}
+
+
+def as_record(result: Result, *, frames: bool = False, totals: bool = False) -> dict[str, Any]:
     """Return the JSON object of a result. Keys, their order and their units are a contract: add, never change.
 
     Args:
         result: what an input gave.
         frames: add "times" (frame,) and "scores" (frame, label).
+        totals: add the seconds and the share of each label.
     """
     record: dict[str, Any] = {"file": result.file, **channel_of(result)}
     record |= {"model": result.model, "duration": _time(result.duration)}
@@ -150,6 +177,11 @@ def as_record(result: Result, *, frames: bool = False) -> dict[str, Any]:
         ]
         record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **faults}
         record |= {"string": result.string} if isinstance(result, StringResult) else {}
+        if totals:
+            record["totals"] = {
+                label: {"seconds": _time(total), "share": _score(share_of(total, result.duration))}
+                for label, total in add_up(result).items()
+            }
         if frames:
             record["times"] = [_time(time) for time in result.times.tolist()]
             record["scores"] = [[_score(value) for value in row] for row in result.scores.tolist()]
@@ -188,13 +220,15 @@ class JsonWriter(Writer):
     name = "json"
     suffix = ".json"
     takes_frames = True
+    takes_totals = True
 
     def begin(self, stream: IO[Any]) -> None:
         self._separator = "\n"
         stream.write("[")
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        stream.write(self._separator + dump_json(as_record(result, frames=self.frames)))
+        record = as_record(result, frames=self.frames, totals=self.totals)
+        stream.write(self._separator + dump_json(record))
         self._separator = ",\n"
 
     def end(self, stream: IO[Any]) -> None:
@@ -208,9 +242,10 @@ class JsonLinesWriter(Writer):
     suffix = ".jsonl"
     streams = True
     takes_frames = True
+    takes_totals = True
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        stream.write(dump_json(as_record(result, frames=self.frames)) + "\n")
+        stream.write(dump_json(as_record(result, frames=self.frames, totals=self.totals)) + "\n")
 
 
 class _LineFeeds:
@@ -231,6 +266,7 @@ class CsvWriter(Writer):
 
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
     tag --frames: `file,time,LABEL,…`, a row for each frame, with a probability in each label's column.
+    tag --totals: `file,label,seconds,share`, a row for each label.
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
     numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
     no score but a reason. Where a single channel was heard, its number is a column after the file.
@@ -242,6 +278,8 @@ class CsvWriter(Writer):
     suffix = ".csv"
     streams = True
     takes_frames = True
+    takes_totals = True
+    takes_both = False
     delimiter: ClassVar[str] = ","
 
     def begin(self, stream: IO[Any]) -> None:
@@ -259,6 +297,8 @@ class CsvWriter(Writer):
         if isinstance(result, Identification):
             ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
             return ["duration", "label", "score", *ranks, "reason"]
+        if self.totals:
+            return ["label", "seconds", "share"]
         return ["time", *map(cell, result.labels)] if self.frames else ["start", "end", "label", "score"]
 
     def _rows(self, result: Result) -> list[list[str]]:
@@ -266,6 +306,9 @@ class CsvWriter(Writer):
             top = [text for c in result.top for text in (cell(c.label), score(c.score))]
             of_label = score(result.score) if result.score is not None else ""
             return [[seconds(result.duration), cell(result.label), of_label, *top, result.reason or ""]]
+        if self.totals:
+            totals = add_up(result).items()
+            return [[cell(label), seconds(s), score(share_of(s, result.duration))] for label, s in totals]
         if self.frames:
             frames = zip(result.times.tolist(), result.scores.tolist(), strict=True)
             return [[seconds(time), *map(score, row)] for time, row in frames]
@@ -292,11 +335,7 @@ class TextGridWriter(Writer):
     joins = False
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        segments = as_segments(result)
-        if isinstance(result, TagResult) and result.overlapping:
-            tiers = {label: [s for s in segments if s.label == label] for label in result.labels}
-        else:
-            tiers = {result.model: list(segments)}
+        tiers = as_tiers(result)
         end = seconds(result.duration)
         head = [
             'File type = "ooTextFile"',
@@ -406,15 +445,64 @@ class VttWriter(Writer):
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         for s in as_segments(result):
-            start_ms = round(s.start * 1000)
-            end_ms = max(round(s.end * 1000), start_ms + 1)  # a cue must end after it starts
+            start_ms, end_ms = _span_ms(s)
             text = field(s.label).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             stream.write(f"\n{_cue_time(start_ms)} --> {_cue_time(end_ms)}\n{text}\n")
 
 
-def _cue_time(time_ms: int) -> str:
+class SrtWriter(Writer):
+    """SubRip: a numbered subtitle for each segment."""
+
+    name = "srt"
+    suffix = ".srt"
+    joins = False
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        for number, s in enumerate(as_segments(result), 1):
+            start, end = (_cue_time(time_ms, ",") for time_ms in _span_ms(s))
+            stream.write(f"{number}\n{start} --> {end}\n{field(s.label)}\n\n")
+
+
+def _span_ms(segment: Segment) -> tuple[int, int]:
+    """Return where a segment starts and ends in milliseconds; it ends after it starts."""
+    start_ms = round(segment.start * 1000)
+    return start_ms, max(round(segment.end * 1000), start_ms + 1)
+
+
+def _cue_time(time_ms: int, point: str = ".") -> str:
     minutes, ms = divmod(time_ms, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}.{ms % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}{point}{ms % 1000:03d}"
+
+
+class ElanWriter(Writer):
+    """An annotation file of ELAN, in the tiers of a TextGrid; ELAN's times are whole milliseconds."""
+
+    name = "elan"
+    suffix = ".eaf"
+    joins = False
+
+    def __init__(self, *, frames: bool = False, totals: bool = False) -> None:
+        from framecls import packages
+
+        super().__init__(frames=frames, totals=totals)
+        self._elan: Any = packages.load("elan", "pympi", "pympi-ling").Elan
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        document = self._elan.Eaf(author="framecls")
+        document.adocument["DATE"] = _NO_DATE
+        document.remove_tier("default")
+        if result.file != "-":
+            kind = mimetypes.guess_type(result.file)[0] or "unknown"
+            document.add_linked_file(Path(result.file).absolute().as_uri(), mimetype=kind)
+        for name, segments in as_tiers(result).items():
+            document.add_tier(field(name))
+            for segment in segments:
+                document.add_annotation(field(name), *_span_ms(segment), field(segment.label))
+        stream.write('<?xml version="1.0" encoding="UTF-8"?>\n' + self._elan.to_string(document) + "\n")
+
+
+# ELAN wants one; equal results are equal files.
+_NO_DATE = "1970-01-01T00:00:00+00:00"
 
 
 class NpzWriter(Writer):
@@ -428,7 +516,7 @@ class NpzWriter(Writer):
     refusal = "npz holds the scores of frames, which framecls identify does not give: choose another"
     takes_frames = True
 
-    def __init__(self, *, frames: bool = True) -> None:
+    def __init__(self, *, frames: bool = True, totals: bool = False) -> None:
         super().__init__(frames=True)
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
@@ -467,7 +555,7 @@ class ParquetWriter(Writer):
     binary = True
     _rows_a_group: ClassVar[int] = 50_000
 
-    def __init__(self, *, frames: bool = False) -> None:
+    def __init__(self, *, frames: bool = False, totals: bool = False) -> None:
         from framecls import packages
 
         super().__init__(frames=frames)
@@ -531,20 +619,22 @@ WRITERS: dict[str, type[Writer]] = {
         RttmWriter,
         AudacityWriter,
         VttWriter,
+        SrtWriter,
+        ElanWriter,
         NpzWriter,
         ParquetWriter,
     )
 }
 
 
-def make_writer(format: str, *, frames: bool = False) -> Writer:
+def make_writer(format: str, *, frames: bool = False, totals: bool = False) -> Writer:
     """Return a new writer of a format.
 
     Args:
         format: a key of `WRITERS`.
-        frames: write the time and the scores of every frame, if the format takes them.
+        frames, totals: as a `Writer` takes them.
 
     Raises:
         PackageError: the format needs a package that is not installed, or does not load.
     """
-    return WRITERS[format](frames=frames)
+    return WRITERS[format](frames=frames, totals=totals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO, Any
 
@@ -15,7 +15,22 @@ from framecls.results import Segment, TagResult
 class SegmentWriter:
     """Writes the segments of one recording, each as its format writes a segment of a whole result."""
 
-    def __init__(self, format: str, model: str, labels: Sequence[str], hop_s: float) -> None:
+    def __init__(
+        self,
+        format: str,
+        model: str,
+        labels: Sequence[str],
+        hop_s: float,
+        shape: Callable[[TagResult], TagResult] = lambda result: result,
+    ) -> None:
+        """Prepare a writer.
+
+        Args:
+            format: a key of `WRITERS`.
+            model, labels, hop_s: as of a `TagResult`.
+            shape: returns what is written of a result of one segment.
+        """
+        self._shape = shape
         self._writer: Writer = make_writer(format)
         self._is_json = format == "jsonl"
         empty = np.zeros((0, len(labels)))
@@ -31,6 +46,9 @@ class SegmentWriter:
         In jsonl that is an object with "file", "channel" if there is any, "model", "start", "end", "label" and "score".
         """
         result = replace(self._frame, file=file, channel=channel, duration=segment.end, segments=(segment,))
+        result = self._shape(result)
+        if not result.segments:
+            return
         if not self._is_json:
             self._writer.write(result, stream)
             return

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from framecls import results
 from framecls.output.journal import Record
-from framecls.results import Identification, Outline, Segment, StringResult, TagResult
+from framecls.results import NONE, Identification, Outline, Segment, StringResult, TagResult
 
 _KINDS: dict[str, type[TagResult | Identification]] = {
     kind.__name__: kind for kind in (TagResult, StringResult, Identification)
@@ -146,7 +146,7 @@ def _check(result: TagResult | Identification) -> None:
         scores = [segment.score for segment in result.segments]
         good = good and 0 < result.hop <= _MOST_S and _are_in_order(result.segments, result.duration)
         good = good and len(set(result.labels)) == len(result.labels)
-        good = good and {segment.label for segment in result.segments} <= set(result.labels)
+        good = good and {segment.label for segment in result.segments} <= {NONE, *result.labels}
         shown = [result.scores] if result.outline is None else [result.outline.means, result.outline.peaks]
         good = good and all((array <= 1 + _TOLERANCE).all() for array in shown)
         for times in (result.times, *([result.outline.times] if result.outline is not None else [])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal, TypeAlias
 
@@ -19,7 +19,7 @@ from framecls.config import UNKNOWN
 from framecls.output.images import PALETTE
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
-from framecls.results import AudioInfo, Identification, StringResult, TagResult
+from framecls.results import AudioInfo, Identification, Segment, StringResult, TagResult, share_of
 from framecls.text import clock, length, printable
 
 Renderable: TypeAlias = RenderableType
@@ -73,6 +73,15 @@ def frame_table(result: TagResult, encoding: str) -> Table:
     table = make_table(*((title, "right") for title in ("Time", *(printable(x, encoding) for x in result.labels))))
     for time, scores in zip(result.times.tolist(), result.scores.tolist(), strict=True):
         table.add_row(clock(time, 3), *(f"{score:.2f}" for score in scores))
+    return table
+
+
+def totals_table(totals: Mapping[str, float], duration_s: float, encoding: str) -> Table:
+    """Return a row for each label that is heard: its seconds, and their share of the duration; the longest first."""
+    table = make_table(("  Total", "left"), ("Length", "right"), ("Share", "right"))
+    for label, total in sorted(totals.items(), key=lambda item: -item[1]):
+        if total:
+            table.add_row(Text(f"  {printable(label, encoding)}"), length(total), f"{share_of(total, duration_s):.1%}")
     return table
 
 
@@ -193,7 +202,7 @@ class _TagTable:
         names = {label: printable(label, options.encoding) for label in {s.label for s in result.segments}}
         rows = [["Start", "End", "Length", "Label", "Score"]]
         for s in result.segments:
-            rows.append([clock(s.start), clock(s.end), length(s.end - s.start), names[s.label], f"{s.score:.2f}"])
+            rows.append([clock(s.start), clock(s.end), length(s.end - s.start), names[s.label], _score(result, s)])
         right = {0, 1, 2, 4}
         if 2 + _natural_width(rows) > options.max_width:  # the length follows from start and end
             rows, right = [row[:2] + row[3:] for row in rows], {0, 1, 3}
@@ -321,6 +330,10 @@ def _audio_facts(audio: AudioInfo | None) -> list[str]:
 
 def _style(labels: Sequence[str], index: int) -> str:
     return _QUIET_STYLE if labels[index] in _QUIET else PALETTE[index % len(PALETTE)]
+
+
+def _score(result: TagResult, segment: Segment) -> str:
+    return f"{segment.score:.2f}" if segment.label in result.labels else ""
 
 
 def _label_style(result: TagResult, label: str) -> str:

@@ -180,7 +180,9 @@ def test_one_file_for_all(tag: Cli, here: Path) -> None:
     assert [record["file"] for record in records] == ["a.wav", "b.wav"]
 
 
-@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.tsv", "x.TextGrid", "x.rttm", "x.txt", "x.vtt", "x.npz"])
+@pytest.mark.parametrize(
+    "name", ["x.json", "x.csv", "x.tsv", "x.TextGrid", "x.rttm", "x.txt", "x.vtt", "x.srt", "x.npz"]
+)
 def test_format_follows_the_suffix(name: str, tag: Cli, here: Path) -> None:
     write_wav(here / "a.wav")
     assert tag("a.wav", "-o", name).status == 0

@@ -81,20 +81,20 @@ def whole_overlapping(scores: np.ndarray, thresholds: list[float], rules: Segmen
     found = []
     for label, threshold in enumerate(thresholds):
         runs = find_runs(scores[:, label] >= threshold)
-        for first, last in clean_runs(runs, rules.min_frames, rules.min_gap_frames):
+        for first, last in clean_runs(runs, rules.least("abc"[label]), rules.gap("abc"[label])):
             found.append((first, last, label, scores[first:last, label].mean(dtype=np.float64)))
     return sorted(found, key=lambda s: (s[0], s[2]))
 
 
-def whole_tiling(scores: np.ndarray, min_frames: int) -> list[tuple[float, ...]]:
+def whole_tiling(scores: np.ndarray, least: list[int]) -> list[tuple[float, ...]]:
     """Return (first, last, label, score): in one pass a length, each short run joins its likelier neighbour."""
     best = scores.argmax(axis=1)
     cuts = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
     runs = [(int(a), int(b), int(best[a])) for a, b in pairwise(cuts)]
-    for length in range(1, min_frames):
+    for length in range(1, max(least)):
         joined: list[tuple[int, int, int]] = []
         for index, (first, last, label) in enumerate(runs):
-            if last - first == length and len(runs) > 1:
+            if last - first == length < least[label] and len(runs) > 1:
                 neighbours = [run[2] for run in (*joined[-1:], *runs[index + 1 : index + 2])]
                 label = max(neighbours, key=lambda other: scores[first:last, other].sum(dtype=np.float64))
             if joined and joined[-1][2] == label:
@@ -128,16 +128,24 @@ def random_scores(seed: int, n_frames: int, stay: float) -> np.ndarray:
 
 
 FRAMES = st.tuples(st.integers(0, 10**6), st.integers(1, 200), st.sampled_from([0.0, 0.6, 0.95]))
+OF_LABELS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 12))
 PIECES = st.lists(st.integers(1, 60), min_size=1, max_size=5)
 
 
 @settings(deadline=None)
-@given(FRAMES, PIECES, st.integers(0, 9), st.integers(0, 9))
+@given(FRAMES, PIECES, st.integers(0, 9), st.integers(0, 9), OF_LABELS, OF_LABELS)
 def test_overlapping_segments_online(
-    frames: tuple[int, int, float], sizes: list[int], min_frames: int, min_gap: int
+    frames: tuple[int, int, float],
+    sizes: list[int],
+    min_frames: int,
+    min_gap: int,
+    frames_of: dict[str, int],
+    gaps_of: dict[str, int],
 ) -> None:
     scores, thresholds = random_scores(*frames), [0.5, 0.75, 0.25]
-    rules = SegmentRules(1.0, min_frames=min_frames, min_gap_frames=min_gap)
+    rules = SegmentRules(
+        1.0, min_frames=min_frames, min_gap_frames=min_gap, min_frames_of=frames_of, min_gap_frames_of=gaps_of
+    )
     got = in_pieces(OverlappingSegmenter("abc", thresholds, rules), scores, sizes)
     wanted = whole_overlapping(scores, thresholds, rules)
     assert [s[:3] for s in got] == [s[:3] for s in wanted]
@@ -145,11 +153,14 @@ def test_overlapping_segments_online(
 
 
 @settings(deadline=None)
-@given(FRAMES, PIECES, st.integers(0, 12))
-def test_tiling_segments_online(frames: tuple[int, int, float], sizes: list[int], min_frames: int) -> None:
+@given(FRAMES, PIECES, st.integers(0, 12), OF_LABELS)
+def test_tiling_segments_online(
+    frames: tuple[int, int, float], sizes: list[int], min_frames: int, frames_of: dict[str, int]
+) -> None:
     scores = random_scores(*frames)
-    got = in_pieces(TilingSegmenter("abc", SegmentRules(1.0, min_frames=min_frames)), scores, sizes)
-    wanted = whole_tiling(scores, min_frames)
+    rules = SegmentRules(1.0, min_frames=min_frames, min_frames_of=frames_of)
+    got = in_pieces(TilingSegmenter("abc", rules), scores, sizes)
+    wanted = whole_tiling(scores, [frames_of.get(label, min_frames) for label in "abc"])
     assert [s[:3] for s in got] == [s[:3] for s in wanted]
     np.testing.assert_allclose([s[3] for s in got], [s[3] for s in wanted])
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -44,8 +46,8 @@ HOSTILE = [
 ]
 
 
-def render(format: str, *results: TagResult | Identification) -> str:
-    writer, stream = make_writer(format), io.StringIO(newline="")
+def render(format: str, *results: TagResult | Identification, totals: bool = False) -> str:
+    writer, stream = make_writer(format, totals=totals), io.StringIO(newline="")
     writer.begin(stream)
     for result in results:
         writer.write(result, stream)
@@ -249,6 +251,76 @@ def test_vtt_beyond_the_hour_and_escaped() -> None:
     assert len(webvtt.from_string(text).captions) == 1
 
 
+def test_srt() -> None:
+    captions = webvtt.from_buffer(io.StringIO(render("srt", make_tag())), format="srt").captions
+    assert [(c.start, c.end, c.text) for c in captions] == [
+        ("00:00:00.000", "00:00:01.260", "speech"),
+        ("00:00:00.900", "00:00:12.346", "music"),
+        ("00:00:03.000", "00:00:04.500", "speech"),
+    ]
+    assert render("srt", make_tag()).startswith("1\n00:00:00,000 --> 00:00:01,260\nspeech\n\n2\n")
+    assert render("srt", make_tag(empty=True)) == ""
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "-"])
+def test_elan(name: str) -> None:
+    """Read as ELAN's schema says: annotations that refer to time slots in milliseconds."""
+    text = render("elan", make_tag(name))
+    assert text == render("elan", make_tag(name))
+    root = ElementTree.fromstring(text.encode())
+    slots = {slot.get("TIME_SLOT_ID"): int(slot.get("TIME_VALUE", "")) for slot in root.iter("TIME_SLOT")}
+    tiers = {
+        tier.get("TIER_ID"): [
+            (slots[a.get("TIME_SLOT_REF1")], slots[a.get("TIME_SLOT_REF2")], a.findtext("ANNOTATION_VALUE"))
+            for a in tier.iter("ALIGNABLE_ANNOTATION")
+        ]
+        for tier in root.iter("TIER")
+    }
+    speech = [(0, 1260, "speech"), (3000, 4500, "speech")]
+    assert tiers == {"speech": speech, "music": [(900, 12346, "music")], "noise": []}
+    media = [unquote(m.get("MEDIA_URL", ""), errors="surrogateescape") for m in root.iter("MEDIA_DESCRIPTOR")]
+    assert media == ([] if name == "-" else [f"file://{Path(name).absolute()}"])
+
+
+def test_elan_without_pympi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pympi", None)
+    with pytest.raises(PackageError, match=r"^elan needs pympi, not installed: pip install pympi-ling$"):
+        make_writer("elan")
+
+
+def test_totals() -> None:
+    results = [make_tag("=a.wav"), make_tag("b.wav", empty=True)]
+    wanted = {"speech": (2.76, 0.2236), "music": (11.445678, 0.9271), "noise": (0, 0)}
+    [record, other] = json.loads(render("json", *results, totals=True))
+    assert record["totals"] == {label: {"seconds": s, "share": share} for label, (s, share) in wanted.items()}
+    assert set(other["totals"]) == set(wanted)
+    rows = list(csv.DictReader(io.StringIO(render("csv", *results, totals=True))))
+    assert list(rows[0]) == ["file", "label", "seconds", "share"]
+    assert [row["file"] for row in rows] == ["'=a.wav"] * 3 + ["b.wav"] * 3
+    assert {row["label"]: (float(row["seconds"]), float(row["share"])) for row in rows[:3]} == wanted
+    table = render("table", *results, totals=True)
+    assert re.findall(r"(?:speech|music|noise) +\S+ s +[\d.]+%", table) == [
+        "music   11.45 s  92.7%", "speech   2.76 s  22.4%", "music   11.45 s  46.4%", "speech   2.76 s  11.2%",
+    ]  # fmt: skip
+    assert "2 recordings" in table
+    assert render("table", *results).count("%") == 0
+    assert "totals" not in json.loads(render("jsonl", make_tag()))
+
+
+def test_what_no_label_holds_in_is_a_row_and_no_annotation() -> None:
+    result = replace(
+        make_tag(overlapping=False), segments=(Segment(0.0, 2.0, "speech", 0.9), Segment(2.0, 9.0, "none", 0.0))
+    )
+    rows = list(csv.DictReader(io.StringIO(render("csv", result))))
+    assert [(row["label"], row["score"]) for row in rows] == [("speech", "0.9"), ("none", "0")]
+    assert json.loads(render("jsonl", result))["segments"][1]["label"] == "none"
+    for format in ("rttm", "audacity", "vtt", "srt", "elan", "textgrid"):
+        assert "none" not in render(format, result)
+    assert from_record(to_record(result, frames=False, outline=False)).segments == result.segments
+    own = replace(result, labels=("speech", "none"))  # a label of the model's own
+    assert "none" in render("rttm", own)
+
+
 def test_vtt_without_segments() -> None:
     assert render("vtt", make_tag(empty=True)) == "WEBVTT\n"
 
@@ -321,11 +393,16 @@ def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_formats_say_of_themselves() -> None:
     assert {name for name, writer in WRITERS.items() if writer.binary} == {"npz", "parquet"}
-    assert {name for name, writer in WRITERS.items() if not writer.joins} == {"textgrid", "audacity", "vtt", "npz"}
+    assert {name for name, writer in WRITERS.items() if not writer.joins} == {
+        "textgrid", "audacity", "vtt", "srt", "elan", "npz",
+    }  # fmt: skip
     assert [name for name, writer in WRITERS.items() if writer.streams] == ["jsonl", "csv", "tsv", "rttm", "audacity"]
     assert [name for name, writer in WRITERS.items() if writer.for_people] == ["table", "svg"]
     assert [name for name, writer in WRITERS.items() if writer.takes_frames] == [
         "table", "svg", "json", "jsonl", "csv", "tsv", "npz",
+    ]  # fmt: skip
+    assert [name for name, writer in WRITERS.items() if writer.takes_totals] == [
+        "table", "svg", "json", "jsonl", "csv", "tsv",
     ]  # fmt: skip
     assert all(writer.suffix.startswith(".") for writer in WRITERS.values())
     assert WRITERS["textgrid"].suffix == ".TextGrid"

@@ -1,0 +1,98 @@
+"""`framecls tag`: the shapes that editors want, and the names of files in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from support.commands import Cli
+from support.signals import RATE, make_noise, write_wav
+
+
+@pytest.fixture
+def here(here: Path) -> Path:
+    write_wav(here / "a.wav", 4.0)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "sppech"], "--labels: 'sppech' is no label of this model: did you mean speech?"),
+        (["--labels", ","], "--labels: name at least one label, such as speech,music"),
+        (["--min-gap", "song=1"], "--min-gap: a min_gap_s for 'song', which is no label of this model; it has speech"),
+        (["--min-duration", "speech=x"], "--min-duration x: a length of time in seconds is expected"),
+        (["--min-duration", "speech=-1"], "--min-duration -1.0: a length of time in seconds, 0 or more"),
+        (["--coarse", "--min-gap", "speech=1"], "--coarse has one --min-gap"),
+        (["--totals", "-f", "rttm"], "--totals does not go with -f rttm: choose table, svg, json, jsonl, csv, tsv"),
+        (["--totals", "--frames", "-f", "csv"], "--frames and --totals do not fit into one table of -f csv"),
+        (["--exclusive", "--stream", "-f", "csv"], "--exclusive is about a recording as a whole"),
+        (["--totals", "--stream", "-f", "csv"], "--totals is about a recording as a whole"),
+        (["--naming", "short"], "--naming short: choose full or stem"),
+        (["--naming", "stem", "-f", "textgrid"], "--naming stem names files in a folder: name it with -o"),
+        (["--naming", "stem", "-o", "x.csv"], "and -o x.csv is none: write -o x.csv/"),
+        (["-m", "phones", "--string", "--coarse"], "--coarse is about labels and does not go with --string"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], said: str, cli: Cli, tag_model: str, here: Path) -> None:
+    answer = cli("tag", "a.wav", *([] if "-m" in arguments else ["-m", tag_model]), *arguments)
+    assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1)
+    assert said in answer.err
+    assert os.listdir() == ["a.wav"]
+
+
+def segments_of(tag: Cli, *arguments: str) -> list[dict[str, Any]]:
+    [record] = tag("a.wav", "-f", "jsonl", *arguments).records
+    segments: list[dict[str, Any]] = record["segments"]
+    return segments
+
+
+def test_shapes_reach_what_is_written(tag: Cli, here: Path) -> None:
+    everywhere = ("--threshold", "noise=0", "--threshold", "music=1")  # the tiny model hears speech in all frames
+    assert {s["label"] for s in segments_of(tag, *everywhere)} == {"speech", "noise"}
+    assert [s["label"] for s in segments_of(tag, *everywhere, "--exclusive")] == ["speech"]
+    assert [s["label"] for s in segments_of(tag, *everywhere, "--exclusive", "--labels", "noise,speech")] == ["noise"]
+    [record] = tag("a.wav", "-f", "jsonl", "--labels", "music", "--threshold", "music=1", "--totals").records
+    assert (record["labels"], record["segments"]) == (["music"], [])
+    assert record["totals"] == {"music": {"seconds": 0.0, "share": 0.0}}
+    [none] = segments_of(tag, "--labels", "music", "--threshold", "music=1", "--exclusive")
+    assert none == {"start": 0.0, "end": 4.0, "label": "none", "score": 0.0}
+    [block] = segments_of(tag, *everywhere, "--coarse")
+    assert (block["start"], block["end"], block["label"]) == (0.0, 4.0, "speech")
+    assert segments_of(tag, *everywhere, "--min-duration", "speech=9", "--min-duration", "noise=1") == [
+        s for s in segments_of(tag, *everywhere) if s["label"] == "noise"
+    ]
+    rows = tag("a.wav", *everywhere, "-f", "csv", "--stream", "--labels", "noise").out.splitlines()
+    assert [row.split(",")[3] for row in rows] == ["label", "noise"]
+
+
+def test_names_without_the_suffix_of_the_recording(tag: Cli, here: Path) -> None:
+    write_wav(here / "deep" / "b.wav")
+    assert tag(".", "-f", "textgrid", "-o", ".", "--naming", "stem").status == 0
+    assert (here / "a.TextGrid").exists()
+    assert (here / "deep" / "b.TextGrid").exists()
+    assert tag(".", "-f", "textgrid", "-o", ".", "--naming", "stem").status == 0  # what a run wrote, another may
+    changed = (here / "a.TextGrid").read_text(encoding="utf-8") + "\n"
+    (here / "a.TextGrid").write_text(changed, encoding="utf-8")
+    answer = tag(".", "-f", "textgrid", "-o", ".", "--naming", "stem")
+    assert (answer.status, len(answer.errors)) == (2, 1)
+    assert "a.TextGrid would be overwritten, and framecls did not write what is there" in answer.err
+    assert (here / "a.TextGrid").read_text(encoding="utf-8") == changed
+
+
+def test_names_that_collide(tag: Cli, here: Path) -> None:
+    (here / "a.mp3").write_bytes(b"not read")
+    answer = tag(".", "-f", "textgrid", "-o", "out", "--naming", "stem")
+    assert (answer.status, len(answer.errors)) == (2, 1)
+    assert "a.mp3 and a.wav would both become out/a.TextGrid: leave --naming out" in answer.err
+    assert not (here / "out").exists()
+
+
+def test_names_of_channels(tag: Cli, here: Path) -> None:
+    soundfile.write(here / "c.wav", make_noise(1.0, channels=2), RATE)
+    assert tag("c.wav", "--channel", "each", "-f", "vtt", "-o", "out/", "--naming", "stem").status == 0
+    assert sorted(path.name for path in (here / "out").glob("*.vtt")) == ["c.1.vtt", "c.2.vtt"]
