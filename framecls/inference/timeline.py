@@ -213,18 +213,20 @@ def cut_segments(
     begins = place_changes(steps, scores.argmax(axis=1))
     spans = zip(begins, [*(at for at, _ in begins[1:]), duration_s], strict=True)
     runs = np.array(find_runs(steps.heard)).reshape(-1, 2) * steps.frame_s
-    min_gap_s = max(config.timeline.min_gap_s, config.decision.min_gap_s)
+    decision = config.decision
+    gaps_s = [max(config.timeline.min_gap_s, decision.min_gaps_s.get(name, decision.min_gap_s)) for name in names]
     pieces: list[tuple[float, float, int]] = []  # start, end, state
     for (start, state), end in spans:
         for first, last in np.clip(runs[(runs[:, 1] > start) & (runs[:, 0] < end)], start, end).tolist():
-            if pieces and pieces[-1][2] == state and first - pieces[-1][1] < min_gap_s:
+            if pieces and pieces[-1][2] == state and first - pieces[-1][1] < gaps_s[state]:
                 pieces[-1] = (pieces[-1][0], last, state)
             else:
                 pieces.append((first, last, state))
     found = []
     for first, last, state in pieces:
         last = min(last, duration_s)
-        if last - first >= max(config.decision.min_duration_s, 1e-6):
+        least_s = decision.min_durations_s.get(names[state], decision.min_duration_s)
+        if last - first >= max(least_s, 1e-6):
             here = slice(int(first / steps.hop_s), max(int(first / steps.hop_s) + 1, round(last / steps.hop_s)))
             score = float(np.average(scores[here, state], weights=steps.shares[here] + 1e-9))
             found.append(Segment(round(first, 6), round(last, 6), names[state], score))
