@@ -319,6 +319,36 @@ class DecisionConfig:
         _require(0 < self.same_voice[0] < 1e6 and abs(self.same_voice[1]) < 1e6, "same_voice is no slope and offset")
 
 
+@dataclass(frozen=True)
+class DiarizationConfig:
+    """How a model of voices says who speaks when."""
+
+    window_s: float = 1.5  # of one embedding
+    step_s: float = 0.24  # from one window to the next
+    # Somebody speaks where the gate says so with this probability, or pauses for less than this.
+    speech: float = 0.3
+    pause_s: float = 0.3
+    # Cosine of two clusters of windows, on average, from which they are one speaker.
+    same_speaker: float = 0.4
+    # Such a cosine from which they are one speaker, however many are asked for.
+    surely_same: float = 0.6
+    least_speaker_s: float = 2.0  # of speech; who is heard for less is taken for one of the others, or unknown
+    # Cosine of a window to the mean vector of a speaker, averaged around a frame, below which it is unknown who speaks.
+    unknown: float = 0.2
+    hop_s: float = 0.08  # of a step, in which one speaks, or several
+    # Factor from that cosine to a log-likelihood of a second, and how often one speaker follows another.
+    sharpness: float = 40.0
+    changes_per_s: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require(0.2 <= self.window_s <= 5, "diarization window_s must be in 0.2..5")
+        _require(0.05 <= self.step_s <= self.window_s, "diarization step_s must be in 0.05..window_s")
+        for name in ("same_speaker", "surely_same", "unknown"):
+            _require(-1 <= getattr(self, name) <= 1, f"diarization {name} is not a cosine")
+        for name in ("least_speaker_s", "sharpness", "changes_per_s"):
+            _require(0 <= getattr(self, name) < 1e6, f"diarization {name} must be in [0, 1e6)")
+
+
 class DecisionKeywords(TypedDict, total=False):
     """The rules of a `DecisionConfig` that a run may change."""
 
@@ -354,6 +384,7 @@ class ModelConfig:
     window: WindowConfig = field(default_factory=WindowConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)  # of a pooled model, where it is asked when
+    diarization: DiarizationConfig = field(default_factory=DiarizationConfig)  # of a model with an embedding
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

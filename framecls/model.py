@@ -34,7 +34,9 @@ from framecls.inference.tag import make_segmenter, tag_recording, to_probabiliti
 from framecls.inference.timeline import TimelineEngine, tag_timeline
 from framecls.inference.windows import stitch_parts
 from framecls.results import Attention, Explanation, Identification, Remarks, Segment, StringResult, TagResult
+from framecls.speakers.diarization import Count, tag_speakers
 from framecls.speakers.gallery import check_name
+from framecls.speakers.listening import ListeningEngine
 from framecls.speakers.recognition import Enrolled, embed_recording, enroll, identity, load_enrolled, pool_embedding
 
 R = TypeVar("R")
@@ -98,30 +100,49 @@ class Model(Configured):
         source: Source,
         *,
         among: Sequence[str] | None = None,
+        speakers: int | tuple[int, int | None] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         keep_scores: bool = True,
         progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> TagResult:
-        """Say what is heard when in one recording; with a model of languages, which of them is spoken when.
+        """Say what is heard when in one recording; with a model of languages or voices, which or whose.
+
+        Voices that nobody is enrolled with are "speaker 1", "speaker 2", …, in the order in which they are first heard.
 
         Args:
             source, progress, reading: see `Model`.
             among: as of `identify`; not for a model that gives its labels to frames.
+            speakers: how many voices there are, or the least and the most (None: any number); None: as many as there
+                seem to be.
+            enrolled: as of `identify`, but that nobody need be enrolled.
             keep_scores: keep the probabilities of every frame; without, a day needs no more memory than a minute.
 
         Raises:
-            UsageError: this model can choose among all of its labels only.
-            ConfigError: `among` names a label that the model does not have.
+            UsageError: this model can choose among all of its labels only, or is none of voices.
+            ConfigError: `among` names a label that the model does not have; there cannot be so many speakers.
+            GalleryError: the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
         _refuse_each(source, ReadOptions(**reading))
-        return _only(self.tag_many([source], among=among, keep_scores=keep_scores, progress=progress, **reading))
+        results = self.tag_many(
+            [source],
+            among=among,
+            speakers=speakers,
+            enrolled=enrolled,
+            keep_scores=keep_scores,
+            progress=progress,
+            **reading,
+        )
+        return _only(results)
 
     def tag_many(
         self,
         sources: Iterable[Source],
         *,
         among: Sequence[str] | None = None,
+        speakers: int | tuple[int, int | None] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         keep_scores: bool = True,
         progress: Progress | None = None,
         **reading: Unpack[ReadKeywords],
@@ -135,19 +156,30 @@ class Model(Configured):
             in the order of the sources a result, or for one that failed the error that `tag` would have raised; with
             `channel="each"` as many for a source as it has channels.
         """
-        engine, answer = self.tagger(among=among, keep_scores=keep_scores)
+        engine, answer = self.tagger(among=among, speakers=speakers, enrolled=enrolled, keep_scores=keep_scores)
         return self._run(sources, reading, progress, answer, engine)
 
     def tagger(
-        self, *, among: Sequence[str] | None = None, keep_scores: bool = True
+        self,
+        *,
+        among: Sequence[str] | None = None,
+        speakers: int | tuple[int, int | None] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
+        keep_scores: bool = True,
     ) -> tuple[Engine, Callable[[Request], TagResult]]:
         """Return what runs over recordings to tag them, and what turns its outputs into a result; see `tag_many`."""
+        if self.config.embedding:
+            known = enrolled if isinstance(enrolled, Enrolled) else self.enrolled(enrolled, anybody=False)
+            known = known if among is None else known.among(check_among(among))
+            listening, count = ListeningEngine(self._engine, self.config), Count.of(speakers)
+            answer = partial(tag_speakers, engine=listening, enrolled=known, count=count, keep_scores=keep_scores)
+            return listening, answer
+        if speakers is not None or enrolled is not None:
+            raise UsageError(f"speakers and enrolled go with a model of voices, not with {self.name}")
         if self.config.task == "frame":
             if among is not None:
-                raise UsageError(f"among goes with a model of languages, not with {self.name}")
+                raise UsageError(f"among goes with a model of languages or voices, not with {self.name}")
             return self._engine, partial(tag_recording, config=self.config, keep_scores=keep_scores)
-        if self.config.embedding:
-            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
         engine, choice = TimelineEngine(self._engine, self.config), choose_candidates(self.config, among)
         return engine, partial(tag_timeline, engine=engine, choice=choice, keep_scores=keep_scores)
 
@@ -362,13 +394,17 @@ class Model(Configured):
             label = label or span.label
         return explain(self._engine, source, span, label, options)
 
-    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+    def enrolled(self, gallery: str | Path | None = None, *, anybody: bool = True) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.
+
+        Args:
+            gallery: the file.
+            anybody: somebody must be enrolled; without, there may be nobody, and no gallery of the user's own.
 
         Raises:
             GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
         """
-        return load_enrolled(self._engine, Path(gallery) if gallery is not None else None)
+        return load_enrolled(self._engine, Path(gallery) if gallery is not None else None, anybody=anybody)
 
     def enroll(
         self,

@@ -82,6 +82,23 @@ def check_count(option: str, value: int | None) -> None:
         raise UsageError(f"{option} {value}: at least 1")
 
 
+def choose_speakers(number: int | None, least: int | None, most: int | None) -> tuple[int, int | None] | None:
+    """Return the least and the most speakers that are asked for; None: any number.
+
+    Raises:
+        UsageError: a number is below one, or they do not go together.
+    """
+    for option, value in (("--speakers", number), ("--min-speakers", least), ("--max-speakers", most)):
+        check_count(option, value)
+    if number is not None and (least, most) != (None, None):
+        raise UsageError("--speakers says how many there are: leave --min-speakers and --max-speakers out")
+    if least is not None and most is not None and least > most:
+        raise UsageError(f"--min-speakers {least} is more than --max-speakers {most}")
+    if number is not None:
+        return number, number
+    return None if (least, most) == (None, None) else (least or 1, most)
+
+
 def check_machine(options: MachineOptions) -> None:
     """Refuse numbers and devices that no machine has."""
     check_device(options.device)

@@ -43,10 +43,13 @@ def _digest_gallery(options: RunOptions) -> str:
     Raises:
         GalleryError: the gallery cannot be read.
     """
-    from framecls.speakers.gallery import default_path, open_gallery  # numpy: only once the options are right
+    from framecls.speakers.gallery import default_path, has_own_gallery, open_gallery  # numpy: once options are right
 
     digest = hashlib.sha256()
-    with open_gallery(getattr(options, "gallery", None) or default_path()) as gallery:
+    path: Path | None = getattr(options, "gallery", None)
+    if path is None and not has_own_gallery():  # with tag nobody need be enrolled
+        return ""
+    with open_gallery(path or default_path()) as gallery:
         for clip in gallery.clips():
             digest.update(json.dumps([clip.name, clip.model]).encode())
             digest.update(clip.vector.tobytes())

@@ -112,9 +112,14 @@ class TagOperation(Operation):
         self._durations, self._gap_s = (duration_s, durations_s), gap_s
         self.rules["--min-duration"] = {"min_duration_s": duration_s, "min_durations_s": durations_s}
         self.rules["--min-gap"] = {"min_gap_s": gap_s, "min_gaps_s": gaps_s}
+        self._enrolled: Enrolled | None = None
+        self._speakers = checks.choose_speakers(options.speakers, options.min_speakers, options.max_speakers)
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
+        if not config.embedding and (self._options.gallery is not None or self._speakers is not None):
+            option = "--gallery" if self._options.gallery is not None else "--speakers"
+            raise UsageError(f"{option} goes with a model of voices, such as -m speaker, not with {config.name}")
         self._labels = checks.parse_labels("--labels", self._options.labels, config.labels)
         if self._options.coarse:  # what blocks are made of is decided as ever
             self._decision = checks.change_decision(config, {"--threshold": self.rules["--threshold"]})
@@ -124,7 +129,15 @@ class TagOperation(Operation):
             return
         if self._options.stream:
             raise UsageError(f"--stream wants a model that gives labels to frames, such as -m sound, not {config.name}")
-        self._among = checks.parse_labels("--among", self._options.among, config.labels)
+        if not config.embedding:
+            self._among = checks.parse_labels("--among", self._options.among, config.labels)
+
+    def prepare(self, model: AnyModel) -> AnyModel:
+        model = super().prepare(model)
+        if model.config.embedding:
+            self._enrolled = model.enrolled(self._options.gallery, anybody=False)
+            self._among = checks.parse_names(self._options.among, self._enrolled.names)
+        return model
 
     def shape(self, result: TagResult) -> TagResult:
         from framecls import shapes  # numpy: only once the options are right
@@ -140,7 +153,13 @@ class TagOperation(Operation):
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_many(
-            sources, among=self._among, keep_scores=self.writer.frames, progress=progress, **self.reading
+            sources,
+            among=self._among,
+            speakers=self._speakers,
+            enrolled=self._enrolled,
+            keep_scores=self.writer.frames,
+            progress=progress,
+            **self.reading,
         )
 
 
@@ -161,6 +180,8 @@ class StringOperation(Operation):
             ("--totals", options.totals),
             ("--stream", options.stream),
             ("--among", options.among),
+            ("--gallery", options.gallery is not None),
+            ("--speakers", (options.speakers, options.min_speakers, options.max_speakers) != (None, None, None)),
         ):
             if given:
                 raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")

@@ -278,6 +278,14 @@ class TagOptions(RunOptions):
     coarse: Annotated[bool, _labels("--coarse", help="Blocks of talk and music, as of a programme, no crumbs.")] = False
     totals: Annotated[bool, _output("--totals", help="Give the seconds and the share of each label.")] = False
     stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
+    gallery: GalleryOption = None
+    speakers: Annotated[int | None, _labels("--speakers", metavar="N", help="-m speaker: so many voices.")] = None
+    min_speakers: Annotated[
+        int | None, _labels("--min-speakers", metavar="N", help="-m speaker: at least so many.")
+    ] = None
+    max_speakers: Annotated[int | None, _labels("--max-speakers", metavar="N", help="-m speaker: at most so many.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

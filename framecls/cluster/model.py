@@ -51,6 +51,8 @@ class ClusterModel(Configured):
         sources: Iterable[object],
         *,
         among: Sequence[str] | None = None,
+        speakers: int | tuple[int, int | None] | None = None,
+        enrolled: Enrolled | str | Path | None = None,
         keep_scores: bool = True,
         progress: Callable[[float], None] | None = None,
         **reading: Unpack[ReadKeywords],
@@ -65,7 +67,10 @@ class ClusterModel(Configured):
             UsageError: when the first result is asked for: this model can choose among all of its labels only.
             ClusterError: the workers or the cluster are gone.
         """
-        return self._run("tag_many", sources, progress, among=among, keep_scores=keep_scores, **reading)
+        if self.config.embedding and (enrolled is None or isinstance(enrolled, str | Path)):
+            enrolled = self.enrolled(enrolled, anybody=False)
+        options: dict[str, Any] = {"among": among, "speakers": speakers, "enrolled": enrolled}
+        return self._run("tag_many", sources, progress, keep_scores=keep_scores, **options, **reading)
 
     def tag_string_many(
         self,
@@ -96,11 +101,12 @@ class ClusterModel(Configured):
             enrolled = self.enrolled(enrolled)
         return self._run("identify_many", sources, progress, top_k=top_k, among=among, enrolled=enrolled, **reading)
 
-    def enrolled(self, gallery: str | Path | None = None) -> Enrolled:
+    def enrolled(self, gallery: str | Path | None = None, *, anybody: bool = True) -> Enrolled:
         """Read whom this model can name from a gallery, as `Model.enrolled` does."""
         from framecls.speakers.recognition import read_enrolled
 
-        return read_enrolled(self._pool.identity, self.config, Path(gallery) if gallery is not None else None)
+        path = Path(gallery) if gallery is not None else None
+        return read_enrolled(self._pool.identity, self.config, path, anybody=anybody)
 
     def _run(
         self,

@@ -56,25 +56,34 @@ def read_voices(manifest: Path, split: str, sources: Sequence[str]) -> dict[tupl
     return dict(voices)
 
 
-def draw_room(rng: Rng, n_people: int) -> list[Samples]:
-    """Draw a room, and return the impulse response from each person to the microphone, from the direct sound on."""
+def draw_room(
+    rng: Rng, n_people: int, reverb_s: tuple[float, float] = (0.3, 1.2), distance_m: tuple[float, float] = (1.0, 6.0)
+) -> list[Samples]:
+    """Draw a room, and return the impulse response from each person to the microphone, from the direct sound on.
+
+    Args:
+        rng: what draws.
+        n_people: who are in it.
+        reverb_s: least and most time in which its sound falls by 60 dB.
+        distance_m: least and most of a person from the microphone.
+    """
     import pyroomacoustics as pra
 
     size_m = rng.uniform([3.0, 3.0, 2.4], [10.0, 8.0, 3.8])
-    reverb_s = float(rng.uniform(0.3, 1.2))
+    decay_s = float(rng.uniform(*reverb_s))
     while True:
         try:
-            absorption, _ = pra.inverse_sabine(reverb_s, size_m)
+            absorption, _ = pra.inverse_sabine(decay_s, size_m)
             break
         except ValueError:  # no wall absorbs so much in a room of this size
-            reverb_s *= 1.15
+            decay_s *= 1.15
     room = pra.ShoeBox(size_m, fs=RATE, materials=pra.Material(absorption), max_order=MOST_REFLECTIONS)
     microphone = np.append(rng.uniform(0.5, size_m[:2] - 0.5), rng.uniform(0.6, 1.6))
     room.add_microphone(microphone)
     for _ in range(n_people):
         while True:
             person = np.append(rng.uniform(0.4, size_m[:2] - 0.4), rng.uniform(1.0, 1.8))
-            if 1.0 <= np.linalg.norm(person - microphone) <= 6.0:
+            if distance_m[0] <= np.linalg.norm(person - microphone) <= distance_m[1]:
                 break
         room.add_source(person)
     room.compute_rir()
@@ -83,7 +92,7 @@ def draw_room(rng: Rng, n_people: int) -> list[Samples]:
     for place, response in zip(room.sources, room.rir[0], strict=True):
         direct_s = float(np.linalg.norm(np.asarray(place.position) - microphone)) / SPEED_OF_SOUND
         first = round(direct_s * RATE) + pra.constants.get("frac_delay_length") // 2
-        responses.append(ring_on(np.asarray(response[max(0, first - 8) :]), complete_s - direct_s, reverb_s, rng))
+        responses.append(ring_on(np.asarray(response[max(0, first - 8) :]), complete_s - direct_s, decay_s, rng))
     return responses
 
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import sqlite3
 import unicodedata
 from collections import Counter
@@ -95,6 +96,14 @@ def default_path() -> Path:
         if path.is_absolute():
             return path
     raise GalleryError("there is no home folder to keep the enrolled voices in: name a file with --gallery")
+
+
+def has_own_gallery() -> bool:
+    """Return whether there is a gallery of this user, one that may not be read included."""
+    try:
+        return os.path.lexists(default_path())
+    except GalleryError:
+        return False
 
 
 def check_name(text: str) -> str:

@@ -22,7 +22,7 @@ from framecls.inference.engine import Engine
 from framecls.inference.identify import Ranking, find_rejection, pool_windows
 from framecls.inference.windows import WindowOutput
 from framecls.results import Candidate, Remarks
-from framecls.speakers.gallery import Clip, Gallery, default_path, open_gallery
+from framecls.speakers.gallery import Clip, Gallery, default_path, has_own_gallery, open_gallery
 
 # Less than a second of speech does not tell a voice from others. Where somebody talks, the gate hears speech in about
 # half of the frames: the rest is pauses.
@@ -200,26 +200,31 @@ def speaker_posteriors(
     return found[..., :n_people]
 
 
-def load_enrolled(engine: Engine, gallery: Path | None = None) -> Enrolled:
+def load_enrolled(engine: Engine, gallery: Path | None = None, *, anybody: bool = True) -> Enrolled:
     """Read who is enrolled, for a model that is here; see `read_enrolled`."""
-    return read_enrolled(identity(engine), engine.config, gallery)
+    return read_enrolled(identity(engine), engine.config, gallery, anybody=anybody)
 
 
-def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None) -> Enrolled:
+def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None, *, anybody: bool = True) -> Enrolled:
     """Read who is enrolled.
 
     Args:
         model: what `identity` says of the model that is to recognise them.
         config: its settings.
         gallery: the file; None: the user's own.
+        anybody: somebody must be; without, there may be nobody, and no gallery of the user's own.
 
     Raises:
         GalleryError: there is nobody, the file cannot be used, or its vectors are another model's.
     """
+    if gallery is None and not anybody and not has_own_gallery():
+        return Enrolled([])
     path = gallery or default_path()
     with open_gallery(path) as opened:
         clips = opened.clips()
         check_model(opened, clips, model)
+    if not clips and not anybody:
+        return Enrolled([])
     if not clips:
         raise GalleryError(f"{path}: nobody is enrolled yet: framecls enroll NAME CLIP...")
     if clips[0].vector.size != config.embedding:

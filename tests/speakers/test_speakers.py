@@ -483,7 +483,6 @@ def test_a_group_alone_shows_its_help(group: list[str], cli: Cli) -> None:
         (["enroll", "Ada", "Ada1.wav", "-m", "language"], 2, "does not tell voices"),
         (["enroll", "unknown", "Ada1.wav", "-m", "MODEL"], 2, "nobody can be enrolled as 'unknown'"),
         (["enroll", "Ada", "-m", "MODEL"], 2, "missing argument"),
-        (["tag", "-m", "MODEL", "Ada1.wav"], 2, "for framecls identify"),
         (["speakers", "remove", "Ada"], 1, "nobody is enrolled yet"),
         (["speakers", "list", "-f", "xml"], 2, "choose table or json"),
         (["speakers", "list", "--gallery", "Ada1.wav"], 1, "not a gallery"),

@@ -1,0 +1,221 @@
+"""Simulate conversations from the corpus' voices, and measure and choose the settings of speaker timelines on them.
+
+In a conversation each voice says what its clips hold, once, in turns that end where it pauses; turns follow each other
+after pauses or before the other has ended (5 to 20 % of the speech is overlapped), all in one shoebox room by
+pyroomacoustics, with a microphone's noise. The first seconds of each voice are kept to enroll it with. Half of the
+voices, by a digest of their names, are for choosing settings (--side fit), the others for the figures (--side dev).
+
+    pip install pyroomacoustics framecls[diarization]
+    python -m framecls.recipes.diarization_dev make CORPUS/manifest.jsonl --out DIR
+    python -m framecls.recipes.diarization_dev measure DIR [--model speaker] [--side fit --try same_voice=0.6,0.7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from framecls.inference.segments import clean_runs, find_runs
+from framecls.recipes.make_meetings import draw_room, microphone_noise
+from framecls.recipes.prepare_language import read_rows
+from framecls.recipes.prepare_sound import HOP, RATE, loudness_db, read_all
+from framecls.recipes.prepare_speaker import hold_out
+
+# LibriSpeech: the voices that no model of ours has heard. FLEURS: a voice a language in each conversation, because its
+# voices were told apart by clustering within a language.
+SOURCES = ("librispeech-train-clean-100", "fleurs")
+LEAST_S = {"librispeech-train-clean-100": 11.0, "fleurs": 25.0}  # of a voice
+ENROLLED_S = {"librispeech-train-clean-100": 4.0, "fleurs": 8.0}  # at most, at its beginning
+N_SPEAKERS = (2, 4, 8)
+# Least and most seconds of reverberation, metres to the microphone, and decibels of speech above noise.
+ROOMS = {"clean": ((0.2, 0.4), (0.5, 2.0), (25.0, 40.0)), "far": ((0.4, 0.9), (1.0, 4.0), (10.0, 25.0))}
+PAUSE_S = 0.3  # a shorter pause is part of what is said
+Rng = np.random.Generator
+Samples = NDArray[np.float32]
+
+
+def read_voices(manifest: Path, side: str) -> dict[str, dict[str, list[Path]]]:
+    """Return the clips of each voice of one side, by source and voice."""
+    rows = [row for row in read_rows(manifest) if row["source"] in SOURCES and row.get("speaker")]
+    unheard = hold_out(rows)
+    clips: dict[str, dict[str, list[Path]]] = {source: defaultdict(list) for source in SOURCES}
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        voice = row["speaker"]
+        is_fit = hashlib.sha256(voice.encode()).digest()[-1] % 2 == 0
+        if is_fit == (side == "fit") and (row["source"] != SOURCES[0] or voice in unheard):
+            clips[row["source"]][voice].append(Path(row["path"]))
+            seconds[voice] += row["seconds"]
+    return {
+        source: {voice: files for voice, files in voices.items() if seconds[voice] >= LEAST_S[source]}
+        for source, voices in clips.items()
+    }
+
+
+def language_of(voice: str) -> str:
+    """Return the language in the name of a FLEURS voice; of others, the voice itself: all of them go together."""
+    return voice.rpartition("-")[0] if voice.startswith("fl-") else voice
+
+
+def find_speech(samples: Samples) -> list[tuple[int, int]]:
+    """Return the runs of frames of 10 ms in which a dry voice is loud enough to be heard."""
+    level_db = loudness_db(samples)
+    return clean_runs(find_runs(level_db > max(float(np.quantile(level_db, 0.95)) - 33, -75)), 5, 15)
+
+
+def cut_turns(samples: Samples, rng: Rng) -> list[Samples]:
+    """Cut (sample,) what a voice says into turns of some seconds, at its pauses."""
+    turns: list[Samples] = []
+    runs = find_speech(samples)
+    while runs:
+        wanted = int(rng.gamma(2.0, 1.6) * RATE / HOP) + 50
+        n_runs = next((n for n, (_, end) in enumerate(runs, 1) if end - runs[0][0] >= wanted), len(runs))
+        turns.append(samples[max(0, runs[0][0] - 3) * HOP : (runs[n_runs - 1][1] + 3) * HOP])
+        runs = runs[n_runs:]
+    return turns
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """A conversation without its room."""
+
+    voices: NDArray[np.float32]  # (voice, sample)
+    active: NDArray[np.bool_]  # (voice, frame of 10 ms)
+
+    @property
+    def overlap(self) -> float:
+        """The share of the time of speech in which more than one voice speaks."""
+        counts = self.active.sum(axis=0)
+        return float((counts > 1).sum() / max(1, (counts > 0).sum()))
+
+
+def draw_conversation(turns: Sequence[Sequence[Samples]], rng: Rng) -> Said:
+    """Let voices take turns until all have said everything."""
+    wanted, n_shared, n_said = rng.uniform(0.05, 0.2), 0, 0
+    left = [list(own) for own in turns]
+    placed: list[tuple[int, int, Samples]] = []
+    at, who, before = int(0.5 * RATE), -1, 0
+    while any(left):
+        others = [index for index, own in enumerate(left) if own and index != who]
+        who = int(rng.choice(others or [who], p=None if not others else _weigh(left, others)))
+        turn = left[who].pop(0)
+        # Two who speak at once pause at times, so more of their turns is shared than of their speech.
+        if placed and n_shared < 1.4 * wanted * n_said and rng.random() < 0.8:
+            shared = int(min(rng.uniform(0.4, 3.0) * RATE, 0.9 * before, 0.9 * len(turn)))
+            start, n_shared = at - shared, n_shared + shared
+        else:
+            start = at + int(min(rng.exponential(0.5), 4.0) * RATE)
+        own_end = max((first + len(sound) for voice, first, sound in placed if voice == who), default=0)
+        start = max(start, own_end + int(0.1 * RATE))
+        placed.append((who, start, turn))
+        at, before, n_said = max(at, start + len(turn)), len(turn), n_said + len(turn)
+    n_samples = (at + RATE // 2) // HOP * HOP
+    voices, active = np.zeros((len(turns), n_samples), np.float32), np.zeros((len(turns), n_samples // HOP), bool)
+    for voice, first, sound in placed:
+        voices[voice, first : first + len(sound)] += sound[: n_samples - first]
+    for voice, row in enumerate(voices):
+        for first, last in clean_runs(find_speech(row), 5, int(PAUSE_S * RATE / HOP)):
+            active[voice, first:last] = True
+    return Said(voices, active)
+
+
+def _weigh(left: Sequence[Sequence[Samples]], indices: Sequence[int]) -> NDArray[np.float64]:
+    """Return (index,) chances of voices, by how many turns they have left."""
+    counts = np.array([len(left[index]) for index in indices], float)
+    return np.asarray(counts / counts.sum())
+
+
+def make_conversation(
+    clips: Sequence[Sequence[Path]], enrolled_s: float, room: str, rng: Rng
+) -> tuple[Samples, Said, list[Samples]]:
+    """Return (sample,) a conversation, what is said in it, and (sample,) something else that each voice says."""
+    reverb_s, distance_m, snr_db = ROOMS[room]
+    before, turns = [], []
+    for files in clips:
+        samples = np.concatenate([read_all(file) for file in files])
+        runs = find_speech(samples)
+        least = min(enrolled_s * RATE, len(samples) / 3) / HOP
+        cut = min(next(last for _, last in runs if last >= least or last == runs[-1][1]), int(1.5 * least))
+        power = float(np.square(np.concatenate([samples[first * HOP : last * HOP] for first, last in runs])).mean())
+        samples = samples * np.float32(10 ** (rng.uniform(-33, -27) / 20) / power**0.5)
+        before.append(samples[: cut * HOP])
+        turns.append(cut_turns(samples[cut * HOP :], rng))
+    said = draw_conversation(turns, rng)
+    heard = np.zeros(said.voices.shape[1], np.float32)
+    for dry, response in zip(said.voices, draw_room(rng, len(clips), reverb_s, distance_m), strict=True):
+        loudness = np.float32(1 / np.sqrt(np.square(response).sum()))  # nobody is drowned by who sits nearer
+        heard += fftconvolve(dry, response)[: len(heard)].astype(np.float32) * loudness
+    power = float(np.square(heard).mean())
+    heard += microphone_noise(rng, len(heard)) * np.float32((power * 10 ** (-rng.uniform(*snr_db) / 10)) ** 0.5)
+    return heard * np.float32(0.7 / np.abs(heard).max()), said, before
+
+
+def make_all(options: argparse.Namespace) -> None:
+    """Write conversations, their references and a manifest."""
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "conversations.jsonl").open("w", encoding="utf-8") as manifest:
+        for side, (n_source, source) in itertools.product(("fit", "dev"), enumerate(SOURCES)):
+            voices = read_voices(options.manifest, side)[source]
+            for n_speakers, (n_room, room), number in itertools.product(
+                N_SPEAKERS, enumerate(ROOMS), range(options.number)
+            ):
+                rng = np.random.default_rng((options.seed, side == "dev", n_source, n_speakers, n_room, number))
+                chosen = list(draw_voices(sorted(voices), n_speakers, rng))
+                sound, said, before = make_conversation([voices[v] for v in chosen], ENROLLED_S[source], room, rng)
+                name = f"{side}-{source.partition('-')[0]}-{n_speakers}-{room}-{number}"
+                soundfile.write(out / f"{name}.flac", sound, RATE)
+                for voice, clip in zip(chosen, before, strict=True):
+                    soundfile.write(out / f"{name}.{voice}.flac", clip, RATE)
+                (out / f"{name}.rttm").write_text("".join(write_turns(name, chosen, said)), encoding="utf-8")
+                row: dict[str, Any] = {"name": name, "side": side, "source": source, "room": room, "voices": chosen}
+                row |= {"overlap": round(said.overlap, 3), "seconds": len(sound) / RATE}
+                manifest.write(json.dumps(row) + "\n")
+                manifest.flush()
+
+
+def draw_voices(names: Sequence[str], number: int, rng: Rng) -> Iterator[str]:
+    """Draw voices, no two of one language of FLEURS."""
+    seen: set[str] = set()
+    for name in rng.permutation(names).tolist():
+        if len(seen) < number and language_of(name) not in seen:
+            seen.add(language_of(name))
+            yield name
+
+
+def write_turns(name: str, voices: Sequence[str], said: Said) -> Iterator[str]:
+    """Yield the lines of an RTTM file."""
+    for voice, active in zip(voices, said.active, strict=True):
+        for first, last in find_runs(active):
+            start_s, length_s = first * HOP / RATE, (last - first) * HOP / RATE
+            yield f"SPEAKER {name} 1 {start_s:.3f} {length_s:.3f} <NA> <NA> {voice} <NA> <NA>\n"
+
+
+def main() -> None:
+    """Make conversations, or measure on them."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = arguments.add_subparsers(required=True)
+    make = commands.add_parser("make")
+    make.add_argument("manifest", type=Path, help="of the corpus")
+    make.add_argument("--out", type=Path, required=True)
+    make.add_argument("--number", type=int, default=6, help="conversations of each kind")
+    make.add_argument("--seed", type=int, default=0)
+    make.set_defaults(run=make_all)
+    options = arguments.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
