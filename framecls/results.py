@@ -6,7 +6,9 @@ No torch here, and numpy only by name: a usage error must not wait for them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from framecls import packages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +55,31 @@ class Outline:
     peaks: NDArray[np.float32]  # (column, label) greatest probability
 
 
-@dataclass(frozen=True, eq=False)
-class TagResult:
+class Shown:
+    """What results have in common: a short name of what they are, a picture, a table, and a view in notebooks."""
+
+    def plot(self, audio: Any = None, sample_rate: int | None = None) -> Any:
+        """Return a matplotlib figure: the sound and, under it, what was said of it.
+
+        Args:
+            audio: in place of the file that the result names: a path, or (sample,) or (channel, sample) floats.
+            sample_rate: Hz, of samples.
+
+        Raises:
+            PackageError: matplotlib is not installed.
+        """
+        from framecls.output.plots import plot
+
+        return plot(self, audio, sample_rate)
+
+    def _repr_html_(self) -> str:
+        from framecls.output.notebook import result_html
+
+        return result_html(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TagResult(Shown):
     """What `tag` found in one recording; `times` and `scores` are empty where nobody asked for the frames."""
 
     file: str
@@ -73,6 +98,22 @@ class TagResult:
     notes: tuple[str, ...] = ()  # how it was read, where there was a choice
     channel: int | None = None  # the only one that was heard, counted from 1
 
+    def __repr__(self) -> str:
+        n_segments = "1 segment" if len(self.segments) == 1 else f"{len(self.segments)} segments"
+        return f"<{type(self).__name__} {self.file!r}: {n_segments} in {self.duration:.1f} s, {self.model}>"
+
+    def to_dataframe(self, *, frames: bool = False) -> Any:
+        """Return a pandas table: a row a segment, or, with `frames`, the probability of each label at each time.
+
+        Raises:
+            PackageError: pandas is not installed.
+        """
+        pandas = packages.load("to_dataframe", "pandas")
+        if frames:
+            return pandas.DataFrame(self.scores, pandas.Index(self.times, name="time"), list(self.labels))
+        rows = [(s.start, s.end, s.label, s.score) for s in self.segments]
+        return pandas.DataFrame(rows, columns=["start", "end", "label", "score"])
+
 
 def add_up(result: TagResult) -> dict[str, float]:
     """Return for how many seconds each label holds."""
@@ -87,7 +128,7 @@ def share_of(total_s: float, duration_s: float) -> float:
     return total_s / duration_s if duration_s else 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StringResult(TagResult):
     """The phones of one recording, one segment each, in order; what is between them is said to be nobody's.
 
@@ -113,8 +154,8 @@ class Candidate:
     score: float  # calibrated probability, 0..1
 
 
-@dataclass(frozen=True)
-class Identification:
+@dataclass(frozen=True, repr=False)
+class Identification(Shown):
     """What `identify` says of one recording: `label` is the best of `top`, or "unknown"."""
 
     file: str
@@ -129,6 +170,19 @@ class Identification:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     channel: int | None = None
+
+    def __repr__(self) -> str:
+        sure = f"{self.score:.3f}" if self.score is not None else self.reason
+        return f"<Identification {self.file!r}: {self.label!r} {sure}, {self.model}>"
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas table with a row a candidate, the likeliest first.
+
+        Raises:
+            PackageError: pandas is not installed.
+        """
+        pandas = packages.load("to_dataframe", "pandas")
+        return pandas.DataFrame([(c.label, c.score) for c in self.top], columns=["label", "score"])
 
 
 @dataclass(frozen=True, eq=False)

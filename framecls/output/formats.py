@@ -24,7 +24,7 @@ from framecls.results import NONE, Identification, Segment, StringResult, TagRes
 from framecls.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 Result = TagResult | Identification
 
@@ -85,11 +85,13 @@ class TableWriter(Writer):
     takes_totals = True
 
     def begin(self, stream: IO[Any]) -> None:
+        from framecls.output.tables import make_console
+
         self._identified: list[Identification] = []
         self._n_written = 0
         self._totals: Counter[str] = Counter()
         self._duration_s = 0.0
-        self._console = self._make_console(stream)
+        self._console = make_console(stream)
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         from framecls.output.tables import frame_table, tag_table, totals_table
@@ -119,28 +121,49 @@ class TableWriter(Writer):
         if self._identified:
             self._console.print(identify_table(self._identified))
 
-    def _make_console(self, stream: IO[Any]) -> Console:
-        from framecls.output.tables import make_console
 
-        return make_console(stream)
+class FigureWriter(Writer):
+    """One figure, as wide as a page: of tags the timelines under the sound, of answers a bar for each candidate."""
+
+    for_people = True
+    _most: ClassVar[int] = 100  # recordings that a figure has room for
+
+    def __init__(self, *, frames: bool = False, totals: bool = False) -> None:
+        from framecls import packages
+
+        super().__init__(frames=frames, totals=totals)
+        packages.require(f"-f {self.name}", "matplotlib")
+
+    def begin(self, stream: IO[Any]) -> None:
+        self._results: list[Result] = []
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        if len(self._results) == self._most:
+            raise UsageError(f"a figure has room for {self._most} recordings: name a folder with -o, for a figure each")
+        self._results.append(result)
+
+    def end(self, stream: IO[Any]) -> None:
+        from framecls.output.plots import identify_figure, save, tag_figure
+
+        tagged = [result for result in self._results if isinstance(result, TagResult)]
+        identified = [result for result in self._results if isinstance(result, Identification)]
+        figure = identify_figure(identified) if identified else tag_figure(tagged, [result.file for result in tagged])
+        save(figure, stream, self.name)
 
 
-class SvgWriter(TableWriter):
-    """The same tables as one picture of a terminal."""
+class SvgWriter(FigureWriter):
+    """A figure that can be scaled."""
 
     name = "svg"
     suffix = ".svg"
 
-    def end(self, stream: IO[Any]) -> None:
-        from framecls.output.tables import export_svg
 
-        super().end(stream)
-        stream.write(export_svg(self._console))
+class PngWriter(FigureWriter):
+    """A figure of pixels."""
 
-    def _make_console(self, stream: IO[Any]) -> Console:
-        from framecls.output.tables import make_recorder
-
-        return make_recorder()
+    name = "png"
+    suffix = ".png"
+    binary = True
 
 
 def as_segments(result: Result) -> tuple[Segment, ...]:
@@ -610,6 +633,7 @@ WRITERS: dict[str, type[Writer]] = {
     for kind in (
         TableWriter,
         SvgWriter,
+        PngWriter,
         JsonWriter,
         JsonLinesWriter,
         CsvWriter,

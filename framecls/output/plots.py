@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from framecls.config import UNKNOWN, ReadOptions
 from framecls.errors import FrameclsError
 from framecls.output.images import PALETTE, mel_levels
 from framecls.output.strip import outline_of
-from framecls.results import AudioInfo, Explanation, Identification, TagResult
+from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, add_up
 from framecls.text import clock, escape
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ def save(figure: Any, stream: IO[bytes], format: str) -> None:
         figure.savefig(stream, format=format, metadata=metadata, facecolor="white")
 
 
+def plot(result: Shown, audio: Source | None, sample_rate: int | None) -> Any:
+    """Return the figure of one result; the arguments are those of `Shown.plot`."""
+    if isinstance(result, Identification):
+        return identify_figure([result])
+    assert isinstance(result, TagResult)
+    return tag_figure([result], [result.file if audio is None else audio], sample_rate)
+
+
 def tag_figure(results: Sequence[TagResult], sounds: Sequence[Source | None], sample_rate: int | None = None) -> Any:
     """Return a figure of timelines, one below the other: the sound, and under it a track for each label.
 
@@ -102,8 +111,8 @@ def _read_sound(
     """Return what draws the sound of a recording, or None if it cannot be read."""
     from framecls.audio import open_audio
 
-    if source is None or result.duration <= 0:
-        return None
+    if source is None or result.duration <= 0 or (isinstance(source, str) and not os.path.isfile(source)):
+        return None  # such as standard input, which has gone by
     channel = None if result.channel is None else str(result.channel)
     info = result.audio or AudioInfo(16000, 1)
     rate = min(info.sample_rate, _MOST_RATE_HZ)
@@ -124,7 +133,8 @@ def _read_sound(
 
 
 def _draw_spectrogram(axes: Any, levels: NDArray[np.float32], start_s: float, end_s: float, rate: int) -> None:
-    axes.imshow(levels, aspect="auto", origin="lower", cmap="magma", extent=(start_s, end_s, 0, 1), vmin=0, vmax=1)
+    kept = {"interpolation": "none", "vmin": 0, "vmax": 1}  # an svg holds the levels as they are, not as many pixels
+    axes.imshow(levels, aspect="auto", origin="lower", cmap="magma", extent=(start_s, end_s, 0, 1), **kept)
     axes.set_yticks([0, 1], ["0", f"{rate / 2000:g} kHz"], fontsize=7)
 
 
@@ -139,9 +149,7 @@ def _track_labels(result: TagResult) -> list[str]:
     """Return the labels with a track each, the busiest where there are too many; none: they share one."""
     if len(result.labels) <= _MOST_ROWS:
         return list(result.labels)
-    busy: dict[str, float] = {}
-    for segment in result.segments:
-        busy[segment.label] = busy.get(segment.label, 0.0) + segment.end - segment.start
+    busy = {label: total_s for label, total_s in add_up(result).items() if total_s}
     if not result.overlapping and len(busy) > _MOST_ROWS // 2:
         return [""]
     return sorted(busy, key=lambda label: -busy[label])[:_MOST_ROWS] or [""]
@@ -155,15 +163,12 @@ def _draw_tracks(axes: Any, result: TagResult, labels: Sequence[str]) -> None:
         colour = _colour(result.labels, label)
         if label in result.labels and times.size:
             values = means[:, result.labels.index(label)]
-            axes.fill_between(times, row - 0.4, row - 0.4 + 0.8 * values, color=colour, alpha=0.35, linewidth=0)
+            axes.fill_between(times, row + 0.3, row + 0.3 - 0.75 * values, color=colour, alpha=0.35, linewidth=0)
         spans = [(s.start, s.end - s.start) for s in result.segments if s.label == label]
-        axes.broken_barh(spans, (row - 0.45, 0.16), facecolors=colour, linewidth=0)
+        axes.broken_barh(spans, (row + 0.3, 0.12), facecolors=colour, linewidth=0)
     if shared:
         _draw_tier(axes, result)
-    axes.set(xlim=(0, max(result.duration, 1e-3)), ylim=(len(labels) - 0.45, -0.55))
-    axes.invert_yaxis()
-    axes.set_ylim(-0.55, len(labels) - 0.35)
-    axes.invert_yaxis()
+    axes.set(xlim=(0, max(result.duration, 1e-3)), ylim=(len(labels) - 0.5, -0.5))
     axes.set_yticks(range(len(labels)), [escape(label)[:24] for label in labels], fontsize=9, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -172,14 +177,16 @@ def _draw_tracks(axes: Any, result: TagResult, labels: Sequence[str]) -> None:
 
 def _draw_tier(axes: Any, result: TagResult) -> None:
     """Draw segments of many labels in one row, with names where there is room."""
-    room_s = result.duration / (_WIDTH_IN * 11)  # of a character
+    room_s = result.duration / (_WIDTH_IN * 16)  # of a character
     for label in dict.fromkeys(segment.label for segment in result.segments):
         spans = [(s.start, s.end - s.start) for s in result.segments if s.label == label]
         colour = _colour(result.labels, label)
         axes.broken_barh(spans, (-0.42, 0.84), facecolors=colour, alpha=0.45, edgecolor="white", linewidth=0.4)
         for start, length in spans:
             if length > room_s * len(label):
-                axes.text(start + length / 2, 0, escape(label), ha="center", va="center", fontsize=7, parse_math=False)
+                axes.text(
+                    start + length / 2, 0, escape(label), ha="center", va="center", fontsize=6.5, parse_math=False
+                )
 
 
 def _thin(result: TagResult) -> tuple[NDArray[np.float64], NDArray[np.floating]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import IO, Any, Literal, TypeAlias
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
-from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from framecls.config import UNKNOWN
@@ -24,7 +22,6 @@ from framecls.text import clock, length, printable
 
 Renderable: TypeAlias = RenderableType
 
-PICTURE_WIDTH = 100  # columns of the terminal in a picture
 _PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 STRIP_MIN_WIDTH = 60  # columns of a terminal from which on a strip says something
 _MAX_ROWS = 8  # labels that get a row each; more share a tier of text
@@ -89,29 +86,6 @@ def make_console(stream: IO[Any]) -> Console:
     """Return a console on a stream: as wide as the terminal, or wide enough to be read in a file."""
     asked = stream.isatty() or "COLUMNS" in os.environ
     return Console(file=stream, highlight=False, width=None if asked else _PLAIN_WIDTH)
-
-
-def make_recorder(width: int = PICTURE_WIDTH) -> Console:
-    """Return a console that records what is printed, for `export_svg`.
-
-    The picture does not depend on the terminal of the user, or on NO_COLOR.
-    """
-    return Console(
-        record=True,
-        file=io.StringIO(),
-        force_terminal=True,
-        color_system="truecolor",
-        no_color=False,
-        width=width,
-        legacy_windows=False,
-    )
-
-
-def export_svg(recorder: Console, title: str = "framecls") -> str:
-    """Return what was recorded as an SVG picture of a terminal with that title."""
-    svg = recorder.export_svg(title=title, theme=MONOKAI)
-    # Without the font that rich has browsers fetch from a server.
-    return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)

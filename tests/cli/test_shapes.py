@@ -28,7 +28,7 @@ def here(here: Path) -> Path:
         (["--min-duration", "speech=x"], "--min-duration x: a length of time in seconds is expected"),
         (["--min-duration", "speech=-1"], "--min-duration -1.0: a length of time in seconds, 0 or more"),
         (["--coarse", "--min-gap", "speech=1"], "--coarse has one --min-gap"),
-        (["--totals", "-f", "rttm"], "--totals does not go with -f rttm: choose table, svg, json, jsonl, csv, tsv"),
+        (["--totals", "-f", "rttm"], "--totals does not go with -f rttm: choose table, json, jsonl, csv, tsv"),
         (["--totals", "--frames", "-f", "csv"], "--frames and --totals do not fit into one table of -f csv"),
         (["--exclusive", "--stream", "-f", "csv"], "--exclusive is about a recording as a whole"),
         (["--totals", "--stream", "-f", "csv"], "--totals is about a recording as a whole"),

@@ -392,17 +392,17 @@ def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_formats_say_of_themselves() -> None:
-    assert {name for name, writer in WRITERS.items() if writer.binary} == {"npz", "parquet"}
+    assert {name for name, writer in WRITERS.items() if writer.binary} == {"npz", "parquet", "png"}
     assert {name for name, writer in WRITERS.items() if not writer.joins} == {
         "textgrid", "audacity", "vtt", "srt", "elan", "npz",
     }  # fmt: skip
     assert [name for name, writer in WRITERS.items() if writer.streams] == ["jsonl", "csv", "tsv", "rttm", "audacity"]
-    assert [name for name, writer in WRITERS.items() if writer.for_people] == ["table", "svg"]
+    assert [name for name, writer in WRITERS.items() if writer.for_people] == ["table", "svg", "png"]
     assert [name for name, writer in WRITERS.items() if writer.takes_frames] == [
-        "table", "svg", "json", "jsonl", "csv", "tsv", "npz",
+        "table", "json", "jsonl", "csv", "tsv", "npz",
     ]  # fmt: skip
     assert [name for name, writer in WRITERS.items() if writer.takes_totals] == [
-        "table", "svg", "json", "jsonl", "csv", "tsv",
+        "table", "json", "jsonl", "csv", "tsv",
     ]  # fmt: skip
     assert all(writer.suffix.startswith(".") for writer in WRITERS.values())
     assert WRITERS["textgrid"].suffix == ".TextGrid"

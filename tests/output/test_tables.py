@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -21,10 +20,8 @@ from framecls.output.tables import (
     PALETTE,
     Renderable,
     are_languages,
-    export_svg,
     fold,
     identify_table,
-    make_recorder,
     tag_table,
 )
 from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
@@ -311,19 +308,6 @@ def test_fold_loses_nothing(width: int) -> None:
         lines = fold(name, width)
         assert "".join(lines).replace(" ", "") == name.replace(" ", "")
         assert all(cell_len(line) <= max(width, 2) for line in lines)
-
-
-def test_svg_is_a_picture_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    recorder = make_recorder(90)
-    recorder.print(tag_table(make_tag()))
-    svg = export_svg(recorder, "framecls tag interview.mp3")
-    root = ET.fromstring(svg)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    text = "".join(root.itertext()).replace("\xa0", " ")
-    assert all(word in text for word in ("framecls tag interview.mp3", "44.1 kHz stereo", "█", "0:25.90", "speech"))
-    assert PALETTE[0] in svg
-    assert "url(http" not in svg
 
 
 FIGURES = {
