@@ -14,6 +14,7 @@ from framecls.cli.progress import InputProgress
 from framecls.config import EACH, ReadOptions
 from framecls.errors import UsageError
 from framecls.output.resume import observe
+from framecls.speakers.found import FoundVoice, read_found
 from framecls.speakers.gallery import check_name, default_path, open_gallery
 from framecls.text import escape, hms
 
@@ -29,7 +30,11 @@ def enroll_voice(options: EnrollOptions) -> int:
         FrameclsError: what stops the whole run: the model, or the gallery.
     """
     messages = open_messages(options)
-    name = check_name(options.name)
+    name, voice = check_name(options.name), None
+    if options.found is not None:
+        if len(options.inputs) != 1:
+            raise UsageError('--from wants whom it found and their name: enroll --from FILE "speaker 2" "Ada"')
+        name, voice = check_name(options.inputs[0]), read_found(options.found, options.name)
     checks.check_machine(options)
     reading = ReadOptions(**checks.parse_reading(options))
     if reading.channel == EACH:
@@ -39,7 +44,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     from framecls.audio import Input, find_inputs
 
     inputs: list[Input] = []
-    for item in find_inputs(options.inputs):
+    for item in find_inputs(options.inputs if voice is None else [str(voice.file)]):
         if isinstance(item, Input):
             inputs.append(item)
         else:
@@ -49,7 +54,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     bar = InputProgress(sizes_bytes, enabled=not (options.quiet or options.no_progress), write_line=messages.note)
     try:
         if inputs:
-            _enroll(options, reading, name, inputs, messages, bar)
+            _enroll(options, reading, (name, voice), inputs, messages, bar)
     except KeyboardInterrupt:
         bar.hide()
         messages.error("interrupted: nothing was enrolled")
@@ -62,14 +67,15 @@ def enroll_voice(options: EnrollOptions) -> int:
 def _enroll(
     options: EnrollOptions,
     reading: ReadOptions,
-    name: str,
+    whom: tuple[str, FoundVoice | None],
     inputs: Sequence[Input],
     messages: Messages,
     bar: InputProgress,
 ) -> None:
     from framecls.inference.engine import load_engine
-    from framecls.speakers.recognition import Embedding, embed_recording, enroll, identity
+    from framecls.speakers.recognition import Embedding, embed_found, embed_recording, enroll, identity
 
+    name, found = whom
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     path = options.gallery or default_path()
     if os.path.lexists(path):  # that it does not fit is said before hours of recordings are heard
@@ -81,7 +87,10 @@ def _enroll(
     began = time.monotonic()
     for item in inputs:
         try:
-            voice = embed_recording(engine, item.source, options=reading, progress=bar.advance)
+            if found is not None:
+                voice = embed_found(engine, item.source, found, reading)
+            else:
+                voice = embed_recording(engine, item.source, options=reading, progress=bar.advance)
         except Exception as error:
             bar.hide()
             messages.input_failed(item.name, error)

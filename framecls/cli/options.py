@@ -304,6 +304,12 @@ class EnrollOptions(MessageOptions, MachineOptions, ReadingOptions):
 
     name: Annotated[str, _argument(metavar="NAME", help="Whose voice it is.", rich_help_panel="Input")]
     inputs: InputsArgument
+    found: Annotated[
+        Path | None,
+        _labels(
+            "--from", metavar="FILE", help='What tag -m speaker -f jsonl wrote: enroll --from FILE "speaker 2" "Ada".'
+        ),
+    ] = None
     model: ModelOption = "speaker"
     gallery: GalleryOption = None
 

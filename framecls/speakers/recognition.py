@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from framecls.inference.engine import Engine
 from framecls.inference.identify import Ranking, find_rejection, pool_windows
 from framecls.inference.windows import WindowOutput
 from framecls.results import Candidate, Remarks
+from framecls.speakers.found import FoundVoice, cut_spans
 from framecls.speakers.gallery import Clip, Gallery, default_path, has_own_gallery, open_gallery
 
 # Less than a second of speech does not tell a voice from others. Where somebody talks, the gate hears speech in about
@@ -81,6 +82,22 @@ def embed_recording(
         raise UsageError(f"the model {engine.config.name} does not tell voices: use speaker, or train one")
     with closing(engine.run([source], options, progress=progress)) as recordings:
         return pool_embedding(next(recordings), engine.config)
+
+
+def embed_found(engine: Engine, source: Source, voice: FoundVoice, options: ReadOptions = DEFAULT_READING) -> Embedding:
+    """Return the embedding of somebody who was found in a recording, of what they say in it.
+
+    Raises:
+        UsageError, AudioError: as of `embed_recording`.
+    """
+    if options.channel is None and voice.channel is not None:
+        options = replace(options, channel=voice.channel)
+    rate = engine.config.features.sample_rate
+    with engine.open(source, options) as stream:
+        sound = cut_spans(stream.blocks(30.0), voice.spans, rate)
+    if not len(sound):
+        raise AudioError("it ends before the voice that was found in it begins: is it another recording?")
+    return embed_recording(engine, sound, ReadOptions(sample_rate=rate))
 
 
 def pool_vectors(outputs: Iterable[WindowOutput]) -> tuple[NDArray[np.float32], float]:

@@ -20,7 +20,8 @@ from framecls.config import UNKNOWN, DecisionConfig, DiarizationConfig
 from framecls.errors import ConfigError, UsageError
 from framecls.nn.network import Network
 from framecls.speakers.diarization import NOBODY, SOMEBODY, Count, find_turns, name_speakers
-from framecls.speakers.gallery import Clip
+from framecls.speakers.found import cut_spans, read_found
+from framecls.speakers.gallery import Clip, open_gallery
 from framecls.speakers.listening import Heard
 from framecls.speakers.recognition import Enrolled
 from support.commands import Cli
@@ -291,3 +292,62 @@ def test_silence_and_short_recordings(home: Path) -> None:
     short = model.tag(clip[rate : 2 * rate], sample_rate=rate)
     assert short.labels in {("speaker 1",), (UNKNOWN,)}
     assert short.duration == pytest.approx(1.0)
+
+
+def test_a_voice_that_was_found_is_enrolled(path: Path, meeting: Path, tmp_path: Path, cli: Cli) -> None:
+    gallery, found = tmp_path / "voices.sqlite", tmp_path / "found.jsonl"
+    tag = ("tag", "-m", str(path), meeting, "--gallery", gallery)
+    assert (
+        cli("enroll", "Bob", write_wav(tmp_path / "bob.wav", 2.0, 900.0), "-m", str(path), "--gallery", gallery).status
+        == 0
+    )
+    assert cli(*tag, "-f", "jsonl", "-o", found).status == 0
+    enroll = ("enroll", "-m", str(path), "--gallery", gallery, "--from")
+    answer = cli(*enroll, found, "speaker 2", "Ada")
+    assert (answer.status, answer.out) == (0, "")
+    assert "Ada: 1 clip" in answer.err
+    with open_gallery(gallery) as opened:
+        [clip] = opened.clips(["Ada"])
+    assert clip.file == str(meeting)
+    assert 7.0 < clip.heard_s < 9.0
+    high = framecls.load(path, device="cpu").embed(make_tone(4.0, 2500.0), sample_rate=RATE)
+    assert float(high @ clip.vector) > 0.99
+    assert json.loads(cli(*tag, "-f", "jsonl").out)["labels"] == ["speaker 1", "Ada"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "said"),
+    [
+        ("{}", ["speaker 1", "Ada"], "not what tag wrote"),
+        ("no json", ["speaker 1", "Ada"], "not what tag wrote"),
+        (None, ["speaker 1", "Ada"], "cannot be read"),
+        ("ROW", ["speaker 3", "Ada"], "nobody is called 'speaker 3' in it: did you mean speaker 1"),
+        ("ROW\nROW", ["speaker 1", "Ada"], "in 2 of its recordings"),
+        ("ROW", ["speaker 1"], ""),
+        ("ROW", ["speaker 1", "Ada", "Bob"], "--from wants whom it found and their name"),
+        ("ROW", ["speaker 1", "Ada"], "no such file"),
+    ],
+)
+def test_what_cannot_be_enrolled_from(
+    content: str | None, words: list[str], said: str, path: Path, tmp_path: Path, cli: Cli
+) -> None:
+    row = {"file": "gone.wav", "segments": [{"start": 0.0, "end": 2.0, "label": "speaker 1", "score": 1.0}]}
+    if content is not None:
+        (tmp_path / "found.jsonl").write_text(content.replace("ROW", json.dumps(row)))
+    answer = cli("enroll", "-m", str(path), "--from", tmp_path / "found.jsonl", *words)
+    assert answer.status in (1, 2)
+    assert answer.out == ""
+    assert said in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_voice_is_taken_where_it_speaks_alone(tmp_path: Path) -> None:
+    spans = {"Ada": [(0, 5), (10, 12)], "Bob": [(4, 6), (10.5, 11)]}
+    segments = [{"start": a, "end": b, "label": who} for who, turns in spans.items() for a, b in turns]
+    (tmp_path / "found.json").write_text(json.dumps([{"file": "x.wav", "channel": 2, "segments": segments}]))
+    voice = read_found(tmp_path / "found.json", "Ada")
+    assert (voice.file, voice.channel) == (Path("x.wav"), 2)
+    assert voice.spans == ((0, 4), (10, 10.5), (11, 12))
+    ramp = np.arange(1200, dtype=np.float32)
+    heard = cut_spans(np.split(ramp, [7, 450, 451]), voice.spans, 100)
+    assert heard.tolist() == [*range(400), *range(1000, 1050), *range(1100, 1200)]
