@@ -6,7 +6,9 @@ import json
 import sys
 from typing import Any
 
+from framecls import packages
 from framecls.checkpoints import registry
+from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import EvaluateOptions
@@ -43,10 +45,12 @@ def evaluate_model(options: EvaluateOptions) -> int:
         },
     )
     checks.check_measured(options.model, options.length)
+    _check_timeline(options)
 
     from framecls.inference.engine import load_engine
     from framecls.output.files import atomic_write
     from framecls.training.metrics import evaluate
+    from framecls.training.metrics.timelines import TimelineRules
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
@@ -60,6 +64,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             codec=options.codec,
             tier=options.tier,
             split_by=choose_split_by(options.split_by),
+            timeline=TimelineRules(options.collar or 0.0, options.skip_overlap) if options.timeline else None,
         )
         try:
             report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
@@ -72,6 +77,25 @@ def evaluate_model(options: EvaluateOptions) -> int:
         messages.note(f"{escape(str(options.output))}: written")
     _print_figures(figures, options.format)
     return DONE
+
+
+def _check_timeline(options: EvaluateOptions) -> None:
+    """Refuse options that do not go with --timeline, or that want it.
+
+    Raises:
+        UsageError: there are some.
+    """
+    checks.check_seconds("--collar", options.collar)
+    if not options.timeline:
+        if options.collar is not None or options.skip_overlap:
+            raise UsageError("--collar and --skip-overlap go with --timeline: add that, or leave them out")
+        return
+    if (options.length, options.codec, options.recipe) != (None, None, None):
+        raise UsageError("--length, --codec and --recipe do not go with --timeline, which takes recordings as they are")
+    name = options.model
+    if read_config(registry.locate(name)).task == "frame":
+        raise UsageError(f"--timeline is for models of framecls identify, and {name} gives labels to frames already")
+    packages.require("--timeline", "pyannote")
 
 
 def _print_figures(figures: dict[str, Any], format: str) -> None:

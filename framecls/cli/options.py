@@ -461,6 +461,17 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
             autocompletion=_one_of(*CODECS),
         ),
     ] = None
+    timeline: Annotated[
+        bool,
+        _labels("--timeline", help="Models of identify: who, or which language, when (RTTM, TextGrid, …): DER."),
+    ] = False
+    collar: Annotated[
+        float | None,
+        _labels("--collar", metavar="S", help="--timeline: leave out so much on both sides of a start or end."),
+    ] = None
+    skip_overlap: Annotated[
+        bool, _labels("--skip-overlap", help="--timeline: leave out where more than one speaks.")
+    ] = False
     cache: CacheOption = None
     output: Annotated[
         Path | None,

@@ -28,6 +28,7 @@ from framecls.training.metrics.frames import collect_frames, report_frames
 from framecls.training.metrics.measure import measure
 from framecls.training.metrics.pooled import report_pooled
 from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.timelines import TimelineRules, measure_timelines
 from framecls.training.metrics.verification import report_voices
 from framecls.training.recipe import OptimConfig, Recipe
 
@@ -44,6 +45,7 @@ class Test:
     tier: str | None = None  # of TextGrids that have several
     split_by: SplitBy | None = None  # as in training
     codec: str | None = None  # one of `CODECS`, to encode and decode the recordings with
+    timeline: TimelineRules | None = None  # pooled: measure what holds when, not one answer a recording
 
 
 def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | None = None) -> DevReport:
@@ -58,6 +60,8 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
         ManifestError: the manifest cannot be used, or has a label that the model does not have.
         ConfigError: a codec is asked for where there are no recordings.
     """
+    if test.timeline is not None:
+        return measure_timelines(engine, _read_timelines(engine, test), test.timeline, progress)
     recordings = _read_split(engine, test)
     store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
@@ -119,6 +123,17 @@ def _read_split(engine: Engine, test: Test) -> list[Recording]:
     by = choose_split_by(test.split_by, voices=bool(engine.config.embedding))
     parts = split_recordings(recordings, _seed(engine, test), by)
     chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
+    if not chosen:
+        raise ManifestError(f"{test.manifest}: no recording is left to measure on in the split {test.split!r}")
+    return chosen
+
+
+def _read_timelines(engine: Engine, test: Test) -> list[Recording]:
+    """Read what to compare timelines with: all of it, but for what another split is named for."""
+    recordings = read_manifest(test.manifest, LabelSettings(test.tier))
+    if not engine.config.embedding:
+        check_labels(recordings, engine.config.labels)
+    chosen = [r for r in recordings if test.split == "all" or r.split in (None, test.split)]
     if not chosen:
         raise ManifestError(f"{test.manifest}: no recording is left to measure on in the split {test.split!r}")
     return chosen
