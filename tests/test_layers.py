@@ -162,6 +162,7 @@ def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) 
         "pyarrow",
         "matplotlib",
         "pandas",
+        "pyannote",
         "onnx",
         "onnxruntime",
     }
@@ -170,7 +171,11 @@ def test_what_only_a_part_needs_is_imported_only_when_it_is_needed(module: str) 
 
 PYPROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PYPROJECT["optional-dependencies"].keys() - {"test"}
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "pympi": "pympi-ling"}  # of modules that are called otherwise
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "pympi": "pympi-ling",
+    "pyannote": "pyannote.metrics",
+}  # of modules that are called otherwise
 # The scripts that made the shipped models say themselves what they need.
 SHIPPED = [module for module in MODULES if unit(module) != "recipes"]
 

@@ -6,7 +6,6 @@ import json
 import sys
 from typing import Any
 
-from framecls import packages
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
@@ -95,7 +94,6 @@ def _check_timeline(options: EvaluateOptions) -> None:
     name = options.model
     if read_config(registry.locate(name)).task == "frame":
         raise UsageError(f"--timeline is for models of framecls identify, and {name} gives labels to frames already")
-    packages.require("--timeline", "pyannote")
 
 
 def _print_figures(figures: dict[str, Any], format: str) -> None:

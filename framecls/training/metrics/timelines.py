@@ -2,8 +2,8 @@
 
 A diarization error rate is the time that is missed, found where nobody speaks, or given to somebody else, over the time
 of speech, where two who speak at once count twice (Bredin 2017, "pyannote.metrics: a toolkit for reproducible
-evaluation, diagnostic, and error analysis of speaker diarization systems"). Speakers found are matched with those of the
-reference as well as can be; languages have their names.
+evaluation, diagnostic, and error analysis of speaker diarization systems"). Speakers that are found are matched with
+those of the reference as well as can be; languages have their names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from framecls.training.data.manifest import Recording
 from framecls.training.metrics.report import DevReport
 
 _PURPOSE = "--timeline"
-_DISTRIBUTION = "'framecls[diarization]'"
+_DISTRIBUTION = "pyannote.metrics"
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def _make_tagger(engine: Engine) -> tuple[Engine, Callable[[Request], TagResult]
     if engine.config.embedding:
         listening = ListeningEngine(engine, engine.config)
         nobody = Enrolled([])
-        return listening, partial(
-            tag_speakers, engine=listening, enrolled=nobody, count=Count(), keep_scores=False
-        )
+        return listening, partial(tag_speakers, engine=listening, enrolled=nobody, count=Count(), keep_scores=False)
     timeline = TimelineEngine(engine, engine.config)
     choice = choose_candidates(engine.config, None)
     return timeline, partial(tag_timeline, engine=timeline, choice=choice, keep_scores=False)
