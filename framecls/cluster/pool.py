@@ -163,7 +163,7 @@ class WorkerPool:
         """Take as many recordings as there is room for, and fewer large ones, but at least a few."""
         batch: list[_Task] = []
         n_bytes = 0
-        while len(batch) < room and (len(batch) < least or n_bytes < room * _BYTES_EACH):
+        while len(batch) < room and not self._is_exhausted and (len(batch) < least or n_bytes < room * _BYTES_EACH):
             task = next(self._sources, None)
             if task is None:
                 self._is_exhausted = True
@@ -187,6 +187,8 @@ class WorkerPool:
             FrameclsError: what is asked for cannot be done with any recording.
         """
         waited = {worker.awaited: worker for worker in self.workers if worker.awaited is not None}
+        if not waited:
+            return
         ready, _ = self._ray.wait(list(waited), num_returns=len(waited), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(list(waited), num_returns=1, timeout=_POLL_S)

@@ -129,6 +129,7 @@ KINDS = {
 def test_byte_for_byte(kind: str, cli: Cli, here: Path, model: ClusterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind != "a mirrored tree":  # which starts workers of its own, as each command does
         share(model, monkeypatch)
+    monkeypatch.setattr(pool, "_QUIET_S", pool._START_S)  # on a busy machine it would say that it still waits
     found = {}
     for engine, options in (("local", ()), ("ray", ON_RAY)):
         folder = here / engine
