@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 
-from framecls.text import shorten
-
 # What to say of a name that nobody is enrolled by, where nobody has one like it.
 WHO_IS = "; framecls speakers list shows who is"
 
@@ -86,7 +84,7 @@ class ManifestError(FrameclsError):
 
     def __init__(self, message: str, rows: Sequence[str] = ()) -> None:
         self.headline = message
-        shown = [shorten(row, self._LONGEST_ROW) for row in rows]
+        shown = [row if len(row) <= self._LONGEST_ROW else f"{row[: self._LONGEST_ROW]} …" for row in rows]
         left = len(rows) - self.MOST_SHOWN
         self.rows = (*shown[: self.MOST_SHOWN], *([f"and {left} more"] if left > 0 else []))
         super().__init__(f"{message}: {'; '.join(self.rows)}" if self.rows else message)

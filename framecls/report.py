@@ -75,6 +75,15 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class TrainingPoint:
+    """A point of the curves of a training run."""
+
+    step: int
+    loss: float  # mean since the point before
+    score: float | None  # on dev, if it was measured
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """A point of the learning curve."""
 

@@ -107,7 +107,7 @@ def _classify_inputs(operation: Operation, messages: Messages, fingerprint: Call
         return _stream(operation, messages, inputs)
     # What a list names is an argument, too.
     arguments = [*options.inputs, *(item.name for item in found)] if options.resume else []
-    run = Run(operation, messages, destination, inputs)
+    run = InputRun(operation, messages, destination, inputs)
     run.classify(fingerprint, arguments)
     if run.is_interrupted:
         return INTERRUPTED
@@ -192,7 +192,7 @@ def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
         return None
 
 
-class Run:
+class InputRun:
     """One run: every input in turn, and the counts for its summary."""
 
     def __init__(

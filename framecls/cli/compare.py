@@ -76,11 +76,9 @@ def _check_kept(options: CompareOptions) -> None:
 
 def _draw(ladder: Ladder, path: Path) -> None:
     from framecls.output.files import atomic_write
-    from framecls.output.plots import CurvePoint, ladder_figure, save
+    from framecls.output.plots import ladder_figure, save
 
-    curves = {
-        rung.name: [CurvePoint(point.step, point.loss, point.score) for point in rung.curve] for rung in ladder.rungs
-    }
+    curves = {rung.name: rung.curve for rung in ladder.rungs}
     rows = [
         (rung.name, rung.score, rung.spread, f"{rung.parameters:,}", f"{rung.frames_per_s:,.0f}")
         for rung in ladder.rungs

@@ -18,7 +18,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerPlan:
     """The workers of a run."""
 
     n_workers: int
@@ -27,7 +27,7 @@ class Plan:
     n_gpus: int = 0  # of each
 
 
-def plan_workers(machines: Sequence[Machine], device: str, workers: int | None, threads: int | None) -> Plan:
+def plan_workers(machines: Sequence[Machine], device: str, workers: int | None, threads: int | None) -> WorkerPlan:
     """Choose as many workers as there is room for, unless their number is given.
 
     Args:
@@ -41,10 +41,10 @@ def plan_workers(machines: Sequence[Machine], device: str, workers: int | None, 
         share = max((machine.n_cpus // machine.n_gpus for machine in able), default=1)
         n_cpus = threads or max(1, min(_CPUS_A_WORKER, share))
         fits = sum(min(machine.n_gpus, machine.n_cpus // n_cpus) for machine in able)
-        return Plan(workers or max(1, fits), "cuda", n_cpus, 1)
+        return WorkerPlan(workers or max(1, fits), "cuda", n_cpus, 1)
     share = max((machine.n_cpus for machine in machines), default=1)
     if workers:
         share = min(share, sum(machine.n_cpus for machine in machines) // workers)
     n_cpus = threads or max(1, min(_CPUS_A_WORKER, share))
     fits = sum(machine.n_cpus // n_cpus for machine in machines)
-    return Plan(workers or max(1, fits), "cpu", n_cpus)
+    return WorkerPlan(workers or max(1, fits), "cpu", n_cpus)

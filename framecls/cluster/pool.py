@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from framecls.cluster.plan import Plan
+from framecls.cluster.plan import WorkerPlan
 from framecls.cluster.worker import Answer, Failure, Setup, Started, Work, Worker
 from framecls.errors import AudioError, ClusterError, UsageError
 from framecls.text import shorten
@@ -69,7 +69,7 @@ class WorkerPool:
         setup: what each loads.
     """
 
-    def __init__(self, ray: Any, plan: Plan, setup: Setup) -> None:
+    def __init__(self, ray: Any, plan: WorkerPlan, setup: Setup) -> None:
         self.plan = plan
         self.workers: list[_Handle] = []
         self._ray = ray

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from framecls.config import UNKNOWN, ReadOptions
 from framecls.errors import FrameclsError
 from framecls.output.images import PALETTE, mel_levels
 from framecls.output.strip import outline_of
+from framecls.report import TrainingPoint
 from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, add_up
 from framecls.text import clock, escape
 
@@ -235,17 +235,8 @@ def identify_figure(results: Sequence[Identification]) -> Any:
     return figure
 
 
-@dataclass(frozen=True)
-class CurvePoint:
-    """A point of a learning curve."""
-
-    step: int
-    loss: float
-    score: float | None = None
-
-
 def ladder_figure(
-    curves: Mapping[str, Sequence[CurvePoint]],
+    curves: Mapping[str, Sequence[TrainingPoint]],
     rows: Sequence[tuple[str, float, float, str, str]],
     figure_name: str,
     n_seeds: int,

@@ -21,6 +21,7 @@ from framecls.config import EncoderConfig, ModelConfig
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Window
 from framecls.nn.network import Network
+from framecls.report import TrainingPoint
 from framecls.training.choices import LADDER, RUNGS
 from framecls.training.examples.batch import Batch
 from framecls.training.examples.loader import training_batches
@@ -45,15 +46,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point of a learning curve."""
-
-    step: int
-    loss: float  # mean since the point before
-    score: float | None  # on dev, if it was measured
-
-
-@dataclass(frozen=True)
 class Rung:
     """The results of one rung."""
 
@@ -68,7 +60,7 @@ class Rung:
     frames_per_s: float  # classified, features included
     scores: tuple[float, ...] = ()  # of each seed
     spread: float = 0.0  # their standard deviation; 0 of a single one
-    curve: tuple[Point, ...] = ()  # the mean over the seeds
+    curve: tuple[TrainingPoint, ...] = ()  # the mean over the seeds
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ class _Trainee:
     run: Run
     step_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # since the last point of the curve
-    curve: list[Point] = field(default_factory=list)
+    curve: list[TrainingPoint] = field(default_factory=list)
 
     def step(self, batch: Batch) -> None:
         """Take one step."""
@@ -168,7 +160,7 @@ class _Trainee:
     def mark(self, *, measured: bool) -> None:
         """Add a point to the learning curve."""
         score = measure_dev(self._engine(None), self.run.data, self.run.recipe)[0].score if measured else None
-        self.curve.append(Point(self.run.step, float(np.mean(self.losses)), score))
+        self.curve.append(TrainingPoint(self.run.step, float(np.mean(self.losses)), score))
         self.losses = []
 
     def _engine(self, batch_size: int | None) -> Engine:
@@ -227,10 +219,10 @@ def _average(rungs: Sequence[Rung]) -> Rung:
     )
 
 
-def _average_point(points: Sequence[Point]) -> Point:
+def _average_point(points: Sequence[TrainingPoint]) -> TrainingPoint:
     scores = [point.score for point in points if point.score is not None]
     loss = float(np.mean([point.loss for point in points]))
-    return Point(points[0].step, loss, float(np.mean(scores)) if scores else None)
+    return TrainingPoint(points[0].step, loss, float(np.mean(scores)) if scores else None)
 
 
 def on_rung(config: ModelConfig, name: str) -> ModelConfig:

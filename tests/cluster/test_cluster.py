@@ -23,7 +23,7 @@ import framecls
 from framecls.cli import boundary
 from framecls.cluster import ClusterModel, connect, pool, session
 from framecls.cluster import model as cluster_model
-from framecls.cluster.plan import Machine, Plan, plan_workers
+from framecls.cluster.plan import Machine, WorkerPlan, plan_workers
 from framecls.cluster.worker import Answer, Failure, Setup, Started, Work, Worker
 from framecls.errors import AudioError, ClusterError, ConfigError, UsageError
 from framecls.output.destination import FolderDestination, JournalDestination
@@ -511,18 +511,18 @@ def test_without_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("machines", "asked", "plan"),
     [
-        ([Machine(2)], ("auto", None, None), Plan(1, "cpu", 2)),
-        ([Machine(2)], ("auto", 2, None), Plan(2, "cpu", 1)),
-        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, None), Plan(6, "cpu", 4)),
-        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, 2), Plan(13, "cpu", 2)),
-        ([Machine(4), Machine(32, 4), Machine(4, 2)], ("auto", None, None), Plan(5, "cuda", 4, 1)),
-        ([Machine(32, 4)], ("cpu", None, None), Plan(8, "cpu", 4)),
-        ([Machine(4, 4)], ("cuda", None, None), Plan(4, "cuda", 1, 1)),
-        ([Machine(0)], ("auto", None, None), Plan(1, "cpu", 1)),  # a head that does not compute
-        ([], ("cuda", 3, None), Plan(3, "cuda", 1, 1)),
+        ([Machine(2)], ("auto", None, None), WorkerPlan(1, "cpu", 2)),
+        ([Machine(2)], ("auto", 2, None), WorkerPlan(2, "cpu", 1)),
+        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, None), WorkerPlan(6, "cpu", 4)),
+        ([Machine(16), Machine(8), Machine(2)], ("cpu", None, 2), WorkerPlan(13, "cpu", 2)),
+        ([Machine(4), Machine(32, 4), Machine(4, 2)], ("auto", None, None), WorkerPlan(5, "cuda", 4, 1)),
+        ([Machine(32, 4)], ("cpu", None, None), WorkerPlan(8, "cpu", 4)),
+        ([Machine(4, 4)], ("cuda", None, None), WorkerPlan(4, "cuda", 1, 1)),
+        ([Machine(0)], ("auto", None, None), WorkerPlan(1, "cpu", 1)),  # a head that does not compute
+        ([], ("cuda", 3, None), WorkerPlan(3, "cuda", 1, 1)),
     ],
 )
-def test_plans(machines: list[Machine], asked: tuple[str, int | None, int | None], plan: Plan) -> None:
+def test_plans(machines: list[Machine], asked: tuple[str, int | None, int | None], plan: WorkerPlan) -> None:
     assert plan_workers(machines, *asked) == plan
 
 
