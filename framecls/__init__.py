@@ -6,12 +6,12 @@
     framecls.identify("a.wav", top_k=3).label
     model = framecls.load("sound")
 
-Importing this imports no torch: `load`, `tag`, `identify` and `Model` bring it in when they are first used.
+Importing this imports no torch: `load`, `tag`, `identify` and `Model`, say, bring it in when they are first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from framecls._version import __version__
 from framecls.checkpoints.registry import names as models
@@ -24,7 +24,7 @@ from framecls.errors import (
     ModelError,
     UsageError,
 )
-from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
+from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult, TieredResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from framecls.audio import Source
-    from framecls.model import Model, load
+    from framecls.model import Model, ModelGroup, load, load_group
 
 __all__ = [
     "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError", "Identification",
-    "ManifestError", "Model", "ModelError", "Segment", "StringResult", "TagResult", "UsageError", "__version__",
-    "embed", "enroll", "identify", "load", "models", "tag",
+    "ManifestError", "Model", "ModelError", "ModelGroup", "Segment", "StringResult", "TagResult", "TieredResult",
+    "UsageError", "__version__", "embed", "enroll", "identify", "load", "load_group", "models", "tag",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Model", "load"}:
+    if name in {"Model", "ModelGroup", "load", "load_group"}:
         from framecls import model as runtime
 
         return getattr(runtime, name)
@@ -56,13 +56,33 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def tag(source: Source, model: str | Path = "sound", *, device: str = "auto", **options: Any) -> TagResult:
+@overload
+def tag(
+    source: Source, model: str | Path = "sound", *, models: None = None, device: str = "auto", **options: Any
+) -> TagResult: ...
+
+
+@overload
+def tag(source: Source, *, models: Sequence[str | Path], device: str = "auto", **options: Any) -> TieredResult: ...
+
+
+def tag(
+    source: Source,
+    model: str | Path = "sound",
+    *,
+    models: Sequence[str | Path] | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> TagResult | TieredResult:
     """Load a model and say what is heard when in one recording; options are those of `Model.tag`.
 
-    For more than one recording, `load` the model once.
+    With `models` all of these hear it, while it is decoded once; options are those of `ModelGroup.tag`. For more than
+    one recording, `load` or `load_group` once.
     """
-    from framecls.model import load
+    from framecls.model import load, load_group
 
+    if models is not None:
+        return load_group(models, device=device).tag(source, **options)
     return load(model, device=device).tag(source, **options)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,24 @@ from framecls.config import (
 )
 from framecls.errors import ConfigError, UsageError
 from framecls.inference.batching import Request
-from framecls.inference.engine import Engine, load_engine, name_source
+from framecls.inference.engine import Engine, EngineGroup, load_engine, name_source
 from framecls.inference.explain import attend, explain
 from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
 from framecls.inference.phones import phone_engine, spell_recording
 from framecls.inference.tag import make_segmenter, tag_recording, to_probabilities
 from framecls.inference.timeline import TimelineEngine, tag_timeline
+from framecls.inference.together import answer_together
 from framecls.inference.windows import stitch_parts
-from framecls.results import Attention, Explanation, Identification, Remarks, Segment, StringResult, TagResult
+from framecls.results import (
+    Attention,
+    Explanation,
+    Identification,
+    Remarks,
+    Segment,
+    StringResult,
+    TagResult,
+    TieredResult,
+)
 from framecls.speakers.diarization import Count, tag_speakers
 from framecls.speakers.gallery import check_name
 from framecls.speakers.listening import ListeningEngine
@@ -456,6 +466,73 @@ class Model(Configured):
         return _answer_each((engine or self._engine).run(sources, ReadOptions(**reading), progress=progress), answer)
 
 
+class ModelGroup:
+    """Several models on one device, which tag recordings together: each is decoded once. Make it with `load_group`."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        """Take models with names of their own.
+
+        Raises:
+            UsageError: there is none, or two of them have one name.
+        """
+        names = [model.name for model in models]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(
+                f"models are tagged with by name, so these must differ: {', '.join(names) or 'none given'}"
+            )
+        self.models = tuple(models)
+
+    def tag(
+        self,
+        source: Source,
+        *,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        keep_scores: bool = True,
+        progress: Progress | None = None,
+        **reading: Unpack[ReadKeywords],
+    ) -> TieredResult:
+        """Say what each model hears when in one recording.
+
+        Args:
+            source, progress, reading: see `Model`.
+            options: by a model's name, those that `Model.tag` takes of it, such as among.
+            keep_scores: as of `Model.tag`.
+
+        Raises:
+            UsageError: the models do not go together, or an option does not go with its model.
+            AudioError: the recording cannot be read, or there is nothing in it.
+        """
+        _refuse_each(source, ReadOptions(**reading))
+        results = self.tag_many([source], options=options, keep_scores=keep_scores, progress=progress, **reading)
+        return _only(results)
+
+    def tag_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        keep_scores: bool = True,
+        progress: Progress | None = None,
+        **reading: Unpack[ReadKeywords],
+    ) -> Generator[TieredResult | Exception, None, None]:
+        """Say what each model hears when in many recordings; arguments and errors are those of `tag`.
+
+        Yields:
+            in the order of the sources a result, or for one that failed the error that `tag` would have raised.
+        """
+        _refuse_single(sources)
+        given = options or {}
+        taggers = [model.tagger(keep_scores=keep_scores, **given.get(model.name, {})) for model in self.models]
+        group = EngineGroup([engine for engine, _ in taggers])
+        answers = [answer for _, answer in taggers]
+
+        def answer(recording: Request) -> TieredResult:
+            tiers = answer_together(recording, answers)
+            return TieredResult(tiers[0].file, tiers[0].duration, tuple(tiers))
+
+        return _answer_each(group.run(sources, ReadOptions(**reading), progress=progress), answer)
+
+
 def _answer_each(
     running: Generator[Request, None, None], answer: Callable[[Request], R]
 ) -> Generator[R | Exception, None, None]:
@@ -502,3 +579,10 @@ def load(
 ) -> Model:
     """Load a model by name or path; the arguments are those of `engine.load_engine`."""
     return Model(load_engine(model, device=device, threads=threads, batch_size=batch_size))
+
+
+def load_group(
+    models: Sequence[str | Path], *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
+) -> ModelGroup:
+    """Load several models by name or path, to tag recordings with together; see `load`."""
+    return ModelGroup([load(model, device=device, threads=threads, batch_size=batch_size) for model in models])

@@ -146,6 +146,40 @@ class StringResult(TagResult):
         return " ".join(self.phones)
 
 
+@dataclass(frozen=True, eq=False)
+class TieredResult:
+    """What several models found in one recording, which was read once: a tier each."""
+
+    file: str
+    duration: float  # seconds
+    tiers: tuple[TagResult, ...]  # in the order in which the models were named; at least one
+
+    @property
+    def audio(self) -> AudioInfo | None:
+        """What the recording was."""
+        return self.tiers[0].audio
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the recording ends before its header says."""
+        return self.tiers[0].truncated
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the recording, and was read all the same."""
+        return tuple(dict.fromkeys(warning for tier in self.tiers for warning in tier.warnings))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was read, where there was a choice."""
+        return tuple(dict.fromkeys(note for tier in self.tiers for note in tier.notes))
+
+    @property
+    def channel(self) -> int | None:
+        """The only one that was heard, counted from 1."""
+        return self.tiers[0].channel
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One label that `identify` considered."""

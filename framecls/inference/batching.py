@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from typing import Any
 from framecls.audio import AudioStream, explain_stall
 from framecls.config import ModelConfig
 from framecls.errors import AudioError
-from framecls.inference.windows import Block, Item, WindowOutput, cut_windows, padded_length
+from framecls.inference.windows import Block, Item, WindowOutput, cut_grids, padded_length
 from framecls.results import AudioInfo, Remarks
 
 # How long an idle worker waits for its batch to fill: a clip is decoded in less.
@@ -113,7 +113,8 @@ class Request:
         assert self.batcher is not None
         while (output := self.batcher.read(self)) is not None:
             if self.progress is not None:
-                self.progress((output.window.first + output.window.n_frames) * self.config.hop_s)
+                window, hop_s = output.window, self.batcher.grids[output.window.grid].hop_s
+                self.progress((window.first + window.n_frames) * hop_s)
             yield output
 
 
@@ -135,7 +136,7 @@ class Batcher:
     def __init__(
         self,
         requests: Iterable[Request],
-        config: ModelConfig,
+        grids: Sequence[ModelConfig],
         forward: Callable[[list[Item]], list[WindowOutput]],
         limits: BatchLimits,
     ) -> None:
@@ -144,12 +145,12 @@ class Batcher:
         Args:
             requests: the iterator is advanced, some recordings ahead, by whoever consumes the outputs, and closed at
                 the end of the run if it can be.
-            config: how recordings are cut into windows.
-            forward: runs a batch of windows, in any of several threads.
+            grids: how recordings are cut into windows, in one way or several.
+            forward: runs a batch of windows of one grid, in any of several threads.
             limits: how much is under way at once.
         """
         self._source = iter(requests)
-        self._config = config
+        self.grids = tuple(grids)
         self._forward = forward
         self._limits = limits
         self._changed = threading.Condition()  # guards everything below
@@ -162,7 +163,7 @@ class Batcher:
         self._decoding: list[Request] = []
         self._decoders: list[threading.Thread] = []
         self._n_queued = 0  # windows decoded and not batched
-        self._buckets: dict[tuple[int, bool], _Bucket] = {}
+        self._buckets: dict[tuple[int, int, bool], _Bucket] = {}
         self._n_running = 0  # batches with the workers
         self._n_sent = 0
         self._linger_until: float | None = None
@@ -270,7 +271,7 @@ class Batcher:
                 request.timeout_s = None
             with request.open() as stream:
                 request.stream, request.info, request.remarks = stream, stream.info, stream.remarks
-                for item in cut_windows(_count(request, stream.blocks(self._limits.block_s)), self._config):
+                for item in cut_grids(_count(request, stream.blocks(self._limits.block_s)), self.grids):
                     if not self._queue(request, item):
                         break
         except BaseException as error:  # the consumer raises it
@@ -376,19 +377,20 @@ class Batcher:
         window, samples = request.items.popleft()
         self._n_queued -= 1
         self._changed.notify_all()
-        padded = padded_length(window.n_frames, self._config.window_frames)
+        whole = self.grids[window.grid].window_frames
+        padded = padded_length(window.n_frames, whole)
         # A mask is another computation: whether there is one must not depend on the rest of the batch.
-        key = (padded, padded == window.n_frames)
+        key = (window.grid, padded, padded == window.n_frames)
         bucket = self._buckets.setdefault(key, _Bucket(self._n_sent))
         bucket.entries.append((request, request.n_batched, (window, samples)))
         request.n_batched += 1
         self._linger_until = None
-        n_fitting = max(1, min(_MAX_SHORT_WINDOWS, self._config.window_frames // padded))
+        n_fitting = max(1, min(_MAX_SHORT_WINDOWS, whole // padded))
         if len(bucket.entries) >= self._limits.batch_size * n_fitting:
             self._send(key, len(bucket.entries))
         return True
 
-    def _send(self, key: tuple[int, bool], n_rows: int) -> None:
+    def _send(self, key: tuple[int, int, bool], n_rows: int) -> None:
         """Hand the first windows of a bucket to a worker."""
         bucket = self._buckets[key]
         batch, bucket.entries = bucket.entries[:n_rows], bucket.entries[n_rows:]

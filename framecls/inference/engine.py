@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -49,18 +50,21 @@ _MAX_WORKERS = 8
 _MAX_DECODERS = 4
 
 
-class Engine:
-    """A network on a device, with a gate if its settings want one."""
+class Runner(ABC):
+    """What runs over recordings: it says how they are read and cut into windows, and what becomes of these."""
 
-    def __init__(
-        self, network: Network, device: torch.device, batch_size: int | None = None, gate: Network | None = None
-    ) -> None:
-        self.network = network.to(device)
-        self.config: ModelConfig = network.config
-        self.device = device
-        fits = max(1, _MAX_BATCH_NUMBERS // self.config.largest_array)
-        self.batch_size = batch_size or min(_BATCH_SIZE.get(device.type, 8), fits)
-        self.gate = Gate(gate.to(device), self.config) if gate is not None else None
+    config: ModelConfig  # of the network; of several, those of the first
+    device: torch.device
+    batch_size: int
+
+    @property
+    def grids(self) -> Sequence[ModelConfig]:
+        """How recordings are cut into windows; a window says which of these it is of."""
+        return (self.config,)
+
+    @abstractmethod
+    def forward(self, items: list[Item]) -> list[WindowOutput]:
+        """Run the network on a batch of windows of one grid."""
 
     @property
     def n_workers(self) -> int:
@@ -118,7 +122,7 @@ class Engine:
         limits = BatchLimits(self.batch_size, self.n_workers, count_decoders(), block_s or _BLOCK_S)
         recordings = self._recordings(sources, options, progress)
         with _torch_threads.shared_out(limits.n_workers):
-            yield from Batcher(recordings, self.config, self.forward, limits).run()
+            yield from Batcher(recordings, self.grids, self.forward, limits).run()
 
     def _recordings(
         self, sources: Iterable[Source], options: ReadOptions, progress: Callable[[float], None] | None
@@ -148,6 +152,20 @@ class Engine:
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()
+
+
+class Engine(Runner):
+    """A network on a device, with a gate if its settings want one."""
+
+    def __init__(
+        self, network: Network, device: torch.device, batch_size: int | None = None, gate: Network | None = None
+    ) -> None:
+        self.network = network.to(device)
+        self.config: ModelConfig = network.config
+        self.device = device
+        fits = max(1, _MAX_BATCH_NUMBERS // self.config.largest_array)
+        self.batch_size = batch_size or min(_BATCH_SIZE.get(device.type, 8), fits)
+        self.gate = Gate(gate.to(device), self.config) if gate is not None else None
 
     def pad(self, items: list[Item]) -> tuple[Tensor, Tensor]:
         """Return (batch, sample) windows on the device as the network takes them, and (batch,) their real frames."""
@@ -183,6 +201,36 @@ class Engine:
                 output = WindowOutput(window, own, n_heard * self.gate.hop_s, n_both * self.gate.hop_s, gate)
             found.append(output)
         return found
+
+
+class EngineGroup(Runner):
+    """Several engines on what is decoded once; a window's grid is the number of its engine."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        """Take engines of one device.
+
+        Raises:
+            UsageError: they want different sample rates.
+        """
+        self._engines = tuple(engines)
+        first = engines[0].config
+        for other in (engine.config for engine in engines[1:]):
+            if other.features.sample_rate != first.features.sample_rate or "precomputed" in (
+                other.features.kind,
+                first.features.kind,
+            ):
+                raise UsageError(f"{other.name} does not read the same samples as {first.name}: run them one by one")
+        self.config, self.device = first, engines[0].device
+        self.batch_size = min(engine.batch_size for engine in engines)
+
+    @property
+    def grids(self) -> Sequence[ModelConfig]:
+        """See Runner."""
+        return tuple(engine.config for engine in self._engines)
+
+    def forward(self, items: list[Item]) -> list[WindowOutput]:
+        """See Runner."""
+        return self._engines[items[0][0].grid].forward(items)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -6,7 +6,9 @@ A window is a run of frames that the encoder reads at once; neighbouring windows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,7 @@ class Window:
 
     first: int
     n_frames: int
+    grid: int = 0  # of which settings, where windows are cut in several ways
 
 
 Item = tuple[Window, Block]  # a window, and its samples with a margin on both sides
@@ -63,12 +66,25 @@ def plan_windows(n_frames: int, length: int, overlap: int) -> list[Window]:
     return windows
 
 
-def cut_windows(blocks: Iterable[Block], config: ModelConfig) -> Iterator[Item]:
+def cut_grids(blocks: Iterable[Block], grids: Sequence[ModelConfig]) -> Iterator[Item]:
+    """Cut a stream of sample blocks into the windows of several models at once; those that end first come first."""
+    copies = itertools.tee(blocks, len(grids))
+    cut = [cut_windows(copy, config, grid) for grid, (copy, config) in enumerate(zip(copies, grids, strict=True))]
+
+    def end(item: Item) -> int:
+        window, _ = item
+        return (window.first + window.n_frames) * grids[window.grid].hop_samples
+
+    return heapq.merge(*cut, key=end)
+
+
+def cut_windows(blocks: Iterable[Block], config: ModelConfig, grid: int = 0) -> Iterator[Item]:
     """Cut a stream of sample blocks into the windows of `plan_windows`.
 
     Args:
         blocks: (sample,) pieces of one recording, of any length.
         config: window, hop and margin of the model.
+        grid: what the windows say of it.
 
     Yields:
         each window, and (sample,) its samples with a margin on both sides: what is there in the recording, zeros
@@ -83,7 +99,7 @@ def cut_windows(blocks: Iterable[Block], config: ModelConfig) -> Iterator[Item]:
         n_samples += len(block)
         held = np.concatenate([held, block])
         while len(held) >= wanted:
-            yield Window(first, length), held[:wanted]
+            yield Window(first, length, grid), held[:wanted]
             held = held[step * hop :]
             first += step
     n_frames = count_frames(n_samples, hop)
@@ -91,7 +107,7 @@ def cut_windows(blocks: Iterable[Block], config: ModelConfig) -> Iterator[Item]:
     # A full window that began at first - step already reached first + overlap; what is left may need some more.
     while n_frames > (first + overlap if first else 0):
         size = min(length, n_frames - first)
-        yield Window(first, size), held[:wanted]
+        yield Window(first, size, grid), held[:wanted]
         held = held[step * hop :]
         first += step
 

@@ -89,7 +89,7 @@ def test_outputs_are_those_of_each_recording_alone(
     lengths: list[int], batch_size: int, n_threads: int, block_s: float
 ) -> None:
     limits = BatchLimits(batch_size, n_threads, n_threads, block_s)
-    got = read_all(Batcher(recordings_of(lengths), CONFIG, checksums, limits))
+    got = read_all(Batcher(recordings_of(lengths), [CONFIG], checksums, limits))
     assert len(got) == len(lengths)
     for number, (n_samples, outputs) in enumerate(zip(lengths, got, strict=True)):
         alone = [checksums([item])[0] for item in cut_windows([make_swell(n_samples / RATE, number)], CONFIG)]
@@ -108,7 +108,7 @@ def test_a_recording_that_fails_stops_no_other() -> None:
 
     first, last = recordings_of([8000, 9000])
     bad = [Request(missing, CONFIG), blocks_of(broken())]
-    got = read_all(Batcher([first, *bad, last], CONFIG, checksums, BatchLimits(4, 2, 2, block_s=0.5)))
+    got = read_all(Batcher([first, *bad, last], [CONFIG], checksums, BatchLimits(4, 2, 2, block_s=0.5)))
     assert [str(outputs[-1]) for outputs in got[1:3]] == ["no such file", "decoding broke"]
     assert len(got[2]) > 1  # what was decoded before it broke is there
     for outputs, n_samples in ((got[0], 8000), (got[3], 9000)):
@@ -121,7 +121,7 @@ def test_an_iterator_of_sources_that_fails_ends_the_run() -> None:
         raise RuntimeError("the list broke")
 
     with pytest.raises(RuntimeError, match="the list broke"):
-        read_all(Batcher(recordings(), CONFIG, checksums, BatchLimits(4)))
+        read_all(Batcher(recordings(), [CONFIG], checksums, BatchLimits(4)))
 
 
 def test_the_iterator_is_advanced_by_whoever_reads_the_outputs() -> None:
@@ -132,7 +132,7 @@ def test_the_iterator_is_advanced_by_whoever_reads_the_outputs() -> None:
             threads.add(threading.get_ident())
             yield recording
 
-    assert len(read_all(Batcher(recordings(), CONFIG, checksums, BatchLimits(4, 2, 3)))) == 39
+    assert len(read_all(Batcher(recordings(), [CONFIG], checksums, BatchLimits(4, 2, 3)))) == 39
     assert threads == {threading.get_ident()}
 
 
@@ -165,7 +165,7 @@ def test_nothing_runs_far_ahead() -> None:
         with closing(batcher.run()) as running:
             list(next(running))
 
-    batcher = Batcher(recordings(), CONFIG, answer_late, BatchLimits(4, 2, 2))
+    batcher = Batcher(recordings(), [CONFIG], answer_late, BatchLimits(4, 2, 2))
     reader = threading.Thread(target=read_one)
     reader.start()
     wait_until_full(batcher, n_running=4)
@@ -185,7 +185,7 @@ def test_a_long_recording_is_not_decoded_far_ahead() -> None:
             n_taken += 1
             yield make_swell(0.5)
 
-    batcher = Batcher([blocks_of(blocks())], CONFIG, checksums, BatchLimits(4, 2, 2, block_s=0.5))
+    batcher = Batcher([blocks_of(blocks())], [CONFIG], checksums, BatchLimits(4, 2, 2, block_s=0.5))
     with closing(batcher.run()) as recordings:
         next(iter(next(recordings)))
         wait_until_full(batcher)
@@ -205,7 +205,7 @@ def test_short_windows_share_a_batch_and_a_live_source_is_not_waited_for() -> No
         return checksums(items)
 
     recordings = [*recordings_of([1600] * 64), blocks_of(silent())]
-    batcher = Batcher(recordings, CONFIG, count, BatchLimits(4, 1, 2))
+    batcher = Batcher(recordings, [CONFIG], count, BatchLimits(4, 1, 2))
     with closing(batcher.run()) as running:
         for _ in range(64):
             assert len(list(next(running))) == 1
