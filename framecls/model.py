@@ -451,7 +451,7 @@ class Model(Configured):
 
     def _check_frame_task(self) -> None:
         if self.config.task != "frame":
-            raise UsageError(f"the model {self.name} gives one label a recording: use identify")
+            raise UsageError(f"the model {self.name} wants the whole recording: use tag or identify")
 
     def _run(
         self,

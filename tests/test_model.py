@@ -162,7 +162,8 @@ def test_candidates_of_the_model_are_the_default() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda f, p, x: p.tag(x, sample_rate=RATE), UsageError, "use identify"),
+        (lambda f, p, x: p.stream(x, sample_rate=RATE), UsageError, "use tag or identify"),
+        (lambda f, p, x: f.tag(x, sample_rate=RATE, among=["speech"]), UsageError, "among goes with"),
         (lambda f, p, x: f.identify(x, sample_rate=RATE), UsageError, "use tag"),
         (lambda f, p, x: p.identify(x, sample_rate=RATE, among=["xx"]), ConfigError, "'xx' is no label"),
         (lambda f, p, x: p.identify(x, sample_rate=RATE, among=[]), ConfigError, "no label is left"),

@@ -103,7 +103,7 @@ def test_the_same_recording_at_another_rate(sound: Model, radio: np.ndarray, tmp
 
 def test_segments_of_a_pooled_model_are_refused() -> None:
     model = Model(Engine(Network(tiny_config("pooled")).eval(), torch.device("cpu")))
-    with pytest.raises(UsageError, match="use identify"):
+    with pytest.raises(UsageError, match="use tag or identify"):
         model.stream(make_swell(1.0), sample_rate=RATE)
 
 
