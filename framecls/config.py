@@ -131,9 +131,10 @@ class FeatureConfig:
     Vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    # "mel" is the energy of each band, "logmel" its logarithm. "precomputed": vectors of `precomputed_dim` numbers take
-    # the place of samples; sample_rate is how many of them there are a second, hop and window are 1.
-    kind: Literal["logmel", "mel", "mfcc", "pretrained", "precomputed"] = "logmel"
+    # "mel" is the energy of each band, "logmel" its logarithm, "fbank" that as Kaldi computes it.
+    # "precomputed": vectors of `precomputed_dim` numbers take the place of samples; sample_rate is how many of them
+    # there are a second, hop and window are 1.
+    kind: Literal["logmel", "mel", "mfcc", "fbank", "pretrained", "precomputed"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -143,9 +144,9 @@ class FeatureConfig:
     f_min_hz: float = 50.0
     f_max_hz: float = 7600.0
     # Position and weight of the mel bands: as in HTK (equal peaks) or Slaney's Auditory Toolbox (equal areas), which
-    # librosa and Whisper follow.
-    mel_scale: Literal["htk", "slaney"] = "htk"
-    floor: float = 1e-8  # energy added to a band before its logarithm
+    # librosa and Whisper follow; Kaldi's bands are those of HTK, but for their sides.
+    mel_scale: Literal["htk", "slaney", "kaldi"] = "htk"
+    floor: float = 1e-8  # energy added to a band before its logarithm; of "fbank" the least that it can have
     # "mean" subtracts each feature's mean over the window, and with it the frequency response of microphone and line;
     # "mean_variance" also divides by the deviation. "peak" scales to the loudest band of the window, 80 dB down.
     normalize: Literal["none", "mean", "mean_variance", "peak"] = "none"
@@ -195,6 +196,7 @@ class FeatureConfig:
         return {
             "logmel": self.n_mels,
             "mel": self.n_mels,
+            "fbank": self.n_mels,
             "mfcc": 3 * self.n_mfcc,
             "pretrained": self.pretrained.dim,
             "precomputed": self.precomputed_dim,
@@ -213,9 +215,9 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The encoder: a rung of the ladder, `fc`, `window` or `attention`, or an `lstm` to compare them with."""
+    """The encoder: a rung of the ladder (`fc`, `window`, `attention`), an `lstm` to compare with, or `campplus`."""
 
-    kind: Literal["fc", "window", "lstm", "attention"] = "attention"
+    kind: Literal["fc", "window", "lstm", "attention", "campplus"] = "attention"
     score: Literal["dot", "additive"] = "dot"
     dim: int = 96
     n_layers: int = 4
@@ -244,6 +246,11 @@ class EncoderConfig:
         _require(self.stem == "linear" or self.subsampling > 1, "a convolution stem wants a subsampling of at least 2")
         _require(self.stem == "linear" or self.kind != "window", "a convolution stem does not fit the window rung")
         _require(self.kind != "lstm" or self.n_layers >= 1, "an lstm has at least one layer")
+        if self.kind == "campplus":
+            _require(self.dim % 32 == 0 and 1 <= self.n_layers <= 3, "campplus has a dim in steps of 32, 1 to 3 layers")
+            _require(
+                self.subsampling == 2 and self.stem == "linear", "campplus wants a subsampling of 2, no other stem"
+            )
         halved = self.kind == "lstm" and self.bidirectional
         _require(not halved or self.dim % 2 == 0, "the dim of a bidirectional lstm must be even")
 
@@ -369,7 +376,7 @@ class ModelConfig:
     overlapping: bool = False  # several labels, or none, may hold at once (frame task)
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
-    pooling: Literal["mean", "last", "attentive", "multihead"] = "attentive"
+    pooling: Literal["mean", "last", "statistics", "attentive", "multihead"] = "attentive"
     # Size of the unit vector that a pooled model answers with, to be compared with those of enrolled voices; 0: it
     # answers with one of its labels.
     embedding: int = 0
@@ -407,6 +414,10 @@ class ModelConfig:
                 has = f"it has {listed(self.labels)}"
                 _require(label in known, f"a {rule} for {label!r}, which is no label of this model; {has}")
         _require(0 <= self.phone_layer <= self.encoder.n_layers, "phone_layer must be in 0..encoder.n_layers")
+        between = self.phones and self.phone_layer not in (0, self.encoder.n_layers)
+        _require(
+            not (between and self.encoder.kind == "campplus"), "campplus has no place for phones between its layers"
+        )
         for label in self.decision.candidates:
             good = label in known and (label != UNKNOWN or UNKNOWN in self.labels)
             _require(good, f"a candidate {label!r}, which is no label of this model")
@@ -500,6 +511,9 @@ class ModelConfig:
         arrays = {"activations": frames * widest, "samples": vectors * features.hop_samples}
         if encoder.kind == "attention" and encoder.score == "additive":
             arrays["pairs of frames"] = encoder.n_heads * frames**2
+        if encoder.kind == "campplus":
+            arrays["channels of bands"] = vectors * features.dim * encoder.dim // 16
+            arrays["activations"] = frames * max(2 * encoder.dim, widest)
         if features.kind == "pretrained":
             arrays |= features.pretrained.largest_arrays(vectors)
         elif features.kind != "precomputed":

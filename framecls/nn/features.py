@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.config import FeatureConfig
-from framecls.nn.mel import cosine_transform, hann_window, mel_filters
+from framecls.nn.mel import cosine_transform, hann_window, mel_filters, povey_window
 
 # Log-mel bands of speech at a usual level have about this mean and deviation (natural logarithm of power): scaling by
 # constants brings the input near zero mean and unit variance without statistics to store.
@@ -19,10 +19,14 @@ _LOG_SPREAD = 4.0
 _PEAK_RANGE = 8 * math.log(10) / _LOG_SPREAD
 # Mean square of samples taken for silence: softer windows are amplified no further.
 _SILENCE = 1e-12
+_PRE_EMPHASIS = 0.97  # of Kaldi's features: how much of each sample is taken from the next
 
 
 class FeatureExtractor(nn.Module):
-    """Compute mel energies, their logarithms, or MFCCs with two differences; precomputed features pass through."""
+    """Compute mel energies, their logarithms, or MFCCs with two differences; precomputed features pass through.
+
+    "fbank" are the logarithms that Kaldi computes, and with it most of what recognises speech and speakers.
+    """
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
@@ -32,7 +36,7 @@ class FeatureExtractor(nn.Module):
         # These tables are computed, not loaded: they are needed also in a network that is built on the meta device.
         with torch.device("cpu"):
             tables = {
-                "window": hann_window(config.window_samples),
+                "window": (povey_window if config.kind == "fbank" else hann_window)(config.window_samples),
                 "filters": mel_filters(
                     config.n_mels, config.n_fft, config.sample_rate, config.f_min_hz, config.f_max_hz, config.mel_scale
                 ),
@@ -51,7 +55,7 @@ class FeatureExtractor(nn.Module):
 
         Returns:
             (batch, vector, feature), a vector for each `config.hop_samples` described samples, near unit variance
-            unless they are plain mel energies.
+            unless they are plain mel energies or "fbank".
         """
         if self.config.kind == "precomputed":
             return waveform
@@ -59,20 +63,33 @@ class FeatureExtractor(nn.Module):
 
     def _energies(self, waveform: Tensor) -> Tensor:
         """Return (batch, vector, band) the mel energies of (batch, sample) waveforms."""
-        config = self.config
-        spectrum = torch.stft(
-            waveform,
-            config.n_fft,
-            config.hop_samples,
-            config.window_samples,
-            self.get_buffer("window"),
-            center=False,
-            return_complex=True,
-        ).transpose(1, 2)
+        spectrum = self.spectrum(waveform)
         # The square of the magnitude would have a root in it that costs more than all the rest.
         real, imaginary = spectrum.real, spectrum.imag
         energies: Tensor = real.square().addcmul_(imaginary, imaginary) @ self.get_buffer("filters")
         return energies
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """Return (batch, vector, bin) the complex spectra of (batch, sample) waveforms."""
+        config, window = self.config, self.get_buffer("window")
+        if config.kind != "fbank":
+            stft = torch.stft(
+                waveform,
+                config.n_fft,
+                config.hop_samples,
+                config.window_samples,
+                window,
+                center=False,
+                return_complex=True,
+            )
+            return stft.transpose(1, 2)
+        before = (config.n_fft - config.window_samples) // 2  # where torch's transform puts a shorter window
+        inner = waveform[:, before : waveform.shape[1] - (config.n_fft - config.window_samples - before)]
+        pieces = inner.unfold(1, config.window_samples, config.hop_samples)
+        pieces = pieces - pieces.mean(dim=2, keepdim=True)
+        pieces = pieces - _PRE_EMPHASIS * torch.cat([pieces[:, :, :1], pieces[:, :, :-1]], dim=2)
+        spectra: Tensor = torch.fft.rfft(pieces * window, config.n_fft)
+        return spectra
 
     def describe(self, mel: Tensor, waveform: Tensor, n_vectors: Tensor | None) -> Tensor:
         """Map (batch, vector, band) mel energies of waveforms to (batch, vector, feature)."""
@@ -80,6 +97,8 @@ class FeatureExtractor(nn.Module):
             mel = mel * self._gain(waveform, n_vectors, self.config.raise_to_dbfs).square().view(-1, 1, 1)
         if self.config.kind == "mel":
             return mel
+        if self.config.kind == "fbank":
+            return mel.clamp(min=self.config.floor).log()
         log_mel = (log_above(mel, self.config.floor) - _LOG_CENTRE) / _LOG_SPREAD
         if self.config.kind == "logmel":
             return log_mel
@@ -122,20 +141,15 @@ def differences(vectors: Tensor) -> Tensor:
 class ConvolutionFeatures(nn.Module):
     """Compute the features of a `FeatureExtractor` with a convolution in place of the FFT, for ONNX.
 
-    The kernels are the cosines and sines of the discrete Fourier transform: slower, but any runtime has it.
+    The kernels are the spectra of single samples: slower, but any runtime has it.
     """
 
     def __init__(self, features: FeatureExtractor) -> None:
         super().__init__()
         self._features = features
-        config = features.config
-        window = features.get_buffer("window").double()
-        before = (config.n_fft - config.window_samples) // 2  # where torch's transform puts a shorter window
-        window = functional.pad(window, (before, config.n_fft - config.window_samples - before))
-        turns = torch.outer(torch.arange(config.n_fft // 2 + 1), torch.arange(config.n_fft)) % config.n_fft
-        angle = turns.double() * (2 * math.pi / config.n_fft)
-        waves = torch.cat([angle.cos(), angle.sin()]) * window
-        self.register_buffer("waves", waves.unsqueeze(1).float(), persistent=False)  # (2 * bin, 1, sample)
+        spectra = features.spectrum(torch.eye(features.config.n_fft)).squeeze(1)  # (sample, bin)
+        waves = torch.cat([spectra.real, spectra.imag], dim=1).T
+        self.register_buffer("waves", waves.unsqueeze(1), persistent=False)  # (2 * bin, 1, sample)
 
     def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """See `FeatureExtractor.forward`."""

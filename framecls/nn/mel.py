@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-MelScale = Literal["htk", "slaney"]
+MelScale = Literal["htk", "slaney", "kaldi"]
 
 # Slaney's scale is linear up to 1000 Hz, with 3 mel to 200 Hz, and logarithmic above, with 27 mel to a factor of 6.4.
 _LINEAR_HZ_PER_MEL = 200 / 3
@@ -30,15 +30,20 @@ def hann_window(n_samples: int) -> Tensor:
     return torch.hann_window(n_samples, periodic=True, dtype=torch.float32)
 
 
+def povey_window(n_samples: int) -> Tensor:
+    """Return (sample,) Kaldi's usual window: von Hann's, symmetric, a little wider, and zero at both ends."""
+    return torch.hann_window(n_samples, periodic=False, dtype=torch.float32).pow(0.85)
+
+
 def hz_to_mel(frequency_hz: float, scale: MelScale) -> float:
     """Return the pitch in mel of a frequency.
 
     Args:
         frequency_hz: 0 or more.
         scale: "htk": O'Shaughnessy 1987, "Speech communication: human and machine", which HTK follows; "slaney": Slaney
-            1998, "Auditory toolbox", which librosa and Whisper follow.
+            1998, "Auditory toolbox", which librosa and Whisper follow; "kaldi": as "htk".
     """
-    if scale == "htk":
+    if scale != "slaney":
         return 2595.0 * math.log10(1.0 + frequency_hz / 700.0)
     if frequency_hz < _LINEAR_UP_TO_HZ:
         return frequency_hz / _LINEAR_HZ_PER_MEL
@@ -47,7 +52,7 @@ def hz_to_mel(frequency_hz: float, scale: MelScale) -> float:
 
 def mel_to_hz(mel: Tensor, scale: MelScale) -> Tensor:
     """Return the frequencies in Hz of pitches in mel, of any shape; see `hz_to_mel`."""
-    if scale == "htk":
+    if scale != "slaney":
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     linear = _LINEAR_HZ_PER_MEL * mel
     logarithmic = _LINEAR_UP_TO_HZ * torch.exp(_LOG_STEP * (mel - _LINEAR_UP_TO_MEL))
@@ -69,20 +74,24 @@ def mel_filters(
         sample_rate: Hz.
         f_min_hz: where the first band begins.
         f_max_hz: where the last band ends.
-        scale: "htk": triangles of height 1; "slaney": of area 1, as in the same toolbox as the scale.
+        scale: "htk": triangles of height 1; "slaney": of area 1, as in the same toolbox as the scale; "kaldi": of
+            height 1, with straight sides over mel, not over Hz.
     """
     bins_hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float32)
     corners_mel = torch.linspace(
         hz_to_mel(f_min_hz, scale), hz_to_mel(f_max_hz, scale), n_mels + 2, dtype=torch.float32
     )
-    corners_hz = mel_to_hz(corners_mel, scale)
-    widths_hz = corners_hz.diff()
-    above_hz = corners_hz.unsqueeze(0) - bins_hz.unsqueeze(1)  # (bin, corner) how far a corner lies above a bin
-    rising = -above_hz[:, :-2] / widths_hz[:-1]
-    falling = above_hz[:, 2:] / widths_hz[1:]
+    if scale == "kaldi":
+        corners, bins = corners_mel, torch.tensor([hz_to_mel(bin_hz, scale) for bin_hz in bins_hz.tolist()])
+    else:
+        corners, bins = mel_to_hz(corners_mel, scale), bins_hz
+    widths = corners.diff()
+    above = corners.unsqueeze(0) - bins.unsqueeze(1)  # (bin, corner) how far a corner lies above a bin
+    rising = -above[:, :-2] / widths[:-1]
+    falling = above[:, 2:] / widths[1:]
     filters = torch.minimum(rising, falling).clamp(min=0)
     if scale == "slaney":
-        filters *= 2.0 / (corners_hz[2:] - corners_hz[:-2])
+        filters *= 2.0 / (corners[2:] - corners[:-2])
     return filters
 
 

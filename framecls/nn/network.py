@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.config import ModelConfig
+from framecls.config import EncoderConfig, ModelConfig
+from framecls.nn.campplus import CamPlusPlus
 from framecls.nn.encoder import AttentionLayer, Encoder
 from framecls.nn.features import FeatureExtractor, normalize
 from framecls.nn.pooling import POOLINGS
@@ -77,7 +78,7 @@ class Network(nn.Module):
             raise ValueError("pre-trained features need a frontend, and others have none")
         self.config = config
         self.features: nn.Module = FeatureExtractor(config.features) if frontend is None else frontend
-        self.encoder = Encoder(config.encoder, config.features.dim)
+        self.encoder = make_encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
         head_size = self.pooling.output_size if self.pooling is not None else size
@@ -157,6 +158,11 @@ class Network(nn.Module):
         index = torch.arange(vectors.shape[1], device=vectors.device)
         mask = index < n_frames.unsqueeze(1) * self.config.encoder.subsampling
         return normalize(vectors, mask, self.config.features.normalize)
+
+
+def make_encoder(config: EncoderConfig, input_size: int) -> Encoder | CamPlusPlus:
+    """Build an untrained encoder of vectors of `input_size` numbers."""
+    return CamPlusPlus(config, input_size) if config.kind == "campplus" else Encoder(config, input_size)
 
 
 class PhoneHead(nn.Module):

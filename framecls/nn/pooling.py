@@ -46,6 +46,25 @@ class LastPooling(nn.Module):
         return (index == mask.sum(dim=1, keepdim=True) - 1).unsqueeze(2).to(x.dtype)
 
 
+class StatisticsPooling(MeanPooling):
+    """Mean and standard deviation over the real frames, the deviation as of a sample.
+
+    Snyder et al. 2018, "X-Vectors: Robust DNN Embeddings for Speaker Recognition".
+    """
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__(input_size)
+        self.output_size = 2 * input_size
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, 2 * channel); mask: (batch, frame) True = real."""
+        mean = super().forward(x, mask)
+        squares = ((x - mean.unsqueeze(1)).square() * mask.unsqueeze(2)).sum(dim=1)
+        variance = squares / (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+        # Clamped before the root, whose slope at zero is infinite.
+        return torch.cat([mean, variance.clamp(min=1e-10).sqrt()], dim=1)
+
+
 class AttentiveStatisticsPooling(nn.Module):
     """Weighted mean and standard deviation, the weights found per channel by a small network on each frame.
 
@@ -115,6 +134,7 @@ POOLINGS: dict[
 ] = {
     "mean": MeanPooling,
     "last": LastPooling,
+    "statistics": StatisticsPooling,
     "attentive": AttentiveStatisticsPooling,
     "multihead": MultiHeadStatisticsPooling,
 }

@@ -1,13 +1,10 @@
-"""Write what a teacher, Resemblyzer, makes of each voice of a manifest: the vectors that `--teacher` learns from.
+"""Write what a teacher, a model of voices, makes of each voice of a manifest: the vectors that `--teacher` learns from.
 
-    pip install resemblyzer
-    python -m framecls.recipes.embed_corpus speaker.jsonl --out teacher.npz --speeds 0.86,1,1.16 \
-        [--project begun.safetensors]
+    python -m framecls.recipes.embed_corpus speaker.jsonl --out teacher.npz --speeds 0.86,1,1.16 [--model speaker]
 
 Clips that are short are joined with others of their voice before the teacher hears them: of a single word it makes
 little. Played faster or slower a voice becomes another one, so each speed has a vector of its own. The file holds, a
 row a clip and speed, `files` (as the manifest names them), `speeds` and `group`: the row of `vectors` (group, number).
-With --project they are brought to where the model that `from_resemblyzer` made has its own.
 """
 
 from __future__ import annotations
@@ -15,26 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from framecls.audio import open_audio
-from framecls.checkpoints.network import load_network
-from framecls.errors import ModelError
+from framecls.config import ReadOptions
+from framecls.inference.engine import load_engine
+from framecls.speakers.recognition import pool_vectors
 from framecls.training.examples.augment import change_speed
 
 _RATE = 16000
 ENOUGH_S = 6.0  # clips are joined until they are this long
 _GAP_S = 0.1
-_BATCH = 96  # pieces of 1.6 s that the teacher hears at once
 
 
 def group_clips(rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> list[list[str]]:
@@ -69,70 +63,16 @@ def decode(file: Path) -> NDArray[np.float32]:
         return np.concatenate([np.zeros(0, np.float32), *stream.blocks(30.0)])
 
 
-class Teacher:
-    """Resemblyzer's `embed_utterance` for many recordings at once: the same numbers, sooner."""
-
-    def __init__(self) -> None:
-        from resemblyzer import VoiceEncoder
-
-        self._encoder = VoiceEncoder("cpu", verbose=False)
-
-    def pieces(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (piece, frame, band) what the network reads of (sample,) one recording."""
-        from resemblyzer import audio, preprocess_wav
-
-        # Of nothing but silence its own trimming leaves nothing.
-        wav = preprocess_wav(samples) if len(samples) else samples
-        wav = wav if len(wav) else samples
-        wav_slices, mel_slices = self._encoder.compute_partial_slices(len(wav), 1.3, 0.75)
-        wav = np.pad(wav, (0, max(0, wav_slices[-1].stop - len(wav))))
-        mel = audio.wav_to_mel_spectrogram(wav)
-        return np.stack([mel[piece] for piece in mel_slices])
-
-    def embed(self, recordings: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Yield (number,) a unit vector for each of (sample,) recordings."""
-        waiting: list[NDArray[np.float32]] = []
-        for samples in recordings:
-            waiting.append(self.pieces(samples))
-            if sum(map(len, waiting)) >= _BATCH:
-                yield from self._finish(waiting)
-                waiting = []
-        if waiting:
-            yield from self._finish(waiting)
-
-    def _finish(self, waiting: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        with torch.inference_mode():
-            heard = self._encoder(torch.from_numpy(np.concatenate(waiting))).numpy()
-        for part in np.split(heard, np.cumsum([len(pieces) for pieces in waiting])[:-1]):
-            mean = part.mean(axis=0)
-            yield mean / np.linalg.norm(mean)
-
-
-def project(vectors: NDArray[np.float32], model: Path) -> NDArray[np.float32]:
-    """Return (group, number) the teacher's vectors as the last layer of a model of `from_resemblyzer` makes them.
-
-    Raises:
-        ModelError: the file cannot be used, or its last layer reads vectors of another size.
-    """
-    head = load_network(model).head
-    if head.in_features != vectors.shape[1]:
-        sizes = f"{head.in_features} numbers, the teacher's have {vectors.shape[1]}"
-        raise ModelError(f"{model}: projects vectors of {sizes}")
-    with torch.inference_mode():
-        return functional.normalize(head(torch.from_numpy(vectors)), dim=1).numpy()
-
-
 def main() -> None:
     """Write one file of vectors."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifest", type=Path)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--speeds", default="1", help="factors to play each clip at, separated by commas")
-    arguments.add_argument("--project", type=Path, metavar="MODEL", help="a file that from_resemblyzer wrote")
-    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--model", default="speaker")
+    arguments.add_argument("--threads", type=int)
     options = arguments.parse_args()
-    warnings.filterwarnings("ignore")  # of the teacher's own libraries
-    torch.set_num_threads(options.threads)
+    teacher = load_engine(options.model, device="cpu", threads=options.threads)
     speeds = [float(speed) for speed in options.speeds.split(",")]
     rows = [json.loads(line) for line in options.manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows = [row for row in rows if row.get("split") != "dev"]
@@ -140,19 +80,20 @@ def main() -> None:
     groups = group_clips(rows, {file: len(samples) / _RATE for file, samples in clips.items()})
     sys.stderr.write(f"{len(clips)} clips in {len(groups)} groups\n")
     plan = [(group, speed) for group in groups for speed in speeds]
+    voices = (change_speed(join([clips[file] for file in group]), speed) for group, speed in plan)
     vectors = []
-    for vector in Teacher().embed(change_speed(join([clips[file] for file in group]), speed) for group, speed in plan):
-        vectors.append(vector)
+    for windows in teacher.run(voices, ReadOptions(sample_rate=_RATE)):
+        vector = pool_vectors(windows)[0]
+        vectors.append(vector / np.linalg.norm(vector))
         if len(vectors) % 500 == 0:
             sys.stderr.write(f"{len(vectors)} of {len(plan)}\n")
-    taught = np.stack(vectors)
     table = [(file, speed, index) for index, (group, speed) in enumerate(plan) for file in group]
     np.savez(
         options.out,
         files=np.array([file for file, _, _ in table]),
         speeds=np.array([speed for _, speed, _ in table], np.float32),
         group=np.array([index for _, _, index in table], np.int32),
-        vectors=(project(taught, options.project) if options.project else taught).astype(np.float16),
+        vectors=np.stack(vectors).astype(np.float16),
     )
 
 

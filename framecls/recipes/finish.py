@@ -45,13 +45,13 @@ def keep_labels(network: Network, labels: Sequence[str]) -> Network:
 
 
 def fit_voices(model: Path, manifest: Path, cache: Path | None) -> DevReport:
-    """Return the figures of a model of voices on those held out, and what makes chances of its cosines.
+    """Return the figures of a model of voices on those of a manifest, and what makes chances of its cosines.
 
     Acted anger and game shouts among them would make every chance so cautious that nobody is named out of fifty: read
     speech it should be. Longer pieces of two voices are more alike than shorter ones.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        test = Test(manifest, cache or Path(temporary), "dev", length_s=_FIT_LENGTH_S)
+        test = Test(manifest, cache or Path(temporary), "all", length_s=_FIT_LENGTH_S)
         return fit_decision(load_engine(model, device="cpu"), test)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from framecls.checkpoints.file import read_weights
 from framecls.errors import ConfigError, ModelError
+from framecls.nn.campplus import CamPlusPlus
 from framecls.nn.encoder import Encoder
 from framecls.nn.network import Network
 from framecls.training.recipe import Recipe
@@ -55,7 +56,7 @@ def make_optimizer(
     )
 
 
-def freeze(encoder: Encoder, n_layers: int, initialised: Collection[str]) -> None:
+def freeze(encoder: Encoder | CamPlusPlus, n_layers: int, initialised: Collection[str]) -> None:
     """Freeze the input and the first layers of an encoder.
 
     Raises:

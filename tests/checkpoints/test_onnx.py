@@ -123,6 +123,13 @@ KINDS = {
         embedding_hidden=12,
         features=FeatureConfig(kind="mel", n_fft=400, mel_scale="slaney", raise_to_dbfs=-10.0),
     ),
+    "campplus, fbank": small(
+        EncoderConfig(kind="campplus", dim=32, n_layers=2, subsampling=2),
+        pooling="statistics",
+        labels=(),
+        embedding=8,
+        features=FeatureConfig(kind="fbank", mel_scale="kaldi", normalize="mean"),
+    ),
     "lstm both ways": small(replace(SMALL, kind="lstm", bidirectional=True), task="frame"),
     "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import librosa
@@ -10,6 +11,7 @@ import pytest
 import scipy.fft
 import torch
 import torchaudio
+import torchaudio.compliance.kaldi
 
 from framecls.config import FeatureConfig
 from framecls.nn import mel
@@ -116,12 +118,34 @@ def test_mfcc_is_librosas() -> None:
 
 
 def test_mel_energies_are_librosas() -> None:
-    """As Resemblyzer takes them: no logarithm, a transform as long as the window."""
+    """No logarithm, a transform as long as the window."""
     config = FeatureConfig(kind="mel", n_fft=400, n_mels=40, f_min_hz=0.0, f_max_hz=8000.0, mel_scale="slaney")
     samples = noise_tensor(8000).numpy()
     got = FeatureExtractor(config)(torch.from_numpy(samples)[None])[0]
     wanted = np.exp(librosa_log_mel(samples, config)) - config.floor
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-7)
+
+
+KALDI = FeatureConfig(kind="fbank", n_mels=80, f_min_hz=20.0, f_max_hz=8000.0, mel_scale="kaldi", floor=1.1920929e-7)
+TELEPHONE = replace(KALDI, sample_rate=8000, window_samples=200, hop_samples=80, n_fft=256, n_mels=23, f_max_hz=4000.0)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-4])
+@pytest.mark.parametrize("config", [KALDI, TELEPHONE])
+def test_fbank_is_kaldis(config: FeatureConfig, gain: float) -> None:
+    """Its first vector begins where ours does, and silences have the same least value."""
+    samples = gain * noise_tensor(8000)[None] + 0.1 * gain
+    samples[:, 3000:5000] = 0.0
+    got = FeatureExtractor(config)(samples)[0]
+    before = (config.n_fft - config.window_samples) // 2
+    wanted = torchaudio.compliance.kaldi.fbank(
+        samples[:, before:],
+        num_mel_bins=config.n_mels,
+        sample_frequency=config.sample_rate,
+        low_freq=20.0,
+    )[: len(got)]
+    assert got.shape == wanted.shape
+    torch.testing.assert_close(got, wanted, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("level_dbfs", "louder"), [(-60.0, 1.0), (-10.0, 10 ** (-10 / 20) / 0.1)])

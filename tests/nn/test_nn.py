@@ -92,6 +92,7 @@ RUNGS = {
     "lstm": EncoderConfig(kind="lstm", dim=16, n_layers=2, n_heads=2),
     "lstm both ways": EncoderConfig(kind="lstm", bidirectional=True, subsampling=2, dim=16, n_layers=2, n_heads=2),
     "subsampled": EncoderConfig(subsampling=4, dim=16, n_layers=2, n_heads=2, ff_dim=32, kernel=5),
+    "campplus": EncoderConfig(kind="campplus", dim=32, n_layers=1, subsampling=2),
     "convolution stem": EncoderConfig(
         subsampling=4,
         dim=16,

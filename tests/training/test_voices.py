@@ -15,11 +15,11 @@ import torch
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import load_network, save_model
 from framecls.config import UNKNOWN, EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
-from framecls.errors import ConfigError, ManifestError, ModelError
+from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
 from framecls.recipes import finish
-from framecls.recipes.embed_corpus import ENOUGH_S, group_clips, project
+from framecls.recipes.embed_corpus import ENOUGH_S, group_clips
 from framecls.recipes.prepare_speaker import MOST_OF_VOICE_S, SPLIT_SOURCES, choose
 from framecls.training.data.survey import survey
 from framecls.training.examples.batch import IGNORED
@@ -300,7 +300,7 @@ def test_the_recipes_make_small_models(name: str) -> None:
     recipe = read_recipe(find_recipe(name))
     network = Network(recipe.model_config(("a", "b"), ()))
     assert network.config.gate == "speech"
-    assert sum(parameter.numel() for parameter in network.parameters()) * 2 < 6e6  # bytes of 16-bit floats
+    assert sum(parameter.numel() for parameter in network.parameters()) < 7e6
 
 
 def test_short_clips_of_one_voice_are_joined_for_the_teacher() -> None:
@@ -313,27 +313,15 @@ def test_short_clips_of_one_voice_are_joined_for_the_teacher() -> None:
     assert ENOUGH_S <= 3 * 2.0
 
 
-def test_a_teachers_vectors_are_projected_as_a_model_does(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = Network(replace(RECIPE, embedding_hidden=20).model_config((), ()))
-    save_model(network, tmp_path / "m.safetensors")
-    vectors = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32)
-    wanted = vectors @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(project(vectors, tmp_path / "m.safetensors"), wanted, atol=1e-6)
-    with pytest.raises(ModelError, match="projects vectors of 20 numbers, the teacher's have 8"):
-        project(vectors[:, :8], tmp_path / "m.safetensors")
-
-
-def test_chances_are_fitted_on_the_voices_held_out(
+def test_chances_are_fitted_on_the_voices_of_a_manifest(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "_FIT_LENGTH_S", 1.0)  # no voice of this corpus talks for longer
     torch.manual_seed(0)
     save_model(Network(RECIPE.model_config((), ())), tmp_path / "m.safetensors")
     found = finish.fit_voices(tmp_path / "m.safetensors", corpus, None)
-    assert found.figures["voices"] == 6
-    assert found.figures["items"] > 12
+    assert found.figures["voices"] == 18
+    assert found.figures["items"] > 36
     slope, offset = found.decision.same_voice
     assert slope > 0 > offset
 
