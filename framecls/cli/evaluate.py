@@ -35,8 +35,10 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.codec is not None and options.codec not in CODECS:
         raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
     recipe = load_recipe(options.recipe) if options.recipe is not None else None
+    if options.report is not None and options.report.suffix.casefold() not in (".html", ".htm"):
+        raise UsageError(f"--report {options.report}: a page is written, name it .html")
     checks.check_overwrites(
-        {"-o": options.output},
+        {"-o": options.output, "--report": options.report},
         {
             "the manifest": options.manifest,
             "the model": registry.locate(options.model),
@@ -74,6 +76,11 @@ def evaluate_model(options: EvaluateOptions) -> int:
         with atomic_write(options.output, binary=False) as stream:
             stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
         messages.note(f"{escape(str(options.output))}: written")
+    if options.report is not None and report.review is not None:
+        from framecls.output.report import write_report
+
+        write_report(report.review, options.report)
+        messages.note(f"{escape(str(options.report))}: written")
     _print_figures(figures, options.format)
     return DONE
 
@@ -91,6 +98,8 @@ def _check_timeline(options: EvaluateOptions) -> None:
         return
     if (options.length, options.codec, options.recipe) != (None, None, None):
         raise UsageError("--length, --codec and --recipe do not go with --timeline, which takes recordings as they are")
+    if options.report is not None:
+        raise UsageError("--report shows labels of frames or recordings: leave --timeline out")
     name = options.model
     if read_config(registry.locate(name)).task == "frame":
         raise UsageError(f"--timeline is for models of framecls identify, and {name} gives labels to frames already")

@@ -477,6 +477,10 @@ class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
         Path | None,
         _output("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
     ] = None
+    report: Annotated[
+        Path | None,
+        _output("--report", metavar="FILE", help="Write a page to look at and listen to: .html.", show_default=False),
+    ] = None
     format: JsonOption = "table"
 
 

@@ -17,12 +17,13 @@ body { margin: 0 auto; max-width: 1200px; padding: 1rem clamp(.75rem, 3vw, 2rem)
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h3 { font-size: .95rem; margin: .75rem 0 .25rem; } p { margin: .4rem 0; max-width: 75ch; }
 .quiet, figcaption { color: var(--quiet); font-size: .85rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 .card, figure { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .75rem; margin: 0;
   min-width: 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 500; color: var(--quiet); }
+table.prose td:last-child, table.prose th:last-child { text-align: left; white-space: normal; min-width: 18rem; }
 table.matrix td { border: 1px solid var(--line); text-align: center; min-width: 2.6rem; }
 img.heat { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
 img.sound { display: block; width: 100%; height: 90px; border-radius: 3px; }
@@ -69,11 +70,18 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table that scrolls where the page is narrow; the first column names the row."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, prose: bool = False) -> str:
+    """Return a table that scrolls where the page is narrow.
+
+    Args:
+        titles: of the columns; the first one names the row.
+        rows: text.
+        prose: the last column has sentences.
+    """
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="prose"' if prose else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def picture(uri: str, caption: str, kind: str = "heat", style: str = "") -> str:

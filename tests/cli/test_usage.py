@@ -122,7 +122,7 @@ def test_a_value_where_none_is_taken(cli: Cli) -> None:
         ("tag x.wav -f", "option '-f' requires an argument; see framecls --help"),
         ("--nope", "no such option: --nope; see framecls --help"),
         ("models a b", "got unexpected extra argument(s) (b); see framecls models --help"),
-        ("tag x.wav -f CSVV", "-f csvv: there is no such format, choose table, svg, json"),
+        ("tag x.wav -f CSVV", "-f csvv: there is no such format, choose table, svg, png"),
     ],
 )
 def test_wrong_usage_is_one_line(line: str, message: str, cli: Cli) -> None:

@@ -28,6 +28,7 @@ from framecls.training.metrics.frames import collect_frames, report_frames
 from framecls.training.metrics.measure import measure
 from framecls.training.metrics.pooled import report_pooled
 from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.review import hold_out, review
 from framecls.training.metrics.timelines import TimelineRules, measure_timelines
 from framecls.training.metrics.verification import report_voices
 from framecls.training.recipe import OptimConfig, Recipe
@@ -68,7 +69,21 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     figures = describe(report, engine.config) if report.answers is not None else report.figures
     if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
         figures |= phone_figures(engine, recordings, store, progress)
-    return replace(report, decision=engine.config.decision, figures=figures, answers=None)
+    report = replace(report, decision=engine.config.decision, figures=figures)
+    found = review(report, engine.config, recordings, _describe_test(test, len(recordings)))
+    return replace(report, answers=None, held_out=(), review=found)
+
+
+def _describe_test(test: Test, n_recordings: int) -> str:
+    part = "all" if test.split == "all" else f"the {test.split} part"
+    parts = [f"{part} of {test.manifest}: {n_recordings} recordings"]
+    if test.recipe is not None and test.recipe.mix.enabled:
+        parts.append(f"mixed as {test.recipe.name} does, so there is none to listen to")
+    elif test.length_s is not None:
+        parts.append(f"joined and cut to {test.length_s:g} s, so there is none to listen to")
+    if test.codec is not None:
+        parts.append(f"through {test.codec}")
+    return ", ".join(parts)
 
 
 def fit_decision(engine: Engine, test: Test) -> DevReport:
@@ -110,7 +125,9 @@ def _measure(
         batches = (mixtures.make_batch(number) for number in range(N_DEV_BATCHES))
         return measure(engine.network, _with_progress(batches, progress))
     frames = FrameExamples(recordings, engine.config, recipe, store)
-    return report_frames(engine.config, *collect_frames(engine, recordings, store, frames, progress))
+    logits, truth = collect_frames(engine, recordings, store, frames, progress)
+    held_out = hold_out(engine.config, recordings, logits, store)
+    return replace(report_frames(engine.config, logits, truth), held_out=held_out)
 
 
 def _read_split(engine: Engine, test: Test) -> list[Recording]:
@@ -183,4 +200,5 @@ def _whole_recordings(
         sources.append(recording.source)
         if progress is not None:
             progress(number, len(recordings))
-    return report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
+    report = report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
+    return replace(report, held_out=hold_out(engine.config, recordings, logits, store))

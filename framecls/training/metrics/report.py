@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.config import DecisionConfig
+from framecls.report import HeldOut, TrainingReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,3 +28,5 @@ class DevReport:
     decision: DecisionConfig  # with thresholds and temperature fitted on these examples
     figures: dict[str, Any] = field(default_factory=dict)  # numbers for tables, JSON and the model card
     answers: Answers | None = field(default=None, repr=False, compare=False)
+    held_out: tuple[HeldOut, ...] = field(default=(), repr=False, compare=False)  # recordings that were heard whole
+    review: TrainingReport | None = field(default=None, repr=False, compare=False)  # for a page
