@@ -27,7 +27,8 @@ from framecls.inference.engine import Engine, load_engine
 from framecls.inference.windows import stitch
 from framecls.recipes.teachers import FireRed, YamNet, at_frames
 from framecls.training.data.clips import open_clips
-from framecls.training.data.manifest import read_manifest, split_recordings
+from framecls.training.data.manifest import read_manifest
+from framecls.training.data.splits import split_recordings
 from framecls.training.examples.frames import FrameExamples
 from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
 from framecls.training.examples.mixtures import MixtureExamples

@@ -30,7 +30,8 @@ from framecls.config import UNKNOWN, ReadOptions
 from framecls.inference.engine import Engine, load_engine
 from framecls.speakers.recognition import pool_vectors
 from framecls.training.data.clips import ClipStore, open_clips
-from framecls.training.data.manifest import Recording, read_manifest, split_recordings
+from framecls.training.data.manifest import Recording, read_manifest
+from framecls.training.data.splits import split_recordings
 from framecls.training.examples.augment import Samples, augment_batch
 from framecls.training.examples.batch import NoiseBank
 from framecls.training.examples.voices import VoiceExamples

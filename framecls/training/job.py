@@ -12,17 +12,9 @@ from framecls.errors import ConfigError, ManifestError
 from framecls.training.choices import SplitBy
 from framecls.training.data.clips import ClipStore, array_size, open_clips
 from framecls.training.data.labels import LabelSettings
-from framecls.training.data.manifest import (
-    Parts,
-    Recording,
-    check_labels,
-    choose_split_by,
-    find_labels,
-    find_phones,
-    read_manifest,
-    split_recordings,
-)
+from framecls.training.data.manifest import Recording, check_labels, find_labels, find_phones, read_manifest
 from framecls.training.data.phones import with_phones
+from framecls.training.data.splits import Parts, choose_split_by, split_recordings
 from framecls.training.examples.teachers import FrameTeacher, VoiceTeacher, read_frame_teacher, read_voice_teacher
 from framecls.training.examples.voices import find_dev_fault
 from framecls.training.recipe import Recipe

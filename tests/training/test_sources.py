@@ -29,7 +29,8 @@ from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, 
 from framecls.training.data.labels.rows import Row
 from framecls.training.data.labels.textgrid import read_textgrid
 from framecls.training.data.labels.walk import list_files
-from framecls.training.data.manifest import Recording, read_manifest, split_recordings
+from framecls.training.data.manifest import Recording, read_manifest
+from framecls.training.data.splits import split_recordings
 from framecls.training.data.survey import survey
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train

@@ -24,7 +24,8 @@ from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
 from framecls.training.data import clips
 from framecls.training.data.clips import open_clips
-from framecls.training.data.manifest import read_manifest, split_recordings
+from framecls.training.data.manifest import read_manifest
+from framecls.training.data.splits import split_recordings
 from framecls.training.examples.augment import (
     augment_batch,
     coloured_noise,

@@ -1,8 +1,7 @@
-"""Recordings with their labels: read from a manifest or label files, grouped by file, and split into train and dev."""
+"""Recordings with their labels: read from a manifest or label files, and grouped by file."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -11,14 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from framecls.errors import ManifestError
-from framecls.training.choices import SplitBy
 from framecls.training.data.labels import ARRAY_SUFFIXES, Found, LabelSettings, Row, Split, read_rows
 
 _log = logging.getLogger(__name__)
 
-_DEV_SHARE = 0.15
-# Whole sources go to dev only if that leaves enough on both sides.
-_SOURCE_SHARE = (0.03, 0.4)
 _MAX_NAME = 300  # characters of a file name in a message
 
 
@@ -187,130 +182,6 @@ def _record(row: Row, root: Path, reading: LabelSettings) -> Recording:
         is_named=bool(row.speaker),
         name=name,
     )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The train and dev recordings, and how they were split."""
-
-    train: list[Recording]
-    dev: list[Recording]
-    how: str
-    shared: tuple[str, ...]  # named speakers on both sides all the same
-
-    def find_fault(self) -> str | None:
-        """Return which side is empty, in words; None if neither is."""
-        for name, side in (("train", self.train), ("dev", self.dev)):
-            if not side:
-                return f"the {name} split is empty: name more speakers, or give each row a split, train or dev"
-        return None
-
-
-def split_recordings(recordings: Sequence[Recording], seed: int = 0, by: SplitBy | None = None) -> Parts:
-    """Split recordings into train and dev.
-
-    Recordings whose split is given stay there. Of the others, about one speaker in seven goes to dev with all of their
-    recordings, since a speaker of the training set is no test.
-
-    Args:
-        recordings: all of them.
-        seed: of the random choice.
-        by: what stays together: a speaker; a source, with every speaker in it; or a file. None: the source where every
-            recording names one and enough is left on both sides, else the speaker, or the file where the label itself
-            is the speaker.
-    """
-    free = [recording for recording in recordings if recording.split is None]
-    if not free:
-        return _split(recordings, {}, "as given")
-    given = "" if len(free) == len(recordings) else " where no split is given"
-    if by is not None:
-        return _split(recordings, _choose_sides(free, seed, by), f"by {by}{given}")
-    if all(recording.is_named and recording.speaker == recording.label for recording in free):
-        return _split(
-            recordings, _choose_sides(free, seed, "file"), f"by file{given}, since the labels are the speakers"
-        )
-    if all(recording.source for recording in free) and len({recording.source for recording in free}) > 1:
-        parts = _split(recordings, _choose_sides(free, seed, "source"), f"by speaker and source{given}")
-        if _has_enough(parts):
-            return parts
-        given += " (whole sources would leave too little on one side, or a label on one side only)"
-    named = any(recording.is_named for recording in free)
-    how = "by speaker" if named else "by file, since no speakers are named"
-    return _split(recordings, _choose_sides(free, seed, "speaker"), f"{how}{given}")
-
-
-def choose_split_by(asked: SplitBy | None, *, voices: bool) -> SplitBy | None:
-    """Return what stays together in `split_recordings`: as asked for, else as the kind of model needs.
-
-    A model of voices is for new speakers, so none may be on both sides although the speaker is the label.
-    """
-    return asked or ("speaker" if voices else None)
-
-
-def _split(recordings: Sequence[Recording], chosen: dict[Path, Split], how: str) -> Parts:
-    sides = [recording.split or chosen[recording.file] for recording in recordings]
-    train = [recording for recording, side in zip(recordings, sides, strict=True) if side == "train"]
-    dev = [recording for recording, side in zip(recordings, sides, strict=True) if side == "dev"]
-    return Parts(train, dev, how, tuple(sorted(_named(train) & _named(dev))))
-
-
-def _named(recordings: Iterable[Recording]) -> set[str]:
-    return {name for recording in recordings if recording.is_named for name in (recording.speaker, *recording.others)}
-
-
-def _has_enough(parts: Parts) -> bool:
-    share = len(parts.dev) / (len(parts.train) + len(parts.dev))
-    is_learnt = set(find_labels(parts.dev)) <= set(find_labels(parts.train))
-    return _SOURCE_SHARE[0] <= share <= _SOURCE_SHARE[1] and is_learnt
-
-
-def _choose_sides(recordings: Sequence[Recording], seed: int, by: SplitBy) -> dict[Path, Split]:
-    """Choose a side for each recording at random; those with a speaker (or source, or file) in common share a side."""
-    groups_of = _DisjointSets()
-    for recording in recordings:
-        groups_of.join(_keys(recording, by))
-    groups = {recording.file: groups_of.representative(_keys(recording, by)[0]) for recording in recordings}
-    numbers = {key: _random_number(seed, key) for key in groups.values()}
-    dev = {key for key, number in numbers.items() if number < _DEV_SHARE}
-    if len(numbers) > 1 and not dev:  # of few groups none may be chosen
-        dev = {min(numbers, key=numbers.__getitem__)}
-    elif len(numbers) > 1 and len(dev) == len(numbers):
-        dev.remove(max(numbers, key=numbers.__getitem__))
-    return {file: "dev" if key in dev else "train" for file, key in groups.items()}
-
-
-def _random_number(seed: int, key: str) -> float:
-    """Return a random number in [0, 1) that depends on seed and name alone."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32
-
-
-def _keys(recording: Recording, by: SplitBy) -> list[str]:
-    if by == "file":
-        return [recording.name]
-    speakers = [recording.speaker, *recording.others]
-    return [f"source {recording.source}", *speakers] if by == "source" and recording.source else speakers
-
-
-class _DisjointSets:
-    """Sets of names that stay together (union-find)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def representative(self, key: str) -> str:
-        """Return the alphabetically first name of the set of a name."""
-        root = key
-        while self._parent.setdefault(root, root) != root:
-            root = self._parent[root]
-        while self._parent[key] != root:
-            self._parent[key], key = root, self._parent[key]
-        return root
-
-    def join(self, keys: Sequence[str]) -> None:
-        first, *others = sorted({self.representative(key) for key in keys})
-        for other in others:
-            self._parent[other] = first
 
 
 def find_labels(recordings: Iterable[Recording]) -> tuple[str, ...]:

@@ -11,14 +11,8 @@ from typing import Any
 
 from framecls.errors import ManifestError
 from framecls.training.data.clips import check_kind, late_spans, measure_lengths
-from framecls.training.data.manifest import (
-    Parts,
-    Recording,
-    Span,
-    find_labels,
-    find_unknown_labels,
-    load_manifest,
-)
+from framecls.training.data.manifest import Recording, Span, find_labels, find_unknown_labels, load_manifest
+from framecls.training.data.splits import Parts
 from framecls.training.examples.voices import find_dev_fault
 from framecls.training.job import Job, choose_features, find_label_fault, reading, split
 from framecls.training.recipe import Recipe

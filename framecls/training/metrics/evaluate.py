@@ -16,7 +16,8 @@ from framecls.speakers.recognition import pool_vectors
 from framecls.training.choices import MeasuredSplit, SplitBy
 from framecls.training.data.clips import ClipStore, CodecStore, check_features, open_clips
 from framecls.training.data.labels import LabelSettings
-from framecls.training.data.manifest import Recording, check_labels, choose_split_by, read_manifest, split_recordings
+from framecls.training.data.manifest import Recording, check_labels, read_manifest
+from framecls.training.data.splits import choose_split_by, split_recordings
 from framecls.training.examples.batch import Batch
 from framecls.training.examples.frames import FrameExamples
 from framecls.training.examples.loader import DEV_NUMBER, N_DEV_BATCHES
