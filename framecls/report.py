@@ -25,7 +25,7 @@ _STEPS = 255  # a score is kept to a 255th
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over folds."""
+    """A figure of all clips held out, and how it differs from fold to fold."""
 
     mean: float
     spread: float = 0.0  # standard deviation over the folds; 0 of a single one
@@ -36,8 +36,8 @@ class Epoch:
     """A pass over the training clips of one fold."""
 
     fold: int  # from 1; 0: the final model, which learns from everything and is measured on nothing
-    epoch: int  # from 1
-    loss: float
+    epoch: int  # 0: before the first step
+    loss: float | None  # the mean of its steps
     score: float | None = None  # on the clips held out, as `TrainingReport.score_name`; None: not measured
 
 

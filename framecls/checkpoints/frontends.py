@@ -68,10 +68,14 @@ _NOT_STORED = ("id2label", "label2id", "architectures", "transformers_version", 
 _MOST_CHARACTERS = 200  # of a name in a message
 
 
-def look_up(config: FeatureConfig) -> FeatureConfig:
+def look_up(config: FeatureConfig, *, own_rate: bool = False) -> FeatureConfig:
     """Return settings of pre-trained features with all that their source says of itself; others as they are.
 
     Weights that have to be fetched are fetched now.
+
+    Args:
+        config: what the recipe says.
+        own_rate: take the vectors of a framecls model at its own frame rate, though its convolutions give more.
 
     Raises:
         PackageError: the encoder is one of transformers, which does not load.
@@ -81,7 +85,7 @@ def look_up(config: FeatureConfig) -> FeatureConfig:
     if config.kind != "pretrained" or config.pretrained.architecture:
         return config
     if config.pretrained.model:
-        return _look_up_model(config)
+        return _look_up_model(config, own_rate)
     is_bundle = config.pretrained.source.startswith(BUNDLE_PREFIX)
     found = _look_up_bundle(config.pretrained) if is_bundle else _look_up_transformers(config.pretrained)
     open_frontend(found, config.pretrained.source)
@@ -164,7 +168,7 @@ def _check_layer(config: PretrainedConfig, n_layers: int) -> int:
 # Lower layers of a framecls model
 
 
-def _look_up_model(config: FeatureConfig) -> FeatureConfig:
+def _look_up_model(config: FeatureConfig, own_rate: bool) -> FeatureConfig:
     """See `look_up`: the encoder of a framecls model, with a vector every 20 ms if its stem is that of Whisper."""
     asked = config.pretrained
     path = registry.locate(asked.model)
@@ -173,13 +177,13 @@ def _look_up_model(config: FeatureConfig) -> FeatureConfig:
     if features.kind not in ("logmel", "mfcc"):
         raise ConfigError(f"{asked.source}: it has a pre-trained encoder itself: name that")
     # Two convolutions halve the rate; the mean that may follow is for speed.
-    subsampling = 2 if encoder.stem == "convolution" else encoder.subsampling
+    subsampling = 2 if encoder.stem == "convolution" and not own_rate else encoder.subsampling
     encoder = replace(encoder, n_layers=_check_layer(asked, encoder.n_layers), subsampling=subsampling)
     shipped = asked.model in registry.names()
     found = replace(
         asked,
         source=asked.source if shipped else path.name,
-        carried=asked.tuned or not shipped,
+        carried=asked.carried or asked.tuned or not shipped,
         family="framecls",
         architecture={
             "features": {key: value for key, value in to_dict(features).items() if key != "pretrained"},

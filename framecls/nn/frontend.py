@@ -153,18 +153,28 @@ class PretrainedFrontend(nn.Module):
         Returns:
             (batch, vector, feature), each vector of mean 0 and variance 1; zero where padded.
         """
+        layers = self._run(waveform, n_vectors)
+        return self._masked(layers[-1] if self.mix is None else self._mixed(layers, self.mix), n_vectors)
+
+    def layers(self, waveform: Tensor, n_vectors: Tensor | None = None) -> list[Tensor]:
+        """Return the vectors of each layer; arguments and shapes are those of `forward`."""
+        return [self._masked(layer, n_vectors) for layer in self._run(waveform, n_vectors)]
+
+    def _run(self, waveform: Tensor, n_vectors: Tensor | None) -> list[Tensor]:
+        """Return for each layer (batch, vector, feature), each vector normalised."""
         encoder = self.encoder if self.encoder is not None else self._unregistered[0].to(waveform.device)
         with torch.set_grad_enabled(self.config.tuned and torch.is_grad_enabled()):
             layers = encoder(waveform, n_vectors)
-        vectors = self._combine(layers)
+        wanted = layers if self.mix is not None else layers[-1:]
+        return [functional.layer_norm(layer, layer.shape[-1:]) for layer in wanted]
+
+    def _mixed(self, layers: Sequence[Tensor], mix: Tensor) -> Tensor:
+        """Return the learnt mix of normalised layers, normalised."""
+        mixed = torch.stack(list(layers), dim=-1) @ mix.softmax(dim=0)
+        return functional.layer_norm(mixed, mixed.shape[-1:])
+
+    def _masked(self, vectors: Tensor, n_vectors: Tensor | None) -> Tensor:
+        """Return vectors with zeros where padded."""
         if n_vectors is None:
             return vectors
         return vectors * (torch.arange(vectors.shape[1], device=vectors.device) < n_vectors.unsqueeze(1)).unsqueeze(2)
-
-    def _combine(self, layers: Sequence[Tensor]) -> Tensor:
-        """Return the last layer, or the learnt mix of all, each vector normalised."""
-        if self.mix is None:
-            return functional.layer_norm(layers[-1], layers[-1].shape[-1:])
-        normed = [functional.layer_norm(layer, layer.shape[-1:]) for layer in layers]
-        mixed = torch.stack(normed, dim=-1) @ self.mix.softmax(dim=0)
-        return functional.layer_norm(mixed, mixed.shape[-1:])

@@ -198,6 +198,29 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """A head on an encoder that stays as it is, which hears each recording once."""
+
+    enabled: bool = False
+    folds: int = 0  # in which clips are held out; 0: five, or three of 200 clips or more
+    epochs: int = 8  # at most: as many are learnt as were best on clips held out
+    layers: tuple[int, ...] = (3, 4, 5, 6)  # of the encoder, of which the best on a sample is taken
+    dropout: float = 0.2  # before the last layer
+    inverse_penalty: float = 0.1  # of the linear probe that the head begins as: scikit-learn's C
+    # What each label is to reach where it is given, of clips or frames held out; None: thresholds of the best F1.
+    precision: float | None = None
+    curve: bool = True  # train on half of the clips too, to see whether more would help
+
+    def __post_init__(self) -> None:
+        _require(self.folds == 0 or 2 <= self.folds <= 20, "folds must be in 2..20, or 0")
+        _require(self.precision is None or 0 < self.precision < 1, "precision must be between 0 and 1")
+        _require(0 <= self.epochs <= 1000, "epochs must be in 0..1000")
+        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+        _require(0 < self.inverse_penalty < 1e6, "inverse_penalty must be in (0, 1e6)")
+        _require(bool(self.layers) and min(self.layers) >= 1, "layers must be 1 or more")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole training run, but for the data."""
 
@@ -223,6 +246,7 @@ class Recipe:
     voices: VoiceConfig = field(default_factory=VoiceConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     card: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,159 @@
+"""Decisions learnt from clips held out: temperature, thresholds, and the least lengths of segments and gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecls.config import DecisionConfig
+from framecls.inference.segments import clean_runs, find_runs
+from framecls.training.metrics import scores as metrics
+
+_SHARES = (0.0, 0.25, 0.5, 0.75)  # of the shortest usual length that are tried as the least
+_SHORTEST = 0.1  # quantile of the lengths of labelled segments, and of the gaps between them
+_MATCH = 0.3  # intersection over union from which a segment is found
+_NEVER = 1.0  # threshold of a label that reaches the wanted precision nowhere
+
+Scores = NDArray[np.float32]
+Truth = NDArray[np.bool_]
+
+
+def choose_threshold(scores: Scores, truth: Truth, n_missed: int = 0, precision: float | None = None) -> float:
+    """Return the threshold of best F1; of precisions from a wanted one on, that with the most found.
+
+    It lies in the middle between two scores, so that it does not hang on one of them.
+
+    Args:
+        scores: (item,) of those that could be given the label.
+        truth: (item,) whether it holds.
+        n_missed: how many more have the label and cannot be given it, whatever the threshold.
+        precision: that is wanted, 0..1; None: the best F1.
+    """
+    if not truth.any():
+        return _NEVER
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], truth[order].cumsum()
+    found = np.arange(1, len(ranked) + 1)
+    is_last = np.append(ranked[1:] != ranked[:-1], True)  # of equal scores all count or none
+    if precision is None:
+        value = 2 * hits / (found + truth.sum() + n_missed)
+    else:
+        value = np.where(hits / found >= precision, hits, -1)
+    value = np.where(is_last, value, -1)
+    best = int(value.argmax())
+    if value[best] <= 0:
+        return _NEVER
+    below = float(ranked[best + 1]) if best + 1 < len(ranked) else 0.0
+    return round((float(ranked[best]) + below) / 2, 4)
+
+
+def decide_clips(
+    logits: Scores, truth: NDArray[np.int64], labels: Sequence[str], precision: float | None = None
+) -> DecisionConfig:
+    """Learn how a pooled model decides.
+
+    Args:
+        logits: (clip, label) of clips held out.
+        truth: (clip,) label indices.
+        labels: of the model.
+        precision: that each label is to reach where it is given; None: the best F1.
+    """
+    decision = DecisionConfig(temperature=metrics.fit_temperature(logits, truth))
+    probabilities = softmax(logits / decision.temperature)
+    answers = probabilities.argmax(axis=1)
+    thresholds = {}
+    for index, label in enumerate(labels):
+        given, holds = answers == index, truth == index
+        missed = int((holds & ~given).sum())
+        thresholds[label] = choose_threshold(probabilities[given, index], holds[given], missed, precision)
+    return replace(decision, thresholds=thresholds)
+
+
+def softmax(logits: Scores) -> Scores:
+    """Return (..., label) probabilities."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+def sigmoid(logits: Scores) -> Scores:
+    """Return the probability of each label alone."""
+    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+def decide_frames(
+    scores: Sequence[Scores],
+    truth: Sequence[Truth],
+    labels: Sequence[str],
+    hop_s: float,
+    precision: float | None = None,
+) -> DecisionConfig:
+    """Learn how a model of overlapping labels decides.
+
+    Args:
+        scores: of each recording held out, (frame, label) probabilities.
+        truth: of each, (frame, label).
+        labels: of the model.
+        hop_s: seconds of a frame.
+        precision: that each label is to reach, of frames; None: the best F1.
+    """
+    flat, holds = np.concatenate(scores), np.concatenate(truth)
+    thresholds = {
+        label: choose_threshold(flat[:, column], holds[:, column], 0, precision) for column, label in enumerate(labels)
+    }
+    cuts = np.array([thresholds[label] for label in labels], np.float32)
+    lengths, gaps = _usual_lengths(truth)
+    tried = {(round(a * lengths), round(b * gaps)) for a, b in product(_SHARES, _SHARES)}
+    found = [rows >= cuts for rows in scores]
+    # Of equally good ones the mildest.
+    best = max(sorted(tried), key=lambda pair: (round(segment_f1(found, truth, *pair), 3), -pair[0] - pair[1]))
+    return DecisionConfig(
+        thresholds=thresholds, min_duration_s=round(best[0] * hop_s, 3), min_gap_s=round(best[1] * hop_s, 3)
+    )
+
+
+def _usual_lengths(truth: Sequence[Truth]) -> tuple[float, float]:
+    """Return how many frames the shorter segments of the truth have, and the shorter gaps within a label."""
+    runs = [find_runs(rows[:, column]) for rows in truth for column in range(rows.shape[1])]
+    lengths = [last - first for each in runs for first, last in each]
+    gaps = [second[0] - first[1] for each in runs for first, second in pairwise(each)]
+    shortest = float(np.quantile(lengths, _SHORTEST)) if lengths else 0.0
+    return shortest, min(float(np.quantile(gaps, _SHORTEST)), shortest) if gaps else shortest
+
+
+def segment_f1(found: Sequence[Truth], truth: Sequence[Truth], min_frames: int, min_gap_frames: int) -> float:
+    """Return the mean over labels of the F1 of segments.
+
+    Args:
+        found: of each recording, (frame, label) whether the label reaches its threshold.
+        truth: of each, (frame, label) whether it holds.
+        min_frames: shorter segments are dropped.
+        min_gap_frames: closer ones are joined before.
+    """
+    values = []
+    for column in range(truth[0].shape[1]):
+        hits = n_found = n_true = 0
+        for rows, holds in zip(found, truth, strict=True):
+            given = clean_runs(find_runs(rows[:, column]), min_frames, min_gap_frames)
+            wanted = find_runs(holds[:, column])
+            hits += count_matches(given, wanted)
+            n_found, n_true = n_found + len(given), n_true + len(wanted)
+        if n_true:
+            values.append(2 * hits / (n_found + n_true))
+    return float(np.mean(values)) if values else 0.0
+
+
+def count_matches(given: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, int]]) -> int:
+    """Return how many wanted segments are found: each by one segment that mostly covers the same frames."""
+    left, hits = list(given), 0
+    for first, last in wanted:
+        for run in left:
+            shared = min(last, run[1]) - max(first, run[0])
+            if shared > 0 and shared >= _MATCH * (max(last, run[1]) - min(first, run[0])):
+                left.remove(run)
+                hits += 1
+                break
+    return hits

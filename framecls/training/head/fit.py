@@ -1,0 +1,295 @@
+"""Fit a head: first a linear one, by logistic regression, then all of it from there.
+
+Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution": what a linear
+probe finds in the vectors of a frozen encoder is kept where the layers above it begin with it. The layers of
+self-attention begin as identities, so before the first step the network is the linear probe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from framecls.config import FeatureConfig, ModelConfig
+from framecls.nn.network import Network
+from framecls.nn.pooling import AttentiveStatisticsPooling
+from framecls.training.examples.batch import IGNORED
+from framecls.training.recipe import Recipe
+
+_MOST_FRAMES = 8000  # that principal components, and the linear probe of frames, are found by
+_CROP = (0.4, 1.0)  # share of a window that an example is cut to
+_MASKED = 0.1  # share of an example's frames that is hidden (SpecAugment, Park et al. 2019)
+_LEAST_BATCHES, _MOST_BATCHES = 8, 40  # of an epoch
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Windows of recordings with their truth."""
+
+    vectors: list[Tensor]  # of each window (frame, channel) 16-bit floats
+    targets: list[Tensor]  # (frame, label) 0..1, (frame,) label index or `IGNORED`; of a pooled task () label index
+    owners: NDArray[np.int64]  # (window,) the number of its recording
+
+    def of(self, recordings: NDArray[np.int64]) -> Examples:
+        """Return the windows of some recordings."""
+        kept = np.flatnonzero(np.isin(self.owners, recordings)).tolist()
+        return Examples([self.vectors[i] for i in kept], [self.targets[i] for i in kept], self.owners[kept])
+
+
+Watcher = Callable[[int, float, Network], None]  # told the epoch, its mean loss, and the network after it
+
+
+def head_config(config: ModelConfig) -> ModelConfig:
+    """Return the settings of a network that takes the vectors of a model's frames, and is the model above them."""
+    features = FeatureConfig(
+        "precomputed",
+        max(1, round(1 / config.hop_s)),
+        window_samples=1,
+        hop_samples=1,
+        precomputed_dim=config.features.dim,
+    )
+    return replace(config, features=features, encoder=replace(config.encoder, subsampling=1), gate="")
+
+
+def fit_head(config: ModelConfig, recipe: Recipe, examples: Examples, epochs: int, watch: Watcher) -> Network:
+    """Fit a head to examples.
+
+    Args:
+        config: of the head, see `head_config`.
+        recipe: optimizer, regularisation, and how many epochs the learning rate is planned for.
+        examples: to learn from.
+        epochs: after which to stop; 0: the linear probe.
+        watch: called with the probe as epoch 0, and after each epoch.
+    """
+    torch.manual_seed(recipe.optim.seed)
+    rng = np.random.default_rng((recipe.optim.seed, 7))
+    network = Network(config)
+    _begin_as_probe(network, recipe, examples, rng)
+    watch(0, math.nan, network.eval())
+    if not epochs:
+        return network
+    with torch.no_grad():
+        projected = [network.encoder.input(window.float()) for window in examples.vectors]
+    parameters = [*network.encoder.layers.parameters(), *network.encoder.norm.parameters(), *network.head.parameters()]
+    parameters += network.pooling.parameters() if network.pooling is not None else []
+    optim = recipe.optim
+    optimizer = torch.optim.AdamW(parameters, lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    n_rows = max(4, round(optim.batch_s / (config.window.length_s * sum(_CROP) / 2)))
+    n_batches = int(np.clip(len(projected) / n_rows, _LEAST_BATCHES, _MOST_BATCHES))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, optim.learning_rate, total_steps=recipe.head.epochs * n_batches + 1, pct_start=0.1
+    )
+    weights = window_weights(examples, config)
+    for epoch in range(1, epochs + 1):
+        network.train()
+        losses = []
+        for _ in range(n_batches):
+            rows = rng.choice(len(projected), n_rows, p=weights)
+            cut = [_crop(projected[row], examples.targets[row], rng) for row in rows]
+            x, mask = pad([vectors for vectors, _ in cut])
+            loss = _loss(answer(network, x, mask, recipe.head.dropout), [target for _, target in cut], mask, recipe)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+        watch(epoch, float(np.mean(losses)), network.eval())
+    return network
+
+
+def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
+    """Return the logits of projected vectors.
+
+    Args:
+        network: the head.
+        x: (window, frame, channel) what its input layer made of vectors.
+        mask: (window, frame) True = real.
+        dropout: before the last layer, in training.
+    """
+    logits: Tensor = network.head(functional.dropout(_describe(network, x, mask), dropout, network.training))
+    return logits
+
+
+def _describe(network: Network, x: Tensor, mask: Tensor) -> Tensor:
+    """Return what the last layer reads: (window, number) pooled, or (window, frame, channel)."""
+    x = network.encoder.run_layers(network.encoder.dropout(x), mask, 0, len(network.encoder.layers))
+    return x if network.pooling is None else network.pooling(x, mask)
+
+
+@torch.inference_mode()
+def predict(network: Network, windows: Sequence[Tensor], n_at_once: int = 32) -> list[NDArray[np.float32]]:
+    """Return for each of (frame, channel) windows the logits: (label,), or (frame, label)."""
+    found: list[NDArray[np.float32]] = []
+    for first in range(0, len(windows), n_at_once):
+        part = windows[first : first + n_at_once]
+        vectors, mask = pad([window.float() for window in part])
+        logits = answer(network, network.encoder.project(vectors, mask), mask).numpy()
+        found += [row[: len(window)] if row.ndim == 2 else row for row, window in zip(logits, part, strict=True)]
+    return found
+
+
+def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return (row, frame, channel), zeros where padded, and the (row, frame) mask."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True), mask
+
+
+def window_weights(examples: Examples, config: ModelConfig) -> NDArray[np.float64]:
+    """Return (window,) the chances of windows, so that each label, and "none", is heard as often as the others."""
+    has = np.zeros((len(examples.targets), len(config.labels) + 1))
+    for row, target in enumerate(examples.targets):
+        if target.ndim == 2:
+            has[row, :-1] = target.amax(dim=0).numpy()
+            has[row, -1] = not bool((target > 0).any())
+        else:
+            has[row, np.unique(target[target != IGNORED].numpy())] = 1
+    if config.task == "pooled":  # a long recording counts no more than a short one
+        has /= np.bincount(examples.owners)[examples.owners][:, None]
+    totals = has.sum(axis=0)
+    weights = (has / np.where(totals > 0, totals, 1)).sum(axis=1)
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def _crop(vectors: Tensor, target: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Cut a window to a part of it, and hide a few frames."""
+    n_frames = max(1, math.ceil(len(vectors) * rng.uniform(*_CROP)))
+    first = int(rng.integers(0, len(vectors) - n_frames + 1))
+    cut = vectors[first : first + n_frames]
+    n_masked = int(n_frames * _MASKED * rng.random())
+    if n_masked:
+        at = int(rng.integers(0, n_frames - n_masked + 1))
+        cut = cut.clone()
+        cut[at : at + n_masked] = 0
+    return cut, target if target.ndim == 0 else target[first : first + n_frames]
+
+
+def _loss(logits: Tensor, targets: Sequence[Tensor], mask: Tensor, recipe: Recipe) -> Tensor:
+    smoothing = recipe.optim.label_smoothing
+    if targets[0].ndim == 0:
+        return functional.cross_entropy(logits, torch.stack(list(targets)), label_smoothing=smoothing)
+    truth = torch.cat(list(targets))
+    if truth.ndim == 2:
+        return functional.binary_cross_entropy_with_logits(logits[mask], truth)
+    if not truth.ne(IGNORED).any():
+        return 0 * logits.sum()
+    return functional.cross_entropy(logits[mask], truth, ignore_index=IGNORED, label_smoothing=smoothing)
+
+
+def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: np.random.Generator) -> None:
+    """Make a network of whitened principal components, identities, and a linear probe."""
+    encoder, config = network.encoder, network.config
+    _whiten(encoder.input, examples, rng)
+    encoder.init_identity(0)
+    if isinstance(network.pooling, AttentiveStatisticsPooling):  # plain statistics
+        last = network.pooling.attention[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    network.eval()
+    described, truth = [], []
+    with torch.inference_mode():
+        for first in range(0, len(examples.vectors), 64):
+            vectors, mask = pad([window.float() for window in examples.vectors[first : first + 64]])
+            rows = _describe(network, encoder.project(vectors, mask), mask)
+            described.append(rows if network.pooling is not None else rows[mask])
+    if network.pooling is not None:
+        truth = [torch.stack(examples.targets)]
+        weights = window_weights(examples, config)
+    else:
+        truth = [torch.cat(examples.targets)]
+        weights = np.ones(len(truth[0]))
+    x, y = torch.cat(described).numpy(), truth[0].numpy()
+    if network.pooling is None:
+        some = _sample_frames(y, rng)
+        x, y, weights = x[some], y[some], weights[some]
+    weight, bias = fit_linear(x, y, weights / weights.mean(), len(config.labels), recipe.head.inverse_penalty)
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(weight))
+        network.head.bias.copy_(torch.from_numpy(bias))
+
+
+def _whiten(layer: nn.Module, examples: Examples, rng: np.random.Generator) -> None:
+    """Make a linear layer give the first principal components of vectors, each of variance 1."""
+    assert isinstance(layer, nn.Linear)
+    frames = torch.cat(examples.vectors)
+    frames = frames[torch.from_numpy(rng.permutation(len(frames))[:_MOST_FRAMES])].float()
+    mean = frames.mean(dim=0)
+    centred = frames - mean
+    values, directions = torch.linalg.eigh(centred.T @ centred / len(frames))  # ascending
+    size = min(layer.out_features, layer.in_features)
+    chosen = directions[:, -size:].flip(1) / values[-size:].flip(0).clamp(min=_EPSILON).sqrt()
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[:size] = chosen.T
+        layer.bias.copy_(-(layer.weight @ mean))
+
+
+def _sample_frames(truth: NDArray[np.float32] | NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the numbers of frames for the probe: of each label as many, and of those without any."""
+    if truth.ndim == 2:
+        columns = [*(truth > 0).T, ~(truth > 0).any(axis=1)]
+    else:
+        columns = [np.asarray(truth == label) for label in np.unique(truth[truth != IGNORED])]
+    each = _MOST_FRAMES // max(1, len(columns))
+    picked = [rng.permutation(np.flatnonzero(column))[:each] for column in columns]
+    return np.unique(np.concatenate(picked)).astype(np.int64)
+
+
+def fit_linear(
+    x: NDArray[np.float32],
+    truth: NDArray[np.float32] | NDArray[np.int64],
+    weights: NDArray[np.float64],
+    n_labels: int,
+    inverse_penalty: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fit a logistic regression on standardised numbers.
+
+    Args:
+        x: (item, number).
+        truth: (item,) label indices, or (item, label) 0 or 1 of labels that may overlap.
+        weights: (item,) of mean 1.
+        n_labels: of the model; one that no item has is never the answer.
+        inverse_penalty: scikit-learn's C.
+
+    Returns:
+        (label, number) weights and (label,) biases for the numbers as they are.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, deviation = x.mean(axis=0), x.std(axis=0) + _EPSILON
+    scaled = (x - mean) / deviation
+    weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -8.0)
+    model = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3)
+    if truth.ndim == 2:
+        balanced = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3, class_weight="balanced")
+        for label in range(n_labels):
+            holds = truth[:, label] > 0
+            if holds.any() and not holds.all():
+                balanced.fit(scaled, holds, sample_weight=weights)
+                weight[label], bias[label] = balanced.coef_[0], balanced.intercept_[0]
+            elif holds.any():
+                bias[label] = 8.0
+    else:
+        known = np.unique(truth)
+        if len(known) > 1:
+            model.fit(scaled, truth, sample_weight=weights)
+            weight[known], bias[known] = _by_label(model.coef_), _by_label(model.intercept_)
+        else:
+            bias[known] = 8.0
+    weight /= deviation
+    return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
+
+
+def _by_label(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a row for each of two labels where scikit-learn gives one for both."""
+    return np.concatenate([-values / 2, values / 2]) if len(values) == 1 else values

@@ -1,0 +1,279 @@
+"""A run: hear each recording once, fit heads while a part is held out, decide by what they say there, fit the last."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framecls.checkpoints.frontends import look_up
+from framecls.checkpoints.network import new_network, save_model
+from framecls.config import ModelConfig, PretrainedConfig
+from framecls.errors import ConfigError, ManifestError, OutputError
+from framecls.inference.engine import Engine
+from framecls.inference.windows import Window, WindowOutput, stitch
+from framecls.nn.network import Network
+from framecls.report import Epoch, TrainingReport, report_path
+from framecls.training.data.clips import ClipStore, array_size, open_clips
+from framecls.training.data.manifest import Recording, find_labels, read_manifest
+from framecls.training.data.splits import assign_folds
+from framecls.training.examples.frames import FrameExamples, hard_targets
+from framecls.training.head.choose import choose_layer
+from framecls.training.head.fit import Examples, Watcher, fit_head, head_config, predict
+from framecls.training.head.measure import Answers, score_fold
+from framecls.training.head.plan import Plan, plan_folds
+from framecls.training.head.report import Findings, make_report
+from framecls.training.head.vectors import Heard, Hearing, VectorCache, hear
+from framecls.training.job import Job, find_label_fault, reading
+from framecls.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how a run goes."""
+
+    show: Callable[[str, float, float], None] = lambda what, done, total: None  # what is done, how much of how much
+    note: Callable[[str], None] = lambda line: None  # a sentence
+
+
+@dataclass(eq=False)
+class Course:
+    """A run on its way."""
+
+    job: Job
+    recipe: Recipe
+    listener: Listener
+    recordings: list[Recording]
+    plan: Plan
+    config: ModelConfig
+    store: ClipStore
+    examples: Examples = field(default_factory=lambda: Examples([], [], np.zeros(0, np.int64)))
+    heard: list[Heard] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+    n_fits: int = 0
+    fits_done: int = 0
+
+    def fit(self, fold: int, rows: NDArray[np.int64], epochs: int, watch: Watcher) -> Network:
+        """Fit a head to some recordings, and log its epochs."""
+
+        def follow(epoch: int, loss: float, network: Network) -> None:
+            total = self.n_fits * (self.recipe.head.epochs + 1)
+            self.listener.show("learning", self.fits_done * (self.recipe.head.epochs + 1) + epoch, total)
+            watch(epoch, loss, network)
+
+        head = head_config(self.config)
+        network = fit_head(head, self.recipe, self.examples.of(rows), epochs, follow)
+        self.fits_done += 1
+        return network
+
+    def answer(self, network: Network, rows: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Return the logits of recordings: (label,), or (frame, label)."""
+        windows = [torch.from_numpy(window) for row in rows for window in self.heard[row].windows]
+        logits = iter(predict(network, windows))
+        found = []
+        for row in rows:
+            heard = self.heard[row]
+            own = [next(logits) for _ in heard.windows]
+            if self.config.task == "pooled":
+                found.append(np.average(own, axis=0, weights=[len(window) for window in heard.windows]))
+                continue
+            outputs = [
+                WindowOutput(Window(first, len(each)), each, 0.0) for first, each in zip(heard.firsts, own, strict=True)
+            ]
+            found.append(stitch(outputs, self.config.overlap_frames))
+        return [np.asarray(each, np.float32) for each in found]
+
+
+def train_head(job: Job, listener: Listener | None = None) -> TrainingReport:
+    """Train a model whose encoder stays as it is, write it to `job.output`, and its report beside it.
+
+    Raises:
+        ManifestError: something in the manifest cannot be used, or a label cannot be both learnt and measured.
+        ConfigError: the recipe does not go with that.
+        OutputError: the model, its report or what is kept for the next run cannot be written.
+    """
+    began = time.monotonic()
+    course = prepare_course(job, listener or Listener())
+    _hear(course, began)
+    answers, best = _hold_out(course)
+    curve = _halve(course, best)
+    network = course.fit(-1, course.plan.final(), best, _log(course, -1))
+    findings = Findings(course.recordings, course.plan, course.config, answers, course.epochs, curve)
+    findings = replace(findings, hop_s=course.config.hop_s, way=_way(course), seconds=time.monotonic() - began)
+    report, decision = make_report(findings, course.recipe.head.precision)
+    card = {
+        **course.config.card,
+        "data": f"{len(course.recordings)} recordings, {len(course.config.labels)} labels",
+        "date": date.today().isoformat(),
+        "way": report.way,
+        "dev": report.figures,
+        "split": {
+            "how": report.split,
+            "seed": job.recipe.optim.seed,
+            "final": "train" if course.plan.is_given else "all",
+        },
+    }
+    _save(course, network, replace(course.config, decision=decision, card=card))
+    report.save(report_path(job.output))
+    return report
+
+
+def prepare_course(job: Job, listener: Listener) -> Course:
+    """Read, check and decode all that a run needs.
+
+    Raises:
+        ManifestError: something in the manifest cannot be used.
+        ConfigError: the recipe does not go with it.
+    """
+    recordings = read_manifest(job.manifest, reading(job))
+    if array_size(recordings):
+        raise ConfigError("features computed elsewhere need a recipe: --recipe tag or --recipe identify")
+    labels = find_labels(recordings)
+    recipe = replace(job.recipe, overlapping=job.recipe.task == "frame")
+    if fault := find_label_fault(recipe, labels):
+        raise ManifestError(f"{job.manifest}: {fault}")
+    plan = plan_folds(job, recordings)
+    asked = job.recipe.features.pretrained
+    features = replace(job.recipe.features, pretrained=PretrainedConfig(asked.source, asked.layer, carried=True))
+    config = recipe.model_config(labels, ())
+    config = replace(config, name=job.output.stem, features=look_up(features, own_rate=True))
+    cache = job.cache or job.folder
+    store = open_clips(
+        recordings, config.features.sample_rate, cache, lambda done, total: listener.show("decoding", done, total)
+    )
+    return Course(job, recipe, listener, recordings, plan, config, store)
+
+
+def _hear(course: Course, began: float) -> None:
+    """Choose the layer, hear all recordings, and make examples of them."""
+    job, asked, store = course.job, course.recipe.features.pretrained, course.store
+    device = torch.device(job.device)
+    total_s = sum(store.n_samples(recording.file) for recording in course.recordings) / store.sample_rate
+    frames = None
+    if course.config.task == "frame":
+        frames = FrameExamples(course.recordings, course.config, course.recipe, store)
+    if not asked.layer and course.config.features.pretrained.n_layers > 1:
+        course.listener.show("choosing a layer", 0, total_s)
+        engine = Engine(Hearing(course.config, asked.source, all_layers=True).eval(), device)
+        layers, folds = course.recipe.head.layers, course.plan.folds
+        layer, _ = choose_layer(engine, layers, course.recordings, folds, frames, store)
+        one = PretrainedConfig(asked.source, layer, carried=True)
+        features = look_up(replace(course.recipe.features, pretrained=one), own_rate=True)
+        course.config = replace(course.config, features=features)
+    engine = Engine(Hearing(course.config, asked.source).eval(), device)
+    cache = VectorCache((job.cache or job.folder) / "vectors", course.config)
+    course.heard = hear(
+        engine, course.recordings, store, cache, lambda done, total: course.listener.show("hearing", done, total)
+    )
+    vectors, targets, owners = [], [], []
+    for index, (recording, heard) in enumerate(zip(course.recordings, course.heard, strict=True)):
+        for first, window in zip(heard.firsts, heard.windows, strict=True):
+            vectors.append(torch.from_numpy(window))
+            targets.append(_target(course, frames, recording, first, len(window)))
+            owners.append(index)
+    course.examples = Examples(vectors, targets, np.array(owners, np.int64))
+
+
+def _target(course: Course, frames: FrameExamples | None, recording: Recording, first: int, n_frames: int) -> Tensor:
+    """Return the truth of a window: (frame, label), (frame,) or () ."""
+    if frames is None:
+        return torch.tensor(course.config.labels.index(recording.label))
+    targets = torch.from_numpy(frames.annotate(recording, first * course.config.hop_samples, n_frames))
+    return targets if course.config.overlapping else hard_targets(targets[None])[0]
+
+
+def _hold_out(course: Course) -> tuple[list[Answers], int]:
+    """Fit a head without each fold; return the answers of the best epoch for each recording held out, and the epoch."""
+    n_folds, n_epochs = course.plan.n_folds, course.recipe.head.epochs
+    course.n_fits = n_folds * (2 if course.recipe.head.curve else 1) + 1
+    scores = np.zeros((n_folds, n_epochs + 1))
+    kept: list[list[list[NDArray[np.float32]]]] = []  # by fold and epoch
+    for fold in range(n_folds):
+        rows, by_epoch = course.plan.held_out(fold), list[list[NDArray[np.float32]]]()
+
+        def measure(
+            epoch: int, loss: float, network: Network, fold: int = fold, rows: NDArray[np.int64] = rows
+        ) -> None:
+            logits = course.answer(network, rows)
+            by_epoch.append(logits)  # noqa: B023
+            scores[fold, epoch] = score_fold(course.config, logits, [_truth(course, row) for row in rows])
+            _log(course, fold, scores[fold, epoch])(epoch, loss, network)
+
+        course.fit(fold, course.plan.train(fold), n_epochs, measure)
+        kept.append(by_epoch)
+    best = int(np.nanmean(scores, axis=0).round(3).argmax())
+    answers = [
+        Answers(int(row), fold, logits, _truth(course, row))
+        for fold in range(n_folds)
+        for row, logits in zip(course.plan.held_out(fold), kept[fold][best], strict=True)
+    ]
+    return answers, best
+
+
+def _truth(course: Course, row: int) -> NDArray[np.float32]:
+    """Return (frame, label) the truth of a recording, or (label,) of a pooled task."""
+    labels = course.config.labels
+    if course.config.task == "pooled":
+        return np.array([label == course.recordings[row].label for label in labels], np.float32)
+    heard = course.heard[row]
+    n_frames = heard.firsts[-1] + len(heard.windows[-1])
+    frames = FrameExamples([], course.config, course.recipe, course.store)
+    return frames.annotate(course.recordings[row], 0, n_frames)
+
+
+def _halve(course: Course, epochs: int) -> list[list[Answers]]:
+    """Return the answers of heads that learnt from half of what is not held out, one list a fold; none if not asked."""
+    found = []
+    for fold in range(course.plan.n_folds if course.recipe.head.curve else 0):
+        known, rows = course.plan.train(fold), course.plan.held_out(fold)
+        some, groups = [course.recordings[i] for i in known], [course.plan.groups[i] for i in known]
+        half = known[assign_folds(some, groups, 2, course.recipe.optim.seed) == 0]
+        network = course.fit(fold, half, epochs, lambda epoch, loss, network: None)
+        logits = course.answer(network, rows)
+        found.append(
+            [Answers(int(row), fold, each, _truth(course, row)) for row, each in zip(rows, logits, strict=True)]
+        )
+    return found
+
+
+def _log(course: Course, fold: int, score: float | None = None) -> Watcher:
+    """Return what adds an epoch to the report, and to a log beside the vectors."""
+
+    def watch(epoch: int, loss: float, _: Network) -> None:
+        entry = Epoch(fold + 1, epoch, None if np.isnan(loss) else round(loss, 5), score)
+        course.epochs.append(entry)
+        folder = course.job.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "log.jsonl").open("w" if len(course.epochs) == 1 else "a", encoding="utf-8") as file:
+                file.write(json.dumps(vars(entry) | {"fold": fold + 1}) + "\n")
+        except OSError as error:
+            raise OutputError(f"{folder}: the log cannot be written: {error.strerror}") from error
+
+    return watch
+
+
+def _way(course: Course) -> str:
+    encoder = course.config.features.pretrained
+    return f"a head on layer {encoder.n_layers} of the encoder {encoder.source.partition(':')[2] or encoder.source}"
+
+
+def _save(course: Course, head: Network, config: ModelConfig) -> None:
+    """Write the model: the encoder as it is, and the head, whose input reads the vectors that a frame joins."""
+    network = new_network(config, course.recipe.features.pretrained.source)
+    state = dict(head.named_parameters())
+    joined = config.encoder.subsampling
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name == "encoder.input.weight":
+                parameter.copy_(state[name].repeat(1, joined) / joined)
+            elif name in state:
+                parameter.copy_(state[name])
+    save_model(network, course.job.output, config=config, precision=course.recipe.stored)
