@@ -197,7 +197,7 @@ def import_speakers(options: SpeakersImportOptions) -> int:
     cls=Command,
     epilog=examples(
         "framecls train identify birds/ --check",
-        "framecls train identify birds/ -o birds.safetensors --set optim.steps=3000",
+        "framecls train identify birds/ -o birds.safetensors",
     ),
 )
 @takes(TrainOptions)

@@ -54,6 +54,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from framecls.training.metrics.timelines import TimelineRules
 
     engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    if isinstance(split := engine.config.card.get("split"), dict) and split.get("final") == "all":
+        messages.note("this model learnt from all of its clips: if these are among them, the figures flatter")
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     with cache_folder(options.cache) as cache:
         test = evaluate.Test(

@@ -408,6 +408,13 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     recipe: RecipeOption = None
     set: SetOption = field(default_factory=list)
     noise: NoiseOption = None
+    precision: Annotated[
+        float | None,
+        _labels("--precision", metavar="P", help="What each label is to reach where it is given, as 0.95."),
+    ] = None
+    exclusive: Annotated[
+        bool, _labels("--exclusive", help="tag: one label a frame; time without one teaches nothing.")
+    ] = False
     init: Annotated[
         str | None,
         _training(

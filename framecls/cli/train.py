@@ -19,11 +19,12 @@ from framecls.cli import checks
 from framecls.cli.messages import DONE, FAILED, INTERRUPTED, Messages, open_messages
 from framecls.cli.options import TrainOptions
 from framecls.cli.progress import ProgressBar
+from framecls.cli.quick import train_quickly
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
 from framecls.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, read_recipe, with_encoder
+from framecls.training.recipe import Recipe, change_recipe, find_recipe, is_of_head, read_recipe, with_encoder
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
@@ -55,6 +56,11 @@ def train_model(options: TrainOptions) -> int:
 
     team, device = join_team(options.device)
     try:
+        if recipe.head.enabled:
+            if team.size > 1:
+                raise UsageError("torchrun is for --recipe: a head on a frozen encoder takes one process")
+            job = _make_job(options, recipe, choose_device(device))
+            return train_quickly(job, messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
         return _train(options, recipe, team, choose_device(device), messages)
     except FrameclsError:
         if team.local_rank > 0:  # the first process of this machine says the same
@@ -257,15 +263,44 @@ class TrainReport:
 def _choose_recipe(options: TrainOptions) -> Recipe:
     if options.task not in checks.TASKS:
         raise UsageError(f"{options.task!r}: choose tag or identify, for what the model is to do")
-    recipe = load_recipe(options.recipe or options.task)
+    recipe = load_recipe(options.recipe or (f"quick_{options.task}" if _is_quick(options) else options.task))
     if recipe.task != checks.TASKS[options.task]:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
     if options.encoder:
         recipe = with_encoder(recipe, options.encoder)
-    recipe = change_settings(recipe, options.set)
+    recipe = change_settings(recipe, [*_shorthands(options, recipe), *options.set])
+    if recipe.head.enabled:
+        _check_quick(options)
     if recipe.features.kind != "pretrained" and recipe.features.pretrained != PretrainedConfig():
         raise UsageError("--set features.pretrained goes with --encoder: which pre-trained encoder?")
     return recipe
+
+
+def _is_quick(options: TrainOptions) -> bool:
+    """Return whether nothing is asked for that only the training of a whole network can do."""
+    whole = (options.encoder, options.init, options.noise, options.teacher, options.preview)
+    return all(option is None for option in whole) and not options.resume
+
+
+def _shorthands(options: TrainOptions, recipe: Recipe) -> list[str]:
+    """Return the settings that options of their own stand for."""
+    asked = {"--precision": options.precision, "--exclusive": options.exclusive or None}
+    for option, value in asked.items():
+        if value is not None and not recipe.head.enabled:
+            raise UsageError(f"{option} is for a head on a frozen encoder: leave --recipe and the like out")
+    changes = [] if options.precision is None else [f"head.precision={options.precision}"]
+    return [*changes, "head.unmarked=ignored"] if options.exclusive else changes
+
+
+def _check_quick(options: TrainOptions) -> None:
+    """Refuse settings that a head on a frozen encoder has no use for."""
+    for change in options.set:
+        name = change.partition("=")[0].strip()
+        if not is_of_head(name):
+            raise UsageError(
+                f"--set {name}: a head on a frozen encoder has no such setting; to train a whole network add "
+                f"--recipe {options.task}"
+            )
 
 
 def change_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:

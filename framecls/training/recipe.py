@@ -209,6 +209,9 @@ class HeadConfig:
     inverse_penalty: float = 0.1  # of the linear probe that the head begins as: scikit-learn's C
     # What each label is to reach where it is given, of clips or frames held out; None: thresholds of the best F1.
     precision: float | None = None
+    # Time without a label: "nothing" of the labels holds there, and they may overlap; "ignored": it teaches nothing,
+    # and a frame has one label. "auto": the latter only where labels follow each other without gaps.
+    unmarked: Literal["auto", "nothing", "ignored"] = "auto"
     curve: bool = True  # train on half of the clips too, to see whether more would help
 
     def __post_init__(self) -> None:
@@ -297,6 +300,19 @@ def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = Fals
         features=replace(recipe.features, kind="pretrained", pretrained=pretrained),
         encoder=replace(recipe.encoder, subsampling=joined),
     )
+
+
+# What a head on a frozen encoder makes use of; a table ends with a point.
+_OF_HEAD = (
+    "head.", "encoder.", "window.", "card.", "features.pretrained.source", "features.pretrained.layer",
+    "optim.batch_s", "optim.learning_rate", "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing",
+    "optim.seed", "pooling", "stored", "name",
+)  # fmt: skip
+
+
+def is_of_head(name: str) -> bool:
+    """Return whether a setting, such as "optim.seed", matters to a head on a frozen encoder."""
+    return any(name.startswith(known) if known.endswith(".") else name == known for known in _OF_HEAD)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -19,7 +19,7 @@ from framecls.training.recipe import Recipe
 
 _MAX_NAMED = 10  # labels in one message
 _SLACK_S = 0.02  # rows that overlap by less do so by rounding
-_UNLABELLED_SHARE = 0.02  # less than this is the edges of recordings
+UNLABELLED_SHARE = 0.02  # less than this is the edges of recordings
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _find_missing_labels(labels: Sequence[str], train: Sequence[Recording], dev:
 
 
 def _find_overlapping_rows(recordings: Sequence[Recording]) -> list[str]:
-    found = [(recording, span) for recording in recordings for span in _find_overlaps(recording.spans)]
+    found = [(recording, span) for recording in recordings for span in find_overlaps(recording.spans)]
     if not found:
         return []
     recording, span = found[0]
@@ -180,7 +180,7 @@ def _find_overlapping_rows(recordings: Sequence[Recording]) -> list[str]:
     ]
 
 
-def _find_overlaps(spans: Sequence[Span]) -> list[Span]:
+def find_overlaps(spans: Sequence[Span]) -> list[Span]:
     """Return the spans that begin before the end of one of another label."""
     overlaps: list[Span] = []
     ends_s: dict[str, float] = {}
@@ -194,8 +194,8 @@ def _find_overlaps(spans: Sequence[Span]) -> list[Span]:
 
 def _find_unlabelled_time(recordings: Sequence[Recording], length_s: Callable[[Recording], float]) -> list[str]:
     whole_s = sum(map(length_s, recordings))
-    unlabelled_s = sum(length_s(recording) - _labelled_s(recording, length_s(recording)) for recording in recordings)
-    if unlabelled_s <= _UNLABELLED_SHARE * whole_s:
+    unlabelled_s = sum(length_s(recording) - labelled_s(recording, length_s(recording)) for recording in recordings)
+    if unlabelled_s <= UNLABELLED_SHARE * whole_s:
         return []
     return [
         f"{100 * unlabelled_s / whole_s:.0f} % of the sound has no label: nothing is learnt there, and the model will "
@@ -203,7 +203,7 @@ def _find_unlabelled_time(recordings: Sequence[Recording], length_s: Callable[[R
     ]
 
 
-def _labelled_s(recording: Recording, length_s: float) -> float:
+def labelled_s(recording: Recording, length_s: float) -> float:
     """Return how many seconds of a recording have any label."""
     labelled_s = at_s = 0.0
     for span in sorted(recording.spans, key=lambda span: span.start_s):

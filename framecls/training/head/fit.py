@@ -8,6 +8,7 @@ self-attention begin as identities, so before the first step the network is the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ _CROP = (0.4, 1.0)  # share of a window that an example is cut to
 _MASKED = 0.1  # share of an example's frames that is hidden (SpecAugment, Park et al. 2019)
 _LEAST_BATCHES, _MOST_BATCHES = 8, 40  # of an epoch
 _EPSILON = 1e-5
+_OVERHEAD = 3.0  # of a step, beside its matrix products
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +84,7 @@ def fit_head(config: ModelConfig, recipe: Recipe, examples: Examples, epochs: in
     parameters += network.pooling.parameters() if network.pooling is not None else []
     optim = recipe.optim
     optimizer = torch.optim.AdamW(parameters, lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    n_rows = max(4, round(optim.batch_s / (config.window.length_s * sum(_CROP) / 2)))
-    n_batches = int(np.clip(len(projected) / n_rows, _LEAST_BATCHES, _MOST_BATCHES))
+    n_rows, n_batches = _plan_epoch(config, recipe, len(projected))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, optim.learning_rate, total_steps=recipe.head.epochs * n_batches + 1, pct_start=0.1
     )
@@ -104,6 +105,26 @@ def fit_head(config: ModelConfig, recipe: Recipe, examples: Examples, epochs: in
             losses.append(float(loss.detach()))
         watch(epoch, float(np.mean(losses)), network.eval())
     return network
+
+
+def _plan_epoch(config: ModelConfig, recipe: Recipe, n_windows: float) -> tuple[int, int]:
+    """Return the examples of a batch, and the batches of an epoch."""
+    n_rows = max(4, round(recipe.optim.batch_s / (config.window.length_s * sum(_CROP) / 2)))
+    return n_rows, int(np.clip(n_windows / n_rows, _LEAST_BATCHES, _MOST_BATCHES))
+
+
+def estimate_epoch_s(config: ModelConfig, recipe: Recipe, n_windows: float) -> float:
+    """Return about how many seconds an epoch takes, by the time of a matrix product of the size of a layer."""
+    n_rows, n_batches = _plan_epoch(config, recipe, n_windows)
+    dim = config.encoder.dim
+    x, weight = torch.zeros(4096, dim), torch.zeros(dim, dim)
+    began = time.monotonic()
+    for _ in range(4):
+        _ = x @ weight
+    product_s = (time.monotonic() - began) / (4 * len(x))
+    n_frames = n_batches * n_rows * config.window_frames * sum(_CROP) / 2
+    per_layer = 4 + 3 + 2 * config.encoder.ff_dim / dim  # attention, position, feed-forward; thrice with gradients
+    return n_frames * product_s * per_layer * config.encoder.n_layers * 3 * _OVERHEAD
 
 
 def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -24,9 +24,10 @@ from framecls.report import Epoch, TrainingReport, report_path
 from framecls.training.data.clips import ClipStore, array_size, open_clips
 from framecls.training.data.manifest import Recording, find_labels, read_manifest
 from framecls.training.data.splits import assign_folds
+from framecls.training.data.survey import UNLABELLED_SHARE, find_overlaps, labelled_s
 from framecls.training.examples.frames import FrameExamples, hard_targets
 from framecls.training.head.choose import choose_layer
-from framecls.training.head.fit import Examples, Watcher, fit_head, head_config, predict
+from framecls.training.head.fit import Examples, Watcher, estimate_epoch_s, fit_head, head_config, predict
 from framecls.training.head.measure import Answers, score_fold
 from framecls.training.head.plan import Plan, plan_folds
 from framecls.training.head.report import Findings, make_report
@@ -58,6 +59,7 @@ class Course:
     heard: list[Heard] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     n_fits: int = 0
+    estimate_s: float = 0.0
     fits_done: int = 0
 
     def fit(self, fold: int, rows: NDArray[np.int64], epochs: int, watch: Watcher) -> Network:
@@ -136,7 +138,7 @@ def prepare_course(job: Job, listener: Listener) -> Course:
     if array_size(recordings):
         raise ConfigError("features computed elsewhere need a recipe: --recipe tag or --recipe identify")
     labels = find_labels(recordings)
-    recipe = replace(job.recipe, overlapping=job.recipe.task == "frame")
+    recipe = replace(job.recipe, overlapping=job.recipe.task == "frame" and job.recipe.head.unmarked != "ignored")
     if fault := find_label_fault(recipe, labels):
         raise ManifestError(f"{job.manifest}: {fault}")
     plan = plan_folds(job, recordings)
@@ -148,7 +150,48 @@ def prepare_course(job: Job, listener: Listener) -> Course:
     store = open_clips(
         recordings, config.features.sample_rate, cache, lambda done, total: listener.show("decoding", done, total)
     )
-    return Course(job, recipe, listener, recordings, plan, config, store)
+    if recipe.head.unmarked == "auto" and _is_dense(recordings, store):
+        recipe, config = replace(recipe, overlapping=False), replace(config, overlapping=False)
+    course = Course(job, recipe, listener, recordings, plan, config, store)
+    listener.note(_announce(course))
+    return course
+
+
+def _is_dense(recordings: Sequence[Recording], store: ClipStore) -> bool:
+    """Return whether labels follow each other without gaps, so that each frame has one: as phones do, or words."""
+    if not all(recording.spans for recording in recordings):
+        return False
+    n_long = sum(len({span.label for span in recording.spans}) > 1 for recording in recordings)
+    if n_long < len(recordings) / 2 or any(find_overlaps(recording.spans) for recording in recordings):
+        return False
+    lengths_s = [store.n_samples(recording.file) / store.sample_rate for recording in recordings]
+    marked_s = sum(labelled_s(each, length_s) for each, length_s in zip(recordings, lengths_s, strict=True))
+    return marked_s >= (1 - UNLABELLED_SHARE) * sum(lengths_s)
+
+
+def _announce(course: Course) -> str:
+    """Say which way the run takes, why, and about how long it will take."""
+    store, config, head = course.store, course.config, course.recipe.head
+    length_s = sum(store.n_samples(recording.file) for recording in course.recordings) / store.sample_rate
+    engine = Engine(Hearing(config, course.recipe.features.pretrained.source).eval(), torch.device(course.job.device))
+    blank = np.zeros(config.window_frames * config.hop_samples, np.float32)
+    window = (Window(0, config.window_frames), np.pad(blank, config.features.margin_samples))
+    times_s = []
+    for _ in range(2):
+        began = time.monotonic()
+        engine.forward([window])
+        times_s.append(time.monotonic() - began)
+    step = config.window_frames - config.overlap_frames
+    n_windows = max(length_s / config.hop_s / step, len(course.recordings))
+    hear_s = min(times_s) * n_windows / engine.n_workers
+    course.n_fits = course.plan.n_folds * (2 if head.curve else 1) + 1
+    course.estimate_s = hear_s + course.n_fits * head.epochs * estimate_epoch_s(config, course.recipe, n_windows)
+    minutes = max(1, round(course.estimate_s / 60))
+    return (
+        f"{len(course.recordings)} recordings, {length_s / 60:.0f} min: heard once through the encoder of "
+        f"{config.features.pretrained.model or config.features.pretrained.source}, which stays as it is, since so few "
+        f"clips teach a small network on top of it most; {course.plan.how}; about {minutes} min on this machine"
+    )
 
 
 def _hear(course: Course, began: float) -> None:
@@ -192,7 +235,6 @@ def _target(course: Course, frames: FrameExamples | None, recording: Recording, 
 def _hold_out(course: Course) -> tuple[list[Answers], int]:
     """Fit a head without each fold; return the answers of the best epoch for each recording held out, and the epoch."""
     n_folds, n_epochs = course.plan.n_folds, course.recipe.head.epochs
-    course.n_fits = n_folds * (2 if course.recipe.head.curve else 1) + 1
     scores = np.zeros((n_folds, n_epochs + 1))
     kept: list[list[list[NDArray[np.float32]]]] = []  # by fold and epoch
     for fold in range(n_folds):
