@@ -257,6 +257,11 @@ class Recipe:
             self.optim.frozen_layers <= self.encoder.n_layers,
             f"optim.frozen_layers must be at most encoder.n_layers, {self.encoder.n_layers}",
         )
+        plain = self.encoder.kind in ("attention", "fc") and self.encoder.stem == "linear"
+        _require(
+            not self.head.enabled or (plain and self.encoder.position != "sinusoidal"),
+            "a head wants encoder.kind attention or fc, a linear stem, and no sinusoidal position",
+        )
 
     def answers(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the model that this recipe makes of data with these; none for a model of voices."""

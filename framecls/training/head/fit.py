@@ -80,8 +80,8 @@ def fit_head(config: ModelConfig, recipe: Recipe, examples: Examples, epochs: in
         return network
     with torch.no_grad():
         projected = [network.encoder.input(window.float()) for window in examples.vectors]
-    parameters = [*network.encoder.layers.parameters(), *network.encoder.norm.parameters(), *network.head.parameters()]
-    parameters += network.pooling.parameters() if network.pooling is not None else []
+    # All but the projection onto principal components.
+    parameters = [value for name, value in network.named_parameters() if not name.startswith("encoder.input.")]
     optim = recipe.optim
     optimizer = torch.optim.AdamW(parameters, lr=optim.learning_rate, weight_decay=optim.weight_decay)
     n_rows, n_batches = _plan_epoch(config, recipe, len(projected))
@@ -142,7 +142,8 @@ def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> T
 
 def _describe(network: Network, x: Tensor, mask: Tensor) -> Tensor:
     """Return what the last layer reads: (window, number) pooled, or (window, frame, channel)."""
-    x = network.encoder.run_layers(network.encoder.dropout(x), mask, 0, len(network.encoder.layers))
+    x = functional.dropout(x, network.config.encoder.dropout, network.training)
+    x = network.encoder.run_layers(x, mask, 0, len(network.encoder.layers))
     return x if network.pooling is None else network.pooling(x, mask)
 
 
