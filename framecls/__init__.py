@@ -24,7 +24,16 @@ from framecls.errors import (
     ModelError,
     UsageError,
 )
-from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult, TieredResult
+from framecls.results import (
+    Alignment,
+    AudioInfo,
+    Candidate,
+    Identification,
+    Segment,
+    StringResult,
+    TagResult,
+    TieredResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +46,9 @@ if TYPE_CHECKING:
     from framecls.model import Model, ModelGroup, load, load_group
 
 __all__ = [
-    "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError", "Identification",
-    "ManifestError", "Model", "ModelError", "ModelGroup", "Segment", "StringResult", "TagResult", "TieredResult",
-    "UsageError", "__version__", "embed", "enroll", "identify", "load", "load_group", "models", "tag",
+    "Alignment", "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError",
+    "Identification", "ManifestError", "Model", "ModelError", "ModelGroup", "Segment", "StringResult", "TagResult",
+    "TieredResult", "UsageError", "__version__", "embed", "enroll", "identify", "load", "load_group", "models", "tag",
 ]  # fmt: skip
 
 

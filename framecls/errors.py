@@ -38,6 +38,10 @@ class AudioError(FrameclsError):
     """An input that cannot be found, read or decoded."""
 
 
+class TextError(FrameclsError):
+    """A text that cannot be placed in a recording."""
+
+
 class OutputError(FrameclsError):
     """Results cannot be kept where they were to go, and the next ones could not either: no room, or no such place."""
 

@@ -25,6 +25,7 @@ from framecls.config import (
     ReadOptions,
 )
 from framecls.errors import ConfigError, UsageError
+from framecls.inference.align import check_phones, place_words
 from framecls.inference.batching import Request
 from framecls.inference.engine import Engine, EngineGroup, load_engine, name_source
 from framecls.inference.explain import attend, explain
@@ -34,7 +35,9 @@ from framecls.inference.tag import make_segmenter, tag_recording, to_probabiliti
 from framecls.inference.timeline import TimelineEngine, tag_timeline
 from framecls.inference.together import answer_together
 from framecls.inference.windows import stitch_parts
+from framecls.inference.words import find_words
 from framecls.results import (
+    Alignment,
     Attention,
     Explanation,
     Identification,
@@ -226,6 +229,25 @@ class Model(Configured):
             yield from segmenter.finish(recording.duration_s)
             if remark is not None:
                 remark(recording.remarks)
+
+    def align(
+        self, source: Source, text: str, *, progress: Progress | None = None, **reading: Unpack[ReadKeywords]
+    ) -> Alignment:
+        """Say when the words of a text are said in one recording, and their phones.
+
+        Args:
+            source, progress, reading: see `Model`.
+            text: English; behind a word that is not in the dictionary stand its phones, as in `Ada[ey d ah]`.
+
+        Raises:
+            UsageError: this model does not hear the phones of English.
+            PackageError: pocketsphinx, which has the dictionary, is not installed or does not load.
+            TextError: a word is not in the dictionary, or the text does not fit the recording.
+            AudioError: the recording cannot be read, or there is nothing in it.
+        """
+        words = find_words(text)
+        check_phones(self.config.labels, self.name)
+        return place_words(self.tag(source, progress=progress, **reading), words)
 
     def tag_string(
         self,

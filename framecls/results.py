@@ -147,6 +147,13 @@ class StringResult(TagResult):
 
 
 @dataclass(frozen=True, eq=False)
+class Alignment(StringResult):
+    """A text in a recording: `segments` are the phones of its words, and nothing is where nobody speaks."""
+
+    words: tuple[Segment, ...] = ()  # as they are written; in order
+
+
+@dataclass(frozen=True, eq=False)
 class TieredResult:
     """What several models found in one recording, which was read once: a tier each."""
 

@@ -93,6 +93,28 @@ def make_coarse(
     return replace(result, segments=tuple(tile.segment() for tile in tiles), overlapping=False)
 
 
+SILENCE = "sil"
+# The phones of the CMU dictionary, and what the International Phonetic Alphabet writes for them in American English.
+IPA = {
+    "aa": "ɑ", "ae": "æ", "ah": "ʌ", "ao": "ɔ", "aw": "aʊ", "ay": "aɪ", "b": "b", "ch": "tʃ", "d": "d", "dh": "ð",
+    "eh": "ɛ", "er": "ɝ", "ey": "eɪ", "f": "f", "g": "ɡ", "hh": "h", "ih": "ɪ", "iy": "i", "jh": "dʒ", "k": "k",
+    "l": "l", "m": "m", "n": "n", "ng": "ŋ", "ow": "oʊ", "oy": "ɔɪ", "p": "p", "r": "ɹ", "s": "s", "sh": "ʃ", "t": "t",
+    "th": "θ", "uh": "ʊ", "uw": "u", "v": "v", "w": "w", "y": "j", "z": "z", "zh": "ʒ", SILENCE: SILENCE,
+}  # fmt: skip
+
+
+def to_ipa(result: R) -> R:
+    """Return a result whose phones are written in the International Phonetic Alphabet; silence stays `sil`.
+
+    Raises:
+        ConfigError: its labels are no phones of the CMU dictionary.
+    """
+    for label in result.labels:
+        if label not in IPA:
+            raise ConfigError(f"{label!r}, a label of {result.model}, is no phone of the CMU dictionary")
+    return rename(result, IPA.__getitem__)
+
+
 def rename(result: R, name: Callable[[str], str]) -> R:
     """Return a result whose labels have other names."""
     segments = tuple(replace(s, label=name(s.label)) for s in result.segments)

@@ -1,4 +1,4 @@
-"""Read and parse small files of settings, which may come from anybody, in bounded time and memory."""
+"""Read and parse small files of text or settings, which may come from anybody, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is malformed; the message names the file.
     """
-    text = _read(path)
+    text = read_text(path)
     try:
         return parse_toml(text)
     except ConfigError as error:
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ConfigError: it cannot be read, or is malformed; the message names the file.
     """
-    text = _read(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except RecursionError:
@@ -65,17 +65,26 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ConfigError(str(error)) from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, kind: str = "a file of settings") -> str:
+    """Return the text of a small file.
+
+    Args:
+        path: of the file, in UTF-8, with or without a mark of byte order.
+        kind: what it should be, for messages.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text; the message names the file.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end
-            raise ConfigError(f"{path}: not a file of settings")
+            raise ConfigError(f"{path}: not {kind}")
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path}: larger than {_MOST_BYTES // 1024} kB: this is no file of settings")
+        raise ConfigError(f"{path}: larger than {_MOST_BYTES // 1024} kB: this is not {kind}")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read: it is no UTF-8 text") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 
 from framecls.errors import ConfigError
 from framecls.results import Outline, Segment, TagResult, add_up
-from framecls.shapes import keep_labels, make_coarse, make_exclusive, rename
-from support.results import LABELS, make_tag
+from framecls.shapes import IPA, keep_labels, make_coarse, make_exclusive, rename, to_ipa
+from support.results import LABELS, make_alignment, make_tag
 
 DURATION_S = 60
 
@@ -145,6 +147,31 @@ def test_other_names() -> None:
     named = rename(make_tag(), str.upper)
     assert named.labels == ("SPEECH", "MUSIC", "NOISE")
     assert [s.label for s in named.segments] == ["SPEECH", "MUSIC", "SPEECH"]
+
+
+def test_phones_in_the_international_alphabet() -> None:
+    aligned = to_ipa(make_alignment())
+    assert aligned.labels == ("sil", "h", "aɪ", "j", "u")
+    assert aligned.string == "h aɪ j u"
+    assert [word.label for word in aligned.words] == ["Hi", "you"]
+    with pytest.raises(ConfigError, match="'speech', a label of sound, is no phone"):
+        to_ipa(make_tag())
+    assert len(IPA) == len({*IPA.values()}) == 40
+
+
+def test_the_alphabet_is_that_of_espeak_ng() -> None:
+    """Words that have each phone once, read by another program, whose marks of stress and length are left out."""
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    words = {
+        "ae": "cat", "eh": "bed", "iy": "see", "ih": "sit", "uw": "blue", "uh": "put", "ay": "my", "aw": "now",
+        "oy": "boy", "ey": "say", "ow": "go", "ch": "cheese", "dh": "this", "g": "give", "hh": "hat", "jh": "jam",
+        "ng": "sing", "r": "red", "sh": "she", "th": "thin", "y": "yes", "zh": "measure", "z": "zoo", "ah": "cup",
+    }  # fmt: skip
+    for phone, word in words.items():
+        command = ["espeak-ng", "-q", "--ipa", "-v", "en-us", word]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert IPA[phone] in said, (phone, word, said)
 
 
 @given(results())

@@ -77,14 +77,17 @@ def root(
         "framecls tag programme.mp3 --coarse --totals",
         "framecls tag call.wav --threshold speech=0.7 --min-gap speech=0.5 -f csv",
         "framecls tag -m phones --string call.wav -f text",
+        "framecls tag -m phones recordings/ --align .txt -f textgrid -o recordings/ --naming stem",
     ),
 )
 @takes(TagOptions)
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
     from framecls.cli.classify import classify
-    from framecls.cli.operations import StringOperation, TagOperation
+    from framecls.cli.operations import AlignOperation, StringOperation, TagOperation
 
+    if options.align is not None:
+        return classify(AlignOperation(options))
     return classify(StringOperation(options) if options.string else TagOperation(options))
 
 

@@ -24,7 +24,7 @@ from framecls.output.languages import LANGUAGES, find_languages
 
 if TYPE_CHECKING:
     from framecls.audio import Input
-    from framecls.cli.options import MachineOptions, RunOptions
+    from framecls.cli.options import MachineOptions, RunOptions, TagOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 # The task of the models that a command takes, and the other way round.
@@ -147,6 +147,19 @@ def parse_lengths(option: str, texts: Sequence[str]) -> tuple[float | None, dict
         else:
             for_all = length_s
     return for_all, of_label
+
+
+def check_ipa(options: TagOptions, model: str, labels: Sequence[str]) -> None:
+    """Refuse to write labels in the International Phonetic Alphabet that are no phones.
+
+    Raises:
+        UsageError: see above.
+    """
+    if options.ipa:
+        from framecls.shapes import IPA  # numpy: only where it is asked for
+
+        if not {*labels} <= {*IPA}:
+            raise UsageError(f"--ipa is for phones, and {model} has other labels: use -m phones, or leave it out")
 
 
 def check_naming(options: RunOptions) -> None:

@@ -1,9 +1,11 @@
-"""What `tag`, `tag --string` and `identify` do with each input: one class each."""
+"""What `tag`, `tag --string`, `tag --align` and `identify` do with each input: one class each."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
@@ -11,13 +13,15 @@ from framecls.cli import checks
 from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
 from framecls.config import DEFAULT_BEAM, DecisionConfig, DecisionKeywords, ModelConfig
-from framecls.errors import UsageError
+from framecls.errors import ConfigError, FrameclsError, TextError, UsageError
 from framecls.output.formats import Result, make_writer
-from framecls.results import Identification, StringResult, TagResult
+from framecls.results import Alignment, Identification, StringResult, TagResult
+from framecls.textfiles import read_text
 
 if TYPE_CHECKING:
     from framecls.audio import Source
     from framecls.cluster import ClusterModel
+    from framecls.inference.words import Word
     from framecls.model import Model
     from framecls.speakers.recognition import Enrolled
 
@@ -88,6 +92,10 @@ class Operation(ABC):
 
     def shape(self, result: TagResult) -> TagResult:
         """Return what is written of what was found."""
+        if getattr(self.options, "ipa", False):
+            from framecls import shapes
+
+            return shapes.to_ipa(result)
         return result
 
 
@@ -121,6 +129,7 @@ class TagOperation(Operation):
             option = "--gallery" if self._options.gallery is not None else "--speakers"
             raise UsageError(f"{option} goes with a model of voices, such as -m speaker, not with {config.name}")
         self._labels = checks.parse_labels("--labels", self._options.labels, config.labels)
+        checks.check_ipa(self._options, config.name, config.labels)
         if self._options.coarse:  # what blocks are made of is decided as ever
             self._decision = checks.change_decision(config, {"--threshold": self.rules["--threshold"]})
         if config.task == "frame":
@@ -146,10 +155,10 @@ class TagOperation(Operation):
         if self._labels is not None:
             result = shapes.keep_labels(result, self._labels)
         if self._options.coarse:
-            return shapes.make_coarse(result, self._gap_s, *self._durations)
-        if self._options.exclusive:
-            return shapes.make_exclusive(result, decision.min_duration_s, decision.min_durations_s)
-        return result
+            result = shapes.make_coarse(result, self._gap_s, *self._durations)
+        elif self._options.exclusive:
+            result = shapes.make_exclusive(result, decision.min_duration_s, decision.min_durations_s)
+        return super().shape(result)
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_many(
@@ -170,29 +179,87 @@ class StringOperation(Operation):
 
     def __init__(self, options: TagOptions) -> None:
         checks.check_count("--beam", options.beam)
-        for option, given in (
-            ("--threshold", options.threshold),
-            ("--min-duration", options.min_duration),
-            ("--min-gap", options.min_gap),
-            ("--labels", options.labels),
-            ("--exclusive", options.exclusive),
-            ("--coarse", options.coarse),
-            ("--totals", options.totals),
-            ("--stream", options.stream),
-            ("--among", options.among),
-            ("--gallery", options.gallery is not None),
-            ("--speakers", (options.speakers, options.min_speakers, options.max_speakers) != (None, None, None)),
-        ):
-            if given:
-                raise UsageError(f"{option} is about labels and does not go with --string: leave one of them out")
+        _refuse_label_options(options, "--string")
         super().__init__(options, frames=options.frames)
         self._beam = DEFAULT_BEAM if options.beam is None else options.beam
 
     def find(self, name: str) -> tuple[Path, ModelConfig]:
         return checks.find_string_model(name)
 
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        assert isinstance(self.options, TagOptions)
+        checks.check_ipa(self.options, config.name, config.phones)
+
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
         return model.tag_string_many(sources, beam=self._beam, progress=progress, **self.reading)
+
+
+class AlignOperation(Operation):
+    """`framecls tag --align`: where the words of a text are said."""
+
+    result = Alignment
+
+    def __init__(self, options: TagOptions) -> None:
+        if options.string or options.beam is not None:
+            raise UsageError("--string is about phones that are not known, --align about a text: leave one of them out")
+        _refuse_label_options(options, "--align")
+        super().__init__(options, frames=options.frames)
+        self._text = options.align or ""
+        self._beside = self._text if re.fullmatch(r"\.\w+", self._text) else ""  # the suffix of texts beside recordings
+        self._words: list[Word] = []  # of one text for all
+        if self._beside and "-" in options.inputs:
+            raise UsageError(f"--align {self._text}: beside standard input there is no file: give the text or @FILE")
+
+    def check(self, config: ModelConfig) -> None:
+        from framecls.inference.align import check_phones  # numpy: only once the options are right
+        from framecls.inference.words import find_words
+
+        super().check(config)
+        try:
+            check_phones(config.labels, config.name)
+            if not self._beside:
+                is_file = self._text.startswith("@")
+                text = read_text(Path(self._text[1:]), "a text") if is_file else self._text
+                self._words = find_words(text)
+        except (ConfigError, TextError, UsageError) as error:
+            raise UsageError(f"--align: {error}") from error
+
+    def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        with closing(model.tag_many(sources, keep_scores=True, progress=progress, **self.reading)) as results:
+            for result in results:
+                yield result if isinstance(result, Exception) else self._place(result)
+
+    def _place(self, result: TagResult) -> Alignment | FrameclsError:
+        from framecls.inference.align import place_words
+        from framecls.inference.words import find_words
+
+        try:
+            words = self._words
+            if self._beside:
+                words = find_words(read_text(Path(result.file).with_suffix(self._beside), "a text"))
+            return place_words(result, words)
+        except FrameclsError as error:
+            return error
+
+
+# Options that are about labels of frames.
+_OF_LABELS = (
+    "threshold", "min_duration", "min_gap", "labels", "exclusive", "coarse", "totals", "stream", "among", "gallery",
+    "speakers", "min_speakers", "max_speakers",
+)  # fmt: skip
+
+
+def _refuse_label_options(options: TagOptions, option: str) -> None:
+    """Refuse options about labels beside one that is about phones in order.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name in _OF_LABELS:
+        if getattr(options, name) not in (None, False, []):
+            other = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{other} is about labels and does not go with {option}: leave one of them out")
 
 
 class IdentifyOperation(Operation):

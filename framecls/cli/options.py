@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 # Panels of --help, from top to bottom; None: what Typer titles "Arguments" or "Options".
 OUTPUT = "Output"
-_PANELS = ("Input", None, "Labels", "Training", OUTPUT, "Reading", "Machine")
-_labels, _training, _output, _reading, _machine = (
+_PANELS = ("Input", None, "Labels", "Phones", "Training", OUTPUT, "Reading", "Machine")
+_labels, _phones, _training, _output, _reading, _machine = (
     partial(typer.Option, rich_help_panel=panel) for panel in _PANELS[2:]
 )
 _argument = partial(typer.Argument, show_default=False)
@@ -247,18 +247,18 @@ class TagOptions(RunOptions):
 
     model: ModelOption = "sound"
     frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
-    string: Annotated[bool, _labels("--string", help="The phones that are said, in order (-m phones).")] = False
+    string: Annotated[bool, _phones("--string", help="The phones that are said, in order (-m phones).")] = False
     among: AmongOption = field(default_factory=list)
     beam: Annotated[
         int | None,
-        _labels("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
+        _phones("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
     ] = None
     min_duration: Annotated[
         list[str],
         _labels(
             "--min-duration",
             metavar="[LABEL=]S",
-            help="Drop segments shorter than this, of all labels or of one; repeatable.",
+            help="Drop segments shorter than this; repeatable.",
             show_default=False,
         ),
     ] = field(default_factory=list)
@@ -273,10 +273,19 @@ class TagOptions(RunOptions):
         _labels("--labels", metavar="L1,L2", help="Give only these; repeatable.", show_default=False),
     ] = field(default_factory=list)
     exclusive: Annotated[
-        bool, _labels("--exclusive", help="One label at a time, or none: the first of --labels that holds.")
+        bool, _labels("--exclusive", help="One label at a time, the first of --labels that holds.")
     ] = False
     coarse: Annotated[bool, _labels("--coarse", help="Blocks of talk and music, as of a programme, no crumbs.")] = False
     totals: Annotated[bool, _output("--totals", help="Give the seconds and the share of each label.")] = False
+    ipa: Annotated[bool, _phones("--ipa", help="Write phones in the International Phonetic Alphabet.")] = False
+    align: Annotated[
+        str | None,
+        _phones(
+            "--align",
+            metavar="TEXT|@FILE|.txt",
+            help="When these words are said; .txt, .lab: of the file beside each.",
+        ),
+    ] = None
     stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
     gallery: GalleryOption = None
     speakers: Annotated[int | None, _labels("--speakers", metavar="N", help="-m speaker: so many voices.")] = None

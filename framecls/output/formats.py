@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from framecls.errors import UsageError
-from framecls.results import NONE, Identification, Segment, StringResult, TagResult, add_up, share_of
+from framecls.results import NONE, Alignment, Identification, Segment, StringResult, TagResult, add_up, share_of
 from framecls.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ class PngWriter(FigureWriter):
 
 
 def as_segments(result: Result) -> tuple[Segment, ...]:
-    """Return what was heard, as segments; what holds for a recording as a whole is one segment."""
+    """Return what was heard, as segments; what holds for a recording as a whole is one segment, and so is a word."""
+    if isinstance(result, Alignment):
+        return result.words
     if isinstance(result, TagResult):
         return tuple(s for s in result.segments if s.label != NONE or NONE in result.labels)
     return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
@@ -175,6 +177,8 @@ def as_segments(result: Result) -> tuple[Segment, ...]:
 
 def as_tiers(result: Result) -> dict[str, list[Segment]]:
     """Return the segments of a result by tiers in which none overlap: one a label, or one for all."""
+    if isinstance(result, Alignment):
+        return {"words": list(result.words), "phones": list(result.segments)}
     segments = as_segments(result)
     if isinstance(result, TagResult) and result.overlapping:
         return {label: [s for s in segments if s.label == label] for label in result.labels}
@@ -194,11 +198,9 @@ def as_record(result: Result, *, frames: bool = False, totals: bool = False) -> 
     faults = {"truncated": result.truncated, "warnings": list(result.warnings)}
     faults = {key: value for key, value in faults.items() if value}
     if isinstance(result, TagResult):
-        segments = [
-            {"start": _time(s.start), "end": _time(s.end), "label": s.label, "score": _score(s.score)}
-            for s in result.segments
-        ]
+        segments = [_segment_record(s) for s in result.segments]
         record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **faults}
+        record |= {"words": [_segment_record(word) for word in result.words]} if isinstance(result, Alignment) else {}
         record |= {"string": result.string} if isinstance(result, StringResult) else {}
         if totals:
             record["totals"] = {
@@ -212,6 +214,11 @@ def as_record(result: Result, *, frames: bool = False, totals: bool = False) -> 
     top = [{"label": c.label, "score": _score(c.score)} for c in result.top]
     record |= {"label": result.label, "score": None if result.score is None else _score(result.score), "top": top}
     return record | ({"reason": result.reason} if result.score is None else {}) | faults
+
+
+def _segment_record(segment: Segment) -> dict[str, Any]:
+    times = {"start": _time(segment.start), "end": _time(segment.end)}
+    return {**times, "label": segment.label, "score": _score(segment.score)}
 
 
 def channel_of(result: Result) -> dict[str, int]:
@@ -290,6 +297,7 @@ class CsvWriter(Writer):
     tag: `file,start,end,label,score`, a row for each segment; a recording without segments has no row.
     tag --frames: `file,time,LABEL,…`, a row for each frame, with a probability in each label's column.
     tag --totals: `file,label,seconds,share`, a row for each label.
+    tag --align: `file,tier,start,end,label,score`, a row for each of the `words`, then for each of the `phones`.
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
     numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
     no score but a reason. Where a single channel was heard, its number is a column after the file.
@@ -322,7 +330,9 @@ class CsvWriter(Writer):
             return ["duration", "label", "score", *ranks, "reason"]
         if self.totals:
             return ["label", "seconds", "share"]
-        return ["time", *map(cell, result.labels)] if self.frames else ["start", "end", "label", "score"]
+        if self.frames:
+            return ["time", *map(cell, result.labels)]
+        return [*(["tier"] if isinstance(result, Alignment) else []), "start", "end", "label", "score"]
 
     def _rows(self, result: Result) -> list[list[str]]:
         if isinstance(result, Identification):
@@ -335,7 +345,12 @@ class CsvWriter(Writer):
         if self.frames:
             frames = zip(result.times.tolist(), result.scores.tolist(), strict=True)
             return [[seconds(time), *map(score, row)] for time, row in frames]
-        return [[seconds(s.start), seconds(s.end), cell(s.label), score(s.score)] for s in result.segments]
+        tiers = as_tiers(result).items() if isinstance(result, Alignment) else [(None, result.segments)]
+        return [
+            [*([] if tier is None else [tier]), seconds(s.start), seconds(s.end), cell(s.label), score(s.score)]
+            for tier, segments in tiers
+            for s in segments
+        ]
 
 
 class TsvWriter(CsvWriter):
@@ -593,11 +608,16 @@ class ParquetWriter(Writer):
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         if self._schema is None:
             self._schema = self._tag_schema() if isinstance(result, TagResult) else self._identify_schema()
+            if isinstance(result, Alignment):
+                self._schema = self._schema.insert(1, self._arrow.field("tier", self._arrow.string()))
             if result.channel is not None:
                 self._schema = self._schema.insert(1, self._arrow.field("channel", self._arrow.int64()))
         record = _encodable_record(as_record(result))
         if isinstance(result, TagResult):
             source = {"file": record["file"], **channel_of(result), "model": record["model"]}
+            if isinstance(result, Alignment):
+                self._rows += [{**source, "tier": "words"} | word for word in record["words"]]
+                source["tier"] = "phones"
             self._rows += [source | segment for segment in record["segments"]]
         else:
             self._rows.append(record)

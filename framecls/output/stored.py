@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from framecls import results
 from framecls.output.journal import Record
-from framecls.results import NONE, Identification, Outline, Segment, StringResult, TagResult
+from framecls.results import NONE, Alignment, Identification, Outline, Segment, StringResult, TagResult
 
 _KINDS: dict[str, type[TagResult | Identification]] = {
-    kind.__name__: kind for kind in (TagResult, StringResult, Identification)
+    kind.__name__: kind for kind in (TagResult, StringResult, Alignment, Identification)
 }
 _ARRAYS = ("times", "scores", "outline")  # fields that are stored as bytes
 _COUNTS = ("n_frames", "n_columns")  # rows of these arrays; None: not stored
@@ -145,6 +145,9 @@ def _check(result: TagResult | Identification) -> None:
     else:
         scores = [segment.score for segment in result.segments]
         good = good and 0 < result.hop <= _MOST_S and _are_in_order(result.segments, result.duration)
+        if isinstance(result, Alignment):
+            scores += [word.score for word in result.words]
+            good = good and _are_in_order(result.words, result.duration)
         good = good and len(set(result.labels)) == len(result.labels)
         good = good and {segment.label for segment in result.segments} <= {NONE, *result.labels}
         shown = [result.scores] if result.outline is None else [result.outline.means, result.outline.peaks]

@@ -17,7 +17,7 @@ from framecls.config import UNKNOWN
 from framecls.output.images import PALETTE
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
-from framecls.results import AudioInfo, Identification, Segment, StringResult, TagResult, share_of
+from framecls.results import Alignment, AudioInfo, Identification, Segment, StringResult, TagResult, share_of
 from framecls.text import clock, length, printable
 
 Renderable: TypeAlias = RenderableType
@@ -94,7 +94,9 @@ class _TagTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts: tuple[RenderableType, ...]
-        if isinstance(self.result, StringResult):
+        if isinstance(self.result, Alignment):
+            parts = (*self._strip(options), *self._words(self.result, options))
+        elif isinstance(self.result, StringResult):
             parts = tuple(self._string(self.result, options))
         else:
             parts = (*self._strip(options), *self._segments(options))
@@ -133,7 +135,8 @@ class _TagTable:
         if len(result.labels) <= _MAX_ROWS:
             yield from self._rows(options)
         elif not result.overlapping:
-            lines = tier_lines(result.segments, result.duration, options.max_width - 4)
+            segments = result.words if isinstance(result, Alignment) else result.segments
+            lines = tier_lines(segments, result.duration, options.max_width - 4)
             if len(lines) <= _MAX_TIER_LINES:
                 for line in lines:
                     yield self._tier(line, options)
@@ -167,6 +170,22 @@ class _TagTable:
             text = set_cell_size(name if cell_len(name) <= room else name[0], room)
             row.append(text, _label_style(self.result, cell.segment.label))
         return row
+
+    def _words(self, result: Alignment, options: ConsoleOptions) -> Iterator[Text]:
+        """Yield a line a word: its times, its score and, where there is room, its phones."""
+        rows, phones = [["Start", "End", "Word", "Score", "Phones"]], list(result.segments[::-1])
+        for word in result.words:
+            said = []
+            while phones and phones[-1].start < word.end:
+                said.append(phones.pop().label)
+            text = printable(word.label, options.encoding)
+            own = printable(" ".join(said), options.encoding)
+            rows.append([clock(word.start), clock(word.end), text, f"{word.score:.2f}", own])
+        if 2 + _natural_width(rows) > options.max_width:
+            rows = [row[:4] for row in rows]
+        room = max(1, options.max_width - 2 - _natural_width([row[:2] + row[3:] for row in rows]) - len(_GAP))
+        folded = [[*row[:2], "\n".join(fold(row[2], room)), *row[3:]] for row in rows]
+        yield from _lines([[Text(cell) for cell in row] for row in folded], {0, 1, 3})
 
     def _segments(self, options: ConsoleOptions) -> Iterator[RenderableType]:
         result = self.result

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 
-from support.commands import Cli
+from support.commands import ROOT, Cli
 from support.signals import RATE, make_noise, write_wav
 
 
@@ -35,6 +37,13 @@ def here(here: Path) -> Path:
         (["--naming", "short"], "--naming short: choose full or stem"),
         (["--naming", "stem", "-f", "textgrid"], "--naming stem names files in a folder: name it with -o"),
         (["--naming", "stem", "-o", "x.csv"], "and -o x.csv is none: write -o x.csv/"),
+        (["--ipa"], "--ipa is for phones, and tiny-sound has other labels: use -m phones"),
+        (["--align", "hello"], "--align: the model tiny-sound does not hear the phones of English"),
+        (["-m", "phones", "--align", "qwxz"], "--align: not in the dictionary: qwxz: write how it is said"),
+        (["-m", "phones", "--align", "@no.txt"], "--align: no.txt: cannot be read: No such file"),
+        (["-m", "phones", "--align", "hello", "--string"], "leave one of them out"),
+        (["-m", "phones", "--align", "hello", "--totals"], "--totals is about labels and does not go with --align"),
+        (["-m", "phones", "--align", ".txt", "-"], "beside standard input there is no file"),
         (["-m", "phones", "--string", "--coarse"], "--coarse is about labels and does not go with --string"),
     ],
 )
@@ -68,6 +77,29 @@ def test_shapes_reach_what_is_written(tag: Cli, here: Path) -> None:
     ]
     rows = tag("a.wav", *everywhere, "-f", "csv", "--stream", "--labels", "noise").out.splitlines()
     assert [row.split(",")[3] for row in rows] == ["label", "noise"]
+
+
+def test_words_of_texts_beside_recordings(cli: Cli, here: Path) -> None:
+    spoken = ROOT / "samples" / "speech_flite.flac"
+    text = "The bakery on the corner opens at seven. If you come early, the rolls are still warm."
+    for name, beside in (("a.flac", text), ("b.flac", "qwxz"), ("c.flac", None)):
+        shutil.copy(spoken, here / name)
+        if beside is not None:
+            (here / name).with_suffix(".lab").write_text(beside, encoding="utf-8")
+    command = ["tag", "-m", "phones", "--device", "cpu", "--align", ".lab", "--ipa"]
+    answer = cli(*command, "a.flac", "b.flac", "c.flac", "-f", "jsonl", "-q")
+    assert (answer.status, len(answer.errors)) == (1, 2)
+    assert "b.flac: not in the dictionary: qwxz" in answer.err
+    assert "c.flac: c.lab: cannot be read" in answer.err
+    [record] = answer.records
+    assert [word["label"] for word in record["words"]] == re.findall(r"\w+", text)
+    assert [s["label"] for s in record["segments"]][:4] == ["ð", "ʌ", "b", "eɪ"]
+    (here / "a.txt").write_text(text, encoding="utf-8")
+    whole = cli(*command[:-2], "@a.txt", "a.flac", "-f", "csv").out
+    assert whole == cli(*command[:-2], text, "a.flac", "-f", "csv").out
+    doubtful = cli(*command[:-2], "a train has gone", "a.flac", "-f", "csv")
+    assert (doubtful.status, len(doubtful.errors)) == (3, 1)
+    assert "the text may not be what is said" in doubtful.err
 
 
 def test_names_without_the_suffix_of_the_recording(tag: Cli, here: Path) -> None:

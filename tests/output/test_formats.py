@@ -32,7 +32,7 @@ from framecls.output.formats import WRITERS, make_writer, tile
 from framecls.output.stored import from_record, to_record
 from framecls.results import Identification, Segment, TagResult
 from framecls.text import cell, clock, decimal, length, printable
-from support.results import LABELS, make_identification, make_string, make_tag
+from support.results import LABELS, make_alignment, make_identification, make_string, make_tag
 
 HOSTILE = [
     "a b.wav",
@@ -286,6 +286,36 @@ def test_elan_without_pympi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pympi", None)
     with pytest.raises(PackageError, match=r"^elan needs pympi, not installed: pip install pympi-ling$"):
         make_writer("elan")
+
+
+def test_an_alignment_is_words_and_phones(tmp_path: Path) -> None:
+    result = make_alignment()
+    grid = read_textgrid(tmp_path, render("textgrid", result))
+    assert grid.tierNames == ("words", "phones")
+    assert [e.label for e in grid.getTier("words").entries] == ["", "Hi", "", "you", ""]
+    assert [e.label for e in grid.getTier("phones").entries] == ["", "hh", "ay", "", "y", "uw", ""]
+    for name in grid.tierNames:
+        assert_tiles(grid.getTier(name), 2.0)
+    [record] = json.loads(render("json", result))
+    assert record["words"][1] == {"start": 1.0, "end": 1.3, "label": "you", "score": 0.8}
+    assert [s["label"] for s in record["segments"]] == ["hh", "ay", "y", "uw"]
+    rows = list(csv.DictReader(io.StringIO(render("csv", result))))
+    assert [(row["tier"], row["label"]) for row in rows] == [
+        ("words", "Hi"), ("words", "you"), ("phones", "hh"), ("phones", "ay"), ("phones", "y"), ("phones", "uw"),
+    ]  # fmt: skip
+    for format in ("rttm", "audacity", "vtt", "srt"):
+        assert re.findall("Hi|you|hh|uw", render(format, result)) == ["Hi", "you"]
+    assert set(re.findall('TIER_ID="(.*?)"', render("elan", result))) == {"words", "phones"}
+    table = [line.split() for line in render("table", result).splitlines()[1:]]
+    assert table == [
+        ["Start", "End", "Word", "Score", "Phones"],
+        ["0:00.50", "0:00.70", "Hi", "0.90", "hh", "ay"],
+        ["0:01.00", "0:01.30", "you", "0.80", "y", "uw"],
+    ]
+    for format in ("json", "textgrid"):
+        assert render(format, from_record(to_record(result, frames=False, outline=False))) == render(format, result)
+    with pytest.raises(ValueError, match="impossible"):
+        from_record(to_record(replace(result, words=result.words[::-1]), frames=False, outline=False))
 
 
 def test_totals() -> None:

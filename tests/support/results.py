@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from framecls.inference.segments import Segmenter, order_segments
 from framecls.inference.windows import frame_times
-from framecls.results import AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
+from framecls.results import Alignment, AudioInfo, Candidate, Identification, Segment, StringResult, TagResult
 
 LABELS = ("speech", "music", "noise")
 
@@ -32,6 +32,16 @@ def make_string(file: str = "dir/a.wav") -> StringResult:
     segments = tuple(Segment(0.5 + 0.1 * n, 0.56 + 0.1 * n, phone, 0.9) for n, phone in enumerate(phones))
     scores = np.full((100, 4), 0.01, np.float32)
     return StringResult(file, "phones", 2.0, 0.02, phones, segments, frame_times(100, 0.02), scores)
+
+
+def make_alignment(file: str = "dir/a.wav") -> Alignment:
+    """Return 2 s in which two words are said, with a pause between them."""
+    spans = [("hh", 0.5, 0.56), ("ay", 0.56, 0.7), ("y", 1.0, 1.1), ("uw", 1.1, 1.3)]
+    segments = tuple(Segment(start, end, phone, 0.9) for phone, start, end in spans)
+    words = (Segment(0.5, 0.7, "Hi", 0.9), Segment(1.0, 1.3, "you", 0.8))
+    labels = ("sil", "hh", "ay", "y", "uw")
+    scores = np.full((100, 5), 0.2, np.float32)
+    return Alignment(file, "phones", 2.0, 0.02, labels, segments, frame_times(100, 0.02), scores, words=words)
 
 
 def make_identification(file: str = "b.wav", label: str = "de") -> Identification:
