@@ -77,6 +77,7 @@ class Benchmark:
     device: str = "auto"
     threads: int | None = None
     batch_size: int | None = None
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,7 @@ class Report:
 
     model: str
     device: str
+    precision: str  # fp32 or bf16
     threads: int
     runtime: str = "torch"
     versions: dict[str, str]
@@ -114,7 +116,11 @@ def run(benchmark: Benchmark, progress: Callable[[str, int, int], None], note: C
         FrameclsError: the model or the recording cannot be used.
     """
     engine = load_engine(
-        benchmark.model, device=benchmark.device, threads=benchmark.threads, batch_size=benchmark.batch_size
+        benchmark.model,
+        device=benchmark.device,
+        threads=benchmark.threads,
+        batch_size=benchmark.batch_size,
+        precision=benchmark.precision,
     )
     if engine.config.embedding and benchmark.file is None:
         raise UsageError(f"the model {engine.config.name} wants to hear somebody talk: name a recording")
@@ -140,6 +146,7 @@ def run(benchmark: Benchmark, progress: Callable[[str, int, int], None], note: C
     return Report(
         model=engine.config.name,
         device=str(engine.device),
+        precision=engine.precision,
         threads=torch.get_num_threads(),
         versions={"python": platform.python_version(), "torch": torch.__version__}
         | {name: PEERS[name].version for name in peers},
@@ -165,6 +172,7 @@ def _command(benchmark: Benchmark, engine: Engine) -> list[str]:
     """Return the arguments of the command that does what is measured, but for the recordings."""
     command = ["tag" if engine.config.task == "frame" else "identify", "-m", str(benchmark.model), "-f", "jsonl", "-q"]
     command += ["--device", benchmark.device, "--threads", str(torch.get_num_threads())]
+    command += ["--precision", benchmark.precision]
     return command + (["--batch-size", str(benchmark.batch_size)] if benchmark.batch_size else [])
 
 

@@ -29,6 +29,7 @@ _MAX_DIM = 4096
 _MAX_LABELS = 2**16
 _MAX_LABEL_CHARACTERS = 1000
 Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
+PRECISIONS = ("auto", "fp32", "bf16")  # that a network computes in
 
 
 def _require(condition: bool, message: str) -> None:

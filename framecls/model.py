@@ -597,14 +597,26 @@ def _only(results: Generator[R | Exception, None, None]) -> R:
 
 
 def load(
-    model: str | Path = "sound", *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
+    model: str | Path = "sound",
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
 ) -> Model:
     """Load a model by name or path; the arguments are those of `engine.load_engine`."""
-    return Model(load_engine(model, device=device, threads=threads, batch_size=batch_size))
+    return Model(load_engine(model, device=device, threads=threads, batch_size=batch_size, precision=precision))
 
 
 def load_group(
-    models: Sequence[str | Path], *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
+    models: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
 ) -> ModelGroup:
     """Load several models by name or path, to tag recordings with together; see `load`."""
-    return ModelGroup([load(model, device=device, threads=threads, batch_size=batch_size) for model in models])
+    return ModelGroup(
+        [load(model, device=device, threads=threads, batch_size=batch_size, precision=precision) for model in models]
+    )

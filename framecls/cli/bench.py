@@ -69,6 +69,7 @@ def run_bench(options: BenchOptions) -> int:
         device=options.device,
         threads=options.threads,
         batch_size=options.batch_size,
+        precision=options.precision,
     )
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []
@@ -97,7 +98,7 @@ def _print_tables(report: Report) -> None:
     console = make_console(sys.stdout)
     threads = f"{report.threads} thread{'s' if report.threads != 1 else ''}"
     several = f", {report.files:,} recordings, {hms(report.duration)}" if report.files > 1 else ""
-    where = f"{report.runtime}, {report.device}, {threads}"
+    where = f"{report.runtime}, {report.device}, {report.precision}, {threads}"
     console.print(f"{escape(report.model)} on {escape(report.file)}{several} ({where})", markup=False)
     peers = report.against
     titles = ("Time", "Spread", "× real time", *(f"× {name}" for name in peers))

@@ -16,7 +16,16 @@ from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli.numbers import parse_seconds
 from framecls.cli.options import ENGINES, LOCAL, NAMINGS, RAY, STEM, ReadingOptions
-from framecls.config import DecisionConfig, DecisionKeywords, ModelConfig, RawAudio, ReadKeywords, ReadOptions, listed
+from framecls.config import (
+    PRECISIONS,
+    DecisionConfig,
+    DecisionKeywords,
+    ModelConfig,
+    RawAudio,
+    ReadKeywords,
+    ReadOptions,
+    listed,
+)
 from framecls.errors import WHO_IS, ConfigError, UsageError, suggest
 from framecls.output.files import is_device
 from framecls.output.formats import WRITERS
@@ -100,10 +109,13 @@ def choose_speakers(number: int | None, least: int | None, most: int | None) -> 
 
 
 def check_machine(options: MachineOptions) -> None:
-    """Refuse numbers and devices that no machine has."""
+    """Refuse numbers, devices and precisions that no machine has."""
     check_device(options.device)
     check_count("--threads", options.threads)
     check_count("--batch-size", options.batch_size)
+    precision = getattr(options, "precision", PRECISIONS[0])  # a network that learns has none
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: choose {', '.join(PRECISIONS)}")
 
 
 def check_engine(options: RunOptions) -> None:

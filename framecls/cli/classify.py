@@ -164,6 +164,7 @@ def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
         device=options.device,
         threads=options.threads,
         batch_size=options.batch_size,
+        precision=options.precision,
         n_inputs=n_inputs,
     )
     # What goes wrong in its processes Ray prints to `sys.stdout`; results go to the stream that was opened for them.
@@ -176,7 +177,13 @@ def _load(options: RunOptions) -> Model:
     from framecls.model import load
 
     start = time.monotonic()
-    model = load(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    model = load(
+        options.model,
+        device=options.device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        precision=options.precision,
+    )
     _log.info("model %s on %s, loaded in %.1f s", model.name, model.device, time.monotonic() - start)
     return model
 

@@ -16,7 +16,7 @@ import typer
 
 from framecls.checkpoints import registry
 from framecls.cli.numbers import parse_seconds, parse_whole
-from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K
+from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K, PRECISIONS
 from framecls.output.formats import WRITERS
 from framecls.training.choices import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
 
@@ -147,6 +147,21 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkOptions(MachineOptions):
+    """How a network that is not to learn runs."""
+
+    precision: Annotated[
+        str,
+        _machine(
+            "--precision",
+            metavar="NAME",
+            help="auto, fp32 or bf16: coarser, faster.",
+            autocompletion=_one_of(*PRECISIONS),
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
     """How recordings are read."""
 
@@ -198,7 +213,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MessageOptions, MachineOptions, ClusterOptions, ReadingOptions):
+class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions):
     """What `tag` and `identify` share."""
 
     inputs: InputsArgument
@@ -452,7 +467,7 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MessageOptions, MachineOptions, LabelOptions):
+class EvaluateOptions(MessageOptions, NetworkOptions, LabelOptions):
     """`framecls evaluate`."""
 
     model: ModelArgument
@@ -556,7 +571,7 @@ class ExplainOptions(MessageOptions, MachineOptions, ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(MessageOptions, MachineOptions):
+class BenchOptions(MessageOptions, NetworkOptions):
     """`framecls bench`."""
 
     file: Annotated[

@@ -129,6 +129,7 @@ def connect(
     device: str = "auto",
     threads: int | None = None,
     batch_size: int | None = None,
+    precision: str = "auto",
     n_inputs: int | None = None,
 ) -> Iterator[ClusterModel]:
     """Yield a model on a cluster of Ray; its processes end with the block.
@@ -141,6 +142,7 @@ def connect(
         device: "cpu", "cuda" (a GPU for each worker), or "auto": cuda where any machine has a GPU.
         threads: CPUs of each worker; None: up to 4.
         batch_size: windows of one forward pass, as for `framecls.load`.
+        precision: as for `framecls.load`; "auto" is for each worker's machine to say.
         n_inputs: recordings that there will be: there are not more workers than that.
 
     Raises:
@@ -159,7 +161,7 @@ def connect(
         plan = plan_workers(machines, device, workers, threads)
         if n_inputs is not None:
             plan = dataclasses.replace(plan, n_workers=max(1, min(plan.n_workers, n_inputs)))
-        pool = WorkerPool(ray, plan, Setup(__version__, name, digest, plan.device, plan.n_cpus, batch_size))
+        pool = WorkerPool(ray, plan, Setup(__version__, name, digest, plan.device, plan.n_cpus, batch_size, precision))
         try:
             pool.open()
             yield ClusterModel(pool, config)

@@ -38,6 +38,7 @@ class Setup:
     device: str  # "cpu" or "cuda"
     threads: int
     batch_size: int | None
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,10 @@ def _load(setup: Setup) -> Model:
         raise ClusterError(f"the model {setup.model} is another one there: install the same framecls, copy the file")
     from framecls.model import load
 
-    return load(setup.model, device=setup.device, threads=setup.threads, batch_size=setup.batch_size)
+    return load(
+        setup.model,
+        device=setup.device,
+        threads=setup.threads,
+        batch_size=setup.batch_size,
+        precision=setup.precision,
+    )

@@ -33,12 +33,13 @@ from framecls.audio import (
 )
 from framecls.checkpoints.network import load_network
 from framecls.checkpoints.registry import GATE_MODEL, locate
-from framecls.config import DEFAULT_READING, EACH, ModelConfig, ReadOptions
+from framecls.config import DEFAULT_READING, EACH, PRECISIONS, ModelConfig, ReadOptions
 from framecls.errors import ConfigError, UsageError
 from framecls.inference.batching import Batcher, BatchLimits, Request
 from framecls.inference.gate import Gate
 from framecls.inference.windows import Item, WindowOutput, pad_windows
 from framecls.nn.network import Network
+from framecls.nn.precision import is_lowered, lower, multiplies_bfloat16
 
 _BLOCK_S = 30.0
 # Windows of one forward pass: more gains nothing on a CPU, whose caches are small.
@@ -65,6 +66,11 @@ class Runner(ABC):
     @abstractmethod
     def forward(self, items: list[Item]) -> list[WindowOutput]:
         """Run the network on a batch of windows of one grid."""
+
+    @property
+    def precision(self) -> str:
+        """What large matrices multiply in."""
+        return "bf16" if is_lowered(self.network) else "fp32"
 
     @property
     def n_workers(self) -> int:
@@ -304,7 +310,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_engine(
-    model: str | Path, *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
+    model: str | Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
 ) -> Engine:
     """Load a model by name or path onto a device.
 
@@ -313,7 +324,15 @@ def load_engine(
         device: as `pick_device` takes it.
         threads: CPU threads of torch; None leaves the setting of this process alone.
         batch_size: windows of one forward pass; it changes speed and memory, never what comes out.
+        precision: "fp32"; "bf16": the large matrices of an encoder multiply in bfloat16; "auto": they do where the
+            device does so faster, and the model does not compare vectors with those of another day.
+
+    Raises:
+        UsageError: a number out of range, or this machine has no such device.
+        ModelError: there is no such model, or it cannot be used.
     """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}: choose {', '.join(PRECISIONS)}")
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch size {batch_size}: at least 1")
     if threads is not None:
@@ -321,5 +340,13 @@ def load_engine(
             raise UsageError(f"threads {threads}: 1 to {4 * (os.cpu_count() or 1)} on this machine")
         torch.set_num_threads(threads)
     network = load_network(locate(model))
+    if precision == "bf16" and network.config.embedding:
+        raise UsageError(
+            f"the model {network.config.name} compares vectors with stored ones, all in fp32: without bf16"
+        )
     gate = load_network(locate(GATE_MODEL)) if network.config.gate else None
-    return Engine(network, pick_device(device), batch_size, gate)
+    engine = Engine(network, pick_device(device), batch_size, gate)
+    is_faster = multiplies_bfloat16(engine.device) and not network.config.embedding
+    if precision == "bf16" or (precision == "auto" and is_faster):
+        lower(engine.network)
+    return engine

@@ -64,7 +64,7 @@ class ConvolutionPosition(nn.Module):
         gated = functional.glu(self.gate(self.norm(x)), dim=2)
         # Zero, as the convolution pads beyond the end of a clip.
         gated = gated * mask.unsqueeze(2)
-        y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(self._convolve(gated)))))
+        y: Tensor = self.dropout(self.output(functional.silu(self.middle_norm(self._convolve(gated.float())))))
         return y
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class Encoder(nn.Module):
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         if convolved:
             x = x.unflatten(1, (mask.shape[1], -1)).mean(dim=2)
-        y: Tensor = self.dropout(x)
+        y: Tensor = self.dropout(x.float())  # the path of the residuals is never in low precision
         return y
 
     def _join(self, vectors: Tensor) -> Tensor:

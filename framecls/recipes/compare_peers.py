@@ -80,7 +80,7 @@ def framecls_system(name: str) -> System:
     engine = load_engine(name)
 
     def hear(samples: Samples) -> Heard:
-        windows = next(iter(engine.run([samples], ReadOptions(sample_rate=_RATE))))
+        [windows] = [list(recording) for recording in engine.run([samples], ReadOptions(sample_rate=_RATE))]
         scores = np.asarray(1 / (1 + np.exp(-stitch(windows, engine.config.overlap_frames))), np.float32)
         return {label: scores[:, column] for column, label in enumerate(engine.config.labels)}
 
