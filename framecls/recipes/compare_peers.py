@@ -1,12 +1,12 @@
 """Measure `sound`, silero-vad, YAMNet and FireRed on the same recordings: frames of 20 ms, speech and music or not.
 
 Recordings are the mixtures of the `sound` recipe's dev set: voices, music and noise from recordings and whole sources
-that training never heard. Or, with --whole, those of a manifest as they are, by source (such as recipes.sound_dev and
-recipes.make_meetings write). Where a source has one label throughout, the share of its frames that each system calls
-speech and music is told, at the thresholds that it comes with.
+that training never heard; and, with --whole, those of other manifests as they are, by source, such as recipes.sound_dev
+and recipes.make_meetings write. Where a source has one label throughout, the share of its frames that each system calls
+so is told, at the thresholds that it comes with.
 
     pip install silero-vad ai-edge-litert onnxruntime torchaudio
-    python -m framecls.recipes.compare_peers sound.jsonl [--model sound] [--teachers DIR] [--whole]
+    python -m framecls.recipes.compare_peers sound.jsonl --whole dev.jsonl meetings.jsonl [--teachers DIR]
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def describe(system: System, label: str, scores: NDArray[np.float32], truth: NDA
 def main() -> None:
     """Print a line a source, label and system."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("manifest", type=Path)
+    arguments.add_argument("manifest", type=Path, nargs="?", help="whose dev side is mixed")
     arguments.add_argument("--model", nargs="+", default=["sound"], help="names or paths")
     arguments.add_argument("--recipe", default="sound")
-    arguments.add_argument("--whole", action="store_true", help="recordings as they are, and no mixtures")
+    arguments.add_argument("--whole", type=Path, nargs="*", default=[], help="manifests of recordings as they are")
     arguments.add_argument("--teachers", type=Path, help="folder of the networks of recipes.teachers")
     arguments.add_argument("--only-models", action="store_true", help="leave the peers out")
     arguments.add_argument("--cache", type=Path)
@@ -145,7 +145,13 @@ def main() -> None:
         systems = open_systems(options.model, options.teachers)
     with tempfile.TemporaryDirectory() as temporary:
         cache = options.cache or Path(temporary)
-        examples = list(read_examples(engine, options.manifest, options.recipe, cache, whole=options.whole))
+        manifests = [(file, True) for file in options.whole]
+        manifests += [(options.manifest, False)] if options.manifest else []
+        examples = [
+            example
+            for manifest, whole in manifests
+            for example in read_examples(engine, manifest, options.recipe, cache, whole=whole)
+        ]
     heard = {name: [system.hear(example.samples) for example in examples] for name, system in systems.items()}
     for source in sorted({example.source for example in examples}):
         of = [index for index, example in enumerate(examples) if example.source == source]

@@ -5,7 +5,7 @@ with "__" for "/". What a group holds is heard by whoever marked it; where in a 
 FireRed's VAD. Nobody marked where a meeting far away is talked in: `make_meetings --split dev` simulates those.
 
     python -m framecls.recipes.sound_dev FOLDER --teachers DIR --out dev.jsonl
-    python -m framecls.recipes.compare_peers dev.jsonl --whole --teachers DIR
+    python -m framecls.recipes.compare_peers --whole dev.jsonl --teachers DIR
 """
 
 from __future__ import annotations
