@@ -68,11 +68,6 @@ class Runner(ABC):
         """Run the network on a batch of windows of one grid."""
 
     @property
-    def precision(self) -> str:
-        """What large matrices multiply in."""
-        return "bf16" if is_lowered(self.network) else "fp32"
-
-    @property
     def n_workers(self) -> int:
         """Batches that a run has under way at once, among which the CPU threads of torch are shared out."""
         return min(_torch_threads.wanted(), _MAX_WORKERS) if self.device.type == "cpu" else 1
@@ -172,6 +167,11 @@ class Engine(Runner):
         fits = max(1, _MAX_BATCH_NUMBERS // self.config.largest_array)
         self.batch_size = batch_size or min(_BATCH_SIZE.get(device.type, 8), fits)
         self.gate = Gate(gate.to(device), self.config) if gate is not None else None
+
+    @property
+    def precision(self) -> str:
+        """What large matrices multiply in."""
+        return "bf16" if is_lowered(self.network) else "fp32"
 
     def pad(self, items: list[Item]) -> tuple[Tensor, Tensor]:
         """Return (batch, sample) windows on the device as the network takes them, and (batch,) their real frames."""
