@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from framecls.checkpoints import registry
@@ -66,11 +66,11 @@ def _pick_format(name: str | None, output: str | None) -> str:
         return name
     if output is None:
         return "table"
-    by_suffix = {writer.suffix.casefold(): name for name, writer in WRITERS.items()}  # .txt: audacity, the last of them
-    suffix = PurePath(output).suffix.casefold()
-    if output.endswith("/") or suffix not in by_suffix:
+    fitting = [name for name, writer in WRITERS.items() if output.casefold().endswith(writer.suffix.casefold())]
+    if not fitting:
         raise UsageError(f"-o {output}: name the format with -f: {', '.join(WRITERS)}")
-    return by_suffix[suffix]
+    # The most that fits; .txt: audacity, the last of them.
+    return max(reversed(fitting), key=lambda name: len(WRITERS[name].suffix))
 
 
 def check_report_format(format: str) -> None:

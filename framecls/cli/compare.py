@@ -104,6 +104,7 @@ def _compare(
         device=device,
         cache=cache,
         tier=options.tier,
+        annotation=options.annotation,
         split_by=choose_split_by(options.split_by),
     )
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))

@@ -72,6 +72,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             length_s=options.length,
             codec=options.codec,
             tier=options.tier,
+            annotation=options.annotation,
             split_by=choose_split_by(options.split_by),
             timeline=TimelineRules(options.collar or 0.0, options.skip_overlap) if options.timeline else None,
         )

@@ -387,7 +387,10 @@ class LabelOptions:
     """How labels are read and split into what is learnt from and what is measured on."""
 
     tier: Annotated[
-        str | None, _reading("--tier", metavar="NAME", help="Of TextGrids that have several; '*': all of them.")
+        str | None, _reading("--tier", metavar="NAME", help="Of TextGrids and ELAN files; '*': all of them.")
+    ] = None
+    annotation: Annotated[
+        str | None, _reading("--annotation", metavar="COLUMN", help="Of Raven's tables: the one that is the label.")
     ] = None
     split_by: Annotated[
         str | None,

@@ -158,6 +158,7 @@ def _make_job(options: TrainOptions, recipe: Recipe, device: str, folder: Path |
         resume=options.resume,
         device=device,
         tier=options.tier,
+        annotation=options.annotation,
         split_by=choose_split_by(options.split_by),
         save_every_s=options.save_every,
     )

@@ -114,7 +114,7 @@ def choose_destination(
     path = Path(output)
     if os.path.isdir(path) or output.endswith("/"):
         return FolderDestination(writer, path, keeps_journal=keep_journal, by_stem=by_stem)
-    is_file = os.path.exists(path) or path.suffix.casefold() == writer.suffix.casefold()
+    is_file = os.path.exists(path) or path.name.casefold().endswith(writer.suffix.casefold())
     if several and not (n_inputs == 1 and is_file):
         if is_file:
             said = f"-o {output}: {format} holds one recording a file, and there are {n_inputs}: name a folder"

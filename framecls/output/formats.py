@@ -471,6 +471,31 @@ class AudacityWriter(Writer):
             stream.write(f"{seconds(s.start)}\t{seconds(s.end)}\t{field(s.label)}\n")
 
 
+class RavenWriter(Writer):
+    """A selection table of Raven; a selection has the whole band, since a model says nothing of frequencies."""
+
+    name = "raven"
+    suffix = ".selections.txt"
+    joins = False
+    streams = True
+
+    def begin(self, stream: IO[Any]) -> None:
+        self._n_written = 0
+        columns = ("Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Annotation", "Score")
+        stream.write("\t".join(("Selection", "View", "Channel", *columns)) + "\n")
+
+    def write_result(self, result: Result, stream: IO[Any]) -> None:
+        top_hz = result.audio.sample_rate / 2 if result.audio is not None else _DEFAULT_TOP_HZ
+        for s in as_segments(result):
+            self._n_written += 1
+            place = f"{self._n_written}\tSpectrogram 1\t{result.channel or 1}"
+            span = f"{seconds(s.start)}\t{seconds(s.end)}\t0\t{top_hz:g}"
+            stream.write(f"{place}\t{span}\t{field(s.label)}\t{score(s.score)}\n")
+
+
+_DEFAULT_TOP_HZ = 8000.0
+
+
 class VttWriter(Writer):
     """WebVTT: a cue for each segment."""
 
@@ -662,6 +687,7 @@ WRITERS: dict[str, type[Writer]] = {
         TextGridWriter,
         RttmWriter,
         AudacityWriter,
+        RavenWriter,
         VttWriter,
         SrtWriter,
         ElanWriter,

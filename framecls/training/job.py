@@ -37,6 +37,7 @@ class Job:
     team: Team = ALONE  # the processes that train together
     stop_after: int | None = None  # steps after which to stop; the schedule stays that of the whole run
     tier: str | None = None  # of TextGrids that have several
+    annotation: str | None = None  # the column of Raven's tables that is the label
     split_by: SplitBy | None = None  # what stays together where the manifest gives no split; None: by what it names
     save_every_s: float = 60.0  # between two saves of the state; it is also saved after each dev measurement
 
@@ -117,7 +118,7 @@ def find_label_fault(recipe: Recipe, labels: Sequence[str]) -> str | None:
 
 def reading(job: Job) -> LabelSettings:
     """Return how to read the labels of a job."""
-    return LabelSettings(job.tier, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
+    return LabelSettings(job.tier, job.annotation, job.recipe.task == "pooled", job.recipe.features.vectors_per_s)
 
 
 def split(job: Job, recordings: list[Recording]) -> Parts:

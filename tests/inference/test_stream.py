@@ -167,8 +167,11 @@ def test_streamed_formats(format: str, tag: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--stream"], "--stream needs -f: choose jsonl, csv, tsv, rttm, audacity"),
-        (["--stream", "-f", "table"], "--stream does not go with -f table: choose jsonl, csv, tsv, rttm, audacity"),
+        (["--stream"], "--stream needs -f: choose jsonl, csv, tsv, rttm, audacity, raven"),
+        (
+            ["--stream", "-f", "table"],
+            "--stream does not go with -f table: choose jsonl, csv, tsv, rttm, audacity, raven",
+        ),
         (["--stream", "-o", "a.json"], "leave -o out"),
         (["--stream", "-f", "json"], "choose jsonl"),
         (["--stream", "-f", "vtt"], "choose jsonl"),

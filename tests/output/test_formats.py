@@ -228,6 +228,15 @@ def test_audacity() -> None:
     assert rows == [["0", "1.26", "speech"], ["0.9", "12.345678", "music"], ["3", "4.5", "speech"]]
 
 
+def test_raven() -> None:
+    from framecls.training.data.labels.labelfiles import parse_raven
+
+    text = render("raven", make_tag())
+    assert text.splitlines()[0].startswith("Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\t")
+    spans = [(0.0, 1.26, "speech"), (0.9, 12.345678, "music"), (3.0, 4.5, "speech")]
+    assert [row[:3] for row in parse_raven(text)] == spans
+
+
 def test_small_times_have_no_exponent() -> None:
     segment = Segment(0.00001, 0.00003, "a\tb\nc", 1.0)
     result = TagResult("a", "m", 1.0, 0.5, ("a",), (segment,), np.zeros(2), np.zeros((2, 1), np.float32))
@@ -424,9 +433,10 @@ def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_formats_say_of_themselves() -> None:
     assert {name for name, writer in WRITERS.items() if writer.binary} == {"npz", "parquet", "png"}
     assert {name for name, writer in WRITERS.items() if not writer.joins} == {
-        "textgrid", "audacity", "vtt", "srt", "elan", "npz",
+        "textgrid", "audacity", "raven", "vtt", "srt", "elan", "npz",
     }  # fmt: skip
-    assert [name for name, writer in WRITERS.items() if writer.streams] == ["jsonl", "csv", "tsv", "rttm", "audacity"]
+    streamed = [name for name, writer in WRITERS.items() if writer.streams]
+    assert streamed == ["jsonl", "csv", "tsv", "rttm", "audacity", "raven"]
     assert [name for name, writer in WRITERS.items() if writer.for_people] == ["table", "svg", "png"]
     assert [name for name, writer in WRITERS.items() if writer.takes_frames] == [
         "table", "json", "jsonl", "csv", "tsv", "npz",

@@ -25,7 +25,7 @@ from framecls.results import Segment, TagResult
 from framecls.training.data.clips import open_clips
 from framecls.training.data.labels import LabelSettings, read_rows
 from framecls.training.data.labels.arrays import frame_label_rows, load_array
-from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, parse_rttm
+from framecls.training.data.labels.labelfiles import parse_audacity, parse_phn, parse_raven, parse_rttm
 from framecls.training.data.labels.rows import Row
 from framecls.training.data.labels.textgrid import read_textgrid
 from framecls.training.data.labels.walk import list_files
@@ -149,9 +149,62 @@ def test_what_tag_writes_can_be_learnt_from(tmp_path: Path, writer: type) -> Non
 
 def test_audacity_labels() -> None:
     text = "0.0\t0.5\taa\n\\\t100\t200\n0,5\t1,25\tb c\n1.5\t1.5\tpoint\n1.6\t1.8\t\n"
-    assert parse_audacity(text) == [(0.0, 0.5, "aa"), (0.5, 1.25, "b c")]
+    assert parse_audacity(text) == [(0.0, 0.5, "aa", 100.0, 200.0), (0.5, 1.25, "b c")]
     with pytest.raises(ManifestError, match="line 1: 'nonsense' is not a time"):
         parse_audacity("nonsense")
+
+
+RAVEN = """Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\t{column}\tNotes
+1\tWaveform 1\t1\t0.000\t0.500\t500.0\t4000.0\taa\t
+1\tSpectrogram 1\t1\t0.000\t0.500\t500.0\t4000.0\taa\tloud
+2\tSpectrogram 1\t1\t0.500\t1.250\t0.0\t900.5\tb c\t
+3\tSpectrogram 1\t1\t1.300\t1.350\t0.0\t900.5\t\tno label
+"""
+
+
+@pytest.mark.parametrize("column", ["Species", "Annotation", "My own"])
+@pytest.mark.parametrize("name", ["a.Table.1.selections.txt", "a.selections.txt", "a.wav.selections.txt", "a.txt"])
+def test_raven_tables(tmp_path: Path, column: str, name: str) -> None:
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / name).write_text(RAVEN.format(column=column))
+    [recording] = read_manifest(tmp_path)
+    assert spans_of(recording) == SPANS
+    assert [span.band_hz for span in recording.spans] == [(500.0, 4000.0), (0.0, 900.5)]
+
+
+def test_columns_of_raven_tables_that_could_be_the_label() -> None:
+    text = RAVEN.format(column="Bird").replace("Notes", "Mood")
+    with pytest.raises(ManifestError, match="name it with --annotation: there are Bird, Mood"):
+        parse_raven(text)
+    assert [row[2] for row in parse_raven(text, "bird")] == ["aa", "b c"]
+    assert [row[2] for row in parse_raven(text, "Mood")] == ["loud", "no label"]
+    with pytest.raises(ManifestError, match="no column 'Frog': there are Bird, Mood"):
+        parse_raven(text, "Frog")
+    with pytest.raises(ManifestError, match="line 4: 'x' is not a time"):
+        parse_raven(text.replace("1.250", "x"), "bird")
+
+
+def test_elan_files(tmp_path: Path) -> None:
+    elan = pytest.importorskip("pympi", reason="pympi writes and reads ELAN files").Elan
+    write_wav(tmp_path / "a.wav")
+    document = elan.Eaf()
+    for label, start_s, end_s in SPANS:
+        document.add_annotation("default", int(1000 * start_s), int(1000 * end_s), label)
+    document.to_file(str(tmp_path / "a.eaf"))
+    [recording] = read_manifest(tmp_path)
+    assert spans_of(recording) == SPANS
+    (tmp_path / "a.eaf").write_text("<nothing")
+    with pytest.raises(ManifestError, match="not an ELAN file"):
+        read_manifest(tmp_path)
+
+
+def test_a_label_file_without_labels_says_that_there_is_nothing(tmp_path: Path) -> None:
+    for name, text in (("a", "0\t1\taa\n"), ("b", "Selection\tBegin Time (s)\tEnd Time (s)\tSpecies\n")):
+        write_wav(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(text)
+    first, second = read_manifest(tmp_path)
+    assert (spans_of(first), spans_of(second), second.label) == ([("aa", 0.0, 1.0)], [], "")
+    assert [r.file.name for r in read_manifest(tmp_path, LabelSettings(by_row=True))] == ["a.wav#t=0,1"]
 
 
 def test_other_texts_beside_recordings_are_left_alone(tmp_path: Path) -> None:

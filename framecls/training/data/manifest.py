@@ -25,6 +25,7 @@ class Span:
     start_s: float = 0.0
     end_s: float | None = None
     where: str = field(default="", compare=False)  # its row, for messages
+    band_hz: tuple[float, ...] = ()  # lowest and highest frequency, where they are marked
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Recording:
 
     @property
     def label(self) -> str:
-        """The label of a recording that has one throughout."""
-        return self.spans[0].label
+        """The label of a recording that has one throughout; empty where it has none at all."""
+        return self.spans[0].label if self.spans else ""
 
     @property
     def audio(self) -> Path:
@@ -161,7 +162,7 @@ def _group(rows: Iterable[Row], root: Path, reading: LabelSettings, found: Found
 
 def _record(row: Row, root: Path, reading: LabelSettings) -> Recording:
     section = None
-    file, span = row.file, Span(row.label, row.start_s, row.end_s, row.where)
+    file, span = row.file, Span(row.label, row.start_s, row.end_s, row.where, row.band_hz)
     if reading.by_row and (row.start_s or row.end_s is not None):
         section = Section(row.file, row.start_s, row.end_s)
         end = "" if row.end_s is None else f",{row.end_s:g}"
@@ -171,7 +172,7 @@ def _record(row: Row, root: Path, reading: LabelSettings) -> Recording:
     name = row.name or os.path.relpath(row.file, root if os.path.isdir(root) else root.parent)
     return Recording(
         file=file,
-        spans=(span,),
+        spans=(span,) if row.label else (),
         speaker=row.speaker or name,
         source=row.source,
         split=row.split,

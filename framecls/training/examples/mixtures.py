@@ -49,6 +49,8 @@ class MixtureExamples(FrameExamples):
         """The recordings of each label and source."""
         tree: dict[str, dict[str, list[Recording]]] = {label: {} for label in self.config.labels}
         for recording in self._recordings:
+            if not recording.spans:
+                continue
             tree[recording.label].setdefault(recording.source, []).append(recording)
         return tree
 

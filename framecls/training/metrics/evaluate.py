@@ -45,6 +45,7 @@ class Test:
     recipe: Recipe | None = None  # measure on mixtures if this recipe has them; None: on recordings as they are
     length_s: float | None = None  # pooled: join and cut the recordings of each voice; None: each file whole
     tier: str | None = None  # of TextGrids that have several
+    annotation: str | None = None  # the column of Raven's tables that is the label
     split_by: SplitBy | None = None  # as in training
     codec: str | None = None  # one of `CODECS`, to encode and decode the recordings with
     timeline: TimelineRules | None = None  # pooled: measure what holds when, not one answer a recording
@@ -133,7 +134,7 @@ def _measure(
 
 def _read_split(engine: Engine, test: Test) -> list[Recording]:
     features = engine.config.features
-    reading = LabelSettings(test.tier, engine.config.task == "pooled", features.vectors_per_s)
+    reading = LabelSettings(test.tier, test.annotation, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
     if not engine.config.embedding:
         check_labels(recordings, engine.config.labels)

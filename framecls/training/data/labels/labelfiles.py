@@ -1,11 +1,14 @@
-"""Label files beside recordings: Praat TextGrid, TIMIT .phn, RTTM, Audacity label tracks."""
+"""Label files beside recordings: TextGrid, TIMIT .phn, RTTM, ELAN, Audacity label tracks, Raven selection tables."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from framecls import packages
 from framecls.audio.find import AUDIO_SUFFIXES
 from framecls.errors import AudioError, ManifestError
 from framecls.training.data.labels.rows import (
@@ -20,26 +23,35 @@ from framecls.training.data.labels.rows import (
 )
 from framecls.training.data.labels.textgrid import ALL_TIERS, Interval, read_textgrid
 
+# Start and end in seconds, label, and where they are known the lowest and highest frequency in Hz.
+Marked = Interval | tuple[float, float, str, float, float]
+
 
 @dataclass(frozen=True)
 class Format:
     """A kind of label file for the recording of the same name."""
 
     name: str
-    read: Callable[[Path, Path, LabelSettings], Sequence[Interval]]  # label file, recording, options
+    read: Callable[[Path, Path, LabelSettings], Sequence[Marked]]  # label file, recording, options
 
 
-def parse_audacity(text: str) -> list[Interval]:
+def parse_audacity(text: str) -> list[Marked]:
     """Return the regions of an Audacity label track: start, end and label between tabs.
 
-    Lines that begin with a backslash (frequencies) and regions without text or length are skipped.
+    A line that begins with a backslash gives the lowest and highest frequency in Hz of the region before it, whose
+    tuple has them too. Regions without text or length are skipped.
 
     Raises:
         ManifestError: a line has another form.
     """
-    found = []
+    found: list[Marked] = []
+    kept = False  # the region before
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("\\"):
+        if not line.strip():
+            continue
+        if line.startswith("\\"):
+            if kept:
+                found[-1] = (*found[-1][:3], *_parse_band(line.split("\t")[1:3]))
             continue
         start, _, rest = line.partition("\t")
         end, _, label = rest.partition("\t")
@@ -49,9 +61,80 @@ def parse_audacity(text: str) -> list[Interval]:
             raise ManifestError(
                 f"line {number}: {error}: start, end and label with tabs between are expected"
             ) from None
-        if label.strip() and end_s > start_s:
+        kept = bool(label.strip()) and end_s > start_s
+        if kept:
             found.append((start_s, end_s, label.strip()))
     return found
+
+
+def _parse_band(words: Sequence[str]) -> tuple[float, float] | tuple[()]:
+    """Return the lowest and highest frequency in Hz; nothing where it is not given, which Audacity writes as -1."""
+    try:
+        low_hz, high_hz = (float(word.replace(",", ".")) for word in words)
+    except ValueError:
+        return ()
+    return (low_hz, high_hz) if 0 <= low_hz < high_hz else ()
+
+
+def is_raven(text: str) -> bool:
+    """Return whether a text is a selection table of Raven, by its first line."""
+    return _BEGIN in text.partition("\n")[0].casefold().split("\t")
+
+
+def parse_raven(text: str, annotation: str | None = None) -> list[Marked]:
+    """Return the selections of a table of Raven: start, end, label, and the lowest and highest frequency in Hz.
+
+    A selection that is listed once for each view counts once; one without a label is skipped.
+
+    Args:
+        text: of the file.
+        annotation: the column that is the label; None: one that is usual for it, or the only one of the user's own.
+
+    Raises:
+        ManifestError: there is no such column, or a line has no times.
+    """
+    lines = text.splitlines()
+    columns = [name.strip() for name in lines[0].split("\t")]
+    names = [name.casefold() for name in columns]
+    label_at = _find_annotation(columns, annotation)
+    found: dict[Marked, None] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        cells = dict(zip(names, (cell.strip() for cell in line.split("\t")), strict=False))
+        label = cells.get(names[label_at], "")
+        if not label:
+            continue
+        try:
+            start_s, end_s = parse_seconds(cells.get(_BEGIN, "")), parse_seconds(cells.get(_END, ""))
+        except ManifestError as error:
+            raise ManifestError(f"line {number}: {error}") from None
+        if end_s > start_s:
+            band = _parse_band([cells.get("low freq (hz)", ""), cells.get("high freq (hz)", "")])
+            found[start_s, end_s, label, *band] = None
+    return list(found)
+
+
+def _find_annotation(columns: Sequence[str], wanted: str | None) -> int:
+    names = [name.casefold() for name in columns]
+    own = [name for name in columns if name and not _RAVEN_COLUMN.fullmatch(name)]
+    usual = [name for name in _ANNOTATIONS if name in names]
+    if wanted is not None:
+        usual = [wanted.casefold()] if wanted.casefold() in names else []
+    elif not usual and len(own) == 1:
+        usual = [own[0].casefold()]
+    if usual:
+        return names.index(usual[0])
+    what = f"no column {wanted!r}" if wanted is not None else "which column is the label? name it with --annotation"
+    raise ManifestError(f"{what}: there are {', '.join(own) or 'none but those of Raven itself'}")
+
+
+# Columns of Raven's selection tables, in lower case, and those that usually hold the label.
+_BEGIN, _END = "begin time (s)", "end time (s)"
+_ANNOTATIONS = ("annotation", "label", "species", "common name", "species code", "call type", "sound type", "tags")
+_RAVEN_COLUMN = re.compile(
+    r"selection|view|channel|score|confidence|begin (path|file|date|clock time)|end (path|file|date|clock time)|"
+    r"file offset.*|notes?|.*\(.*\)",
+    re.IGNORECASE,
+)
 
 
 def parse_phn(text: str, sample_rate: int) -> list[Interval]:
@@ -117,13 +200,42 @@ def _sample_rate(file: Path) -> int:
         raise ManifestError(f"its recording {file.name}: {error}") from error
 
 
+def _read_txt(path: Path, reading: LabelSettings) -> list[Marked]:
+    text = read_text(path)
+    return parse_raven(text, reading.annotation) if is_raven(text) else parse_audacity(text)
+
+
+def read_elan(path: Path) -> dict[str, list[Interval]]:
+    """Read the annotations of each tier of an ELAN file, without empty ones.
+
+    Raises:
+        PackageError: pympi is not installed.
+        ManifestError: it is no ELAN file.
+    """
+    elan = packages.load("ELAN files", "pympi", "pympi-ling").Elan
+    try:
+        document = elan.Eaf(str(path))
+        tiers = {name: document.get_annotation_data_for_tier(name) for name in document.get_tier_names()}
+    except Exception as error:  # pympi raises it itself
+        raise ManifestError(f"not an ELAN file, or damaged ({type(error).__name__})") from None
+    return {
+        name: [(row[0] / 1000, row[1] / 1000, row[2].strip()) for row in rows if row[2].strip() and row[1] > row[0]]
+        for name, rows in tiers.items()
+    }
+
+
 # By suffix, in lower case; of several kinds beside the same recordings the first is read.
 FORMATS: dict[str, Format] = {
     ".textgrid": Format("TextGrids", lambda path, _, reading: choose_tier(read_textgrid(path), reading.tier)),
     ".phn": Format("TIMIT phone files", lambda path, file, _: parse_phn(read_text(path), _sample_rate(file))),
-    ".txt": Format("Audacity label tracks", lambda path, _file, _reading: parse_audacity(read_text(path))),
+    ".eaf": Format("ELAN files", lambda path, _, reading: choose_tier(read_elan(path), reading.tier)),
+    ".txt": Format("Audacity label tracks or Raven tables", lambda path, _, reading: _read_txt(path, reading)),
 }
 RTTM_SUFFIX = ".rttm"
+
+
+# What Raven, BirdNET and framecls add to the name of a recording.
+_TABLE_SUFFIX = re.compile(r"(\.Table\.\d+|\.BirdNET)?\.selections?(\.table)?\.txt$", re.IGNORECASE)
 
 
 def pair(labels: Sequence[Path], audio: Sequence[Path]) -> dict[Path, Path]:
@@ -134,7 +246,8 @@ def pair(labels: Sequence[Path], audio: Sequence[Path]) -> dict[Path, Path]:
         by_stem.setdefault(file.with_suffix(""), []).append(file)
     pairs = {}
     for path in labels:
-        bare = path.with_suffix("")
+        name = _TABLE_SUFFIX.sub("", path.name)
+        bare = path.with_name(name) if name != path.name else path.with_suffix("")
         match = by_name.get(bare) or next(iter(by_stem.get(bare, [])), None)
         if match is not None:
             pairs[path] = match
@@ -156,7 +269,8 @@ def find_label_files(files: Sequence[Path]) -> str | None:
 
 def _is_label_track(path: Path) -> bool:
     try:
-        return bool(parse_audacity(read_text(path)))
+        text = read_text(path)
+        return is_raven(text) or bool(parse_audacity(text))
     except ManifestError:
         return False
 
@@ -189,8 +303,9 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: La
         except ManifestError as error:
             found.problems.append(f"{name}: {error}")
             continue
-        if not spans:
+        if not spans and not reading.by_row:
             found.notes.append(f"{name}: nothing is labelled in it")
+            spans = [(0.0, math.inf, "")]
         for row in placed.rows(pairs[path], spans, name, timit=suffix == ".phn"):
             found.add(row)
     _note_unlabelled(found, audio)
@@ -233,16 +348,16 @@ class _FolderSplits:
         if left := sorted(name for name, split in self._splits.items() if split is None):
             found.notes.append(f"left out: {', '.join(left)}, since there is a dev folder too")
 
-    def rows(self, file: Path, spans: Sequence[Interval], where: str, *, timit: bool = False) -> Iterator[Row]:
+    def rows(self, file: Path, spans: Sequence[Marked], where: str, *, timit: bool = False) -> Iterator[Row]:
         """Yield a row for each label of a recording, none if its folder is left out."""
         split = self._splits.get(self._tops[file])
         if self._splits and split is None:
             return
         speaker = file.parent.name if timit and file.parent != self._root else ""
-        for number, (start_s, end_s, label) in enumerate(spans, start=1):
-            yield Row(
-                file, label, f"{where}, label {number}", start_s=start_s, end_s=end_s, speaker=speaker, split=split
-            )
+        for number, (start_s, end_s, label, *band) in enumerate(spans, start=1):
+            place = f"{where}, label {number}"
+            end = end_s if math.isfinite(end_s) else None
+            yield Row(file, label, place, "", start_s, end, speaker, split=split, band_hz=tuple(band))
 
 
 def _note_unlabelled(found: Found, audio: Sequence[Path]) -> None:

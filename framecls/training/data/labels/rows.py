@@ -23,7 +23,8 @@ _TEST_NAMES = frozenset({"test", "testing", "eval", "evaluation"})
 class LabelSettings:
     """How to read labels where the files leave it open."""
 
-    tier: str | None = None  # of TextGrids that have several; "*": all of them together
+    tier: str | None = None  # of TextGrids and ELAN files that have several; "*": all of them together
+    annotation: str | None = None  # the column of Raven's tables that is the label; None: found by its name
     by_row: bool = False  # each row with times is a recording of its own, for a pooled task
     vectors_per_s: float = 100.0  # of precomputed features, which do not say their rate
 
@@ -33,7 +34,7 @@ class Row:
     """A label over `[start_s, end_s)` of a file, and its other properties."""
 
     file: Path
-    label: str
+    label: str  # empty: the file has none at all
     where: str  # the row in messages, such as "line 7"
     name: str = ""  # the file as the manifest has it; empty: its path below the folder
     start_s: float = 0.0
@@ -44,6 +45,7 @@ class Row:
     phones: tuple[str, ...] = ()
     alignment: tuple[tuple[str, float], ...] = ()  # each phone, "" for a pause, and the second at which it ends
     soft: tuple[tuple[str, float], ...] = ()  # labels and a teacher's probabilities
+    band_hz: tuple[float, ...] = ()  # lowest and highest frequency, where they are marked
 
 
 @dataclass
