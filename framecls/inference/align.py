@@ -24,7 +24,8 @@ from framecls.shapes import IPA, SILENCE
 
 _LEAST_PROBABILITY = 1e-6  # of a phone in a frame: no single one forbids a path
 _DOUBTFUL = 0.5  # mean probability of all phones below which the text is hardly what is said
-_MOST_CHOICES = 2**28  # frames times states: a path through more does not fit into memory
+# A text may be a few seconds behind or ahead before it is given up: a wrong phone costs some nats a frame.
+_BEAM = 2000.0
 
 
 @dataclass
@@ -43,35 +44,47 @@ class Graph:
         return len(self.symbols) - 1
 
 
-def find_path(log_probs: NDArray[np.floating], graph: Graph) -> tuple[NDArray[np.int64], float]:
+def find_path(log_probs: NDArray[np.floating], graph: Graph, beam: float = _BEAM) -> tuple[NDArray[np.int64], float]:
     """Return the state of each frame on the likeliest path through a graph, and the path's log-probability.
 
     A state holds for at least one frame. Without any path the log-probability is minus infinity.
 
     Args:
-        log_probs: (frame, symbol) natural logarithms.
-        graph: at least one state.
+        log_probs: (frame, symbol) natural logarithms; at least one frame.
+        graph: at least one state; where neighbours have near numbers, time and memory grow with the frames alone.
+        beam: states that are so much less likely than the best of a frame (natural logarithm) are given up, but for
+            those between two that are not.
     """
-    n_frames, n_states = len(log_probs), len(graph.symbols)
+    n_frames, n_states, symbols = len(log_probs), len(graph.symbols), np.array(graph.symbols)
     ways = np.full((n_states, 1 + max(map(len, graph.before))), n_states)  # (state, way in); last: no such state
     for state, before in enumerate(graph.before):
         ways[state, : 1 + len(before)] = [state, *before]
-    rows = np.arange(n_states)
+    known = ways < n_states
+    steps = (np.arange(n_states)[:, None] - ways)[known]
+    forward, backward = max(0, int(steps.max())), max(0, -int(steps.min()))  # the longest steps to another state
     best = np.full(n_states + 1, -np.inf)
-    came = np.zeros((n_frames, n_states), np.min_scalar_type(ways.shape[1]))
-    for frame in range(n_frames):
-        row = log_probs[frame, graph.symbols]
-        if frame == 0:
-            best[graph.first] = row[graph.first]
-            continue
-        totals = best[ways]
-        came[frame] = totals.argmax(axis=1)
-        best[:-1] = totals[rows, came[frame]] + row
+    best[graph.first] = log_probs[0, symbols[graph.first]]
+    low, high = min(graph.first), max(graph.first) + 1  # only these states are alive
+    came: list[tuple[int, NDArray[np.unsignedinteger]]] = []  # of each frame but the first: from `low` on, the way in
+    for row in log_probs[1:]:
+        low, high = max(0, low - backward), min(n_states, high + forward)
+        totals = best[ways[low:high]]
+        choice = totals.argmax(axis=1)
+        came.append((low, choice.astype(np.min_scalar_type(ways.shape[1]))))
+        now = totals[np.arange(high - low), choice] + row[symbols[low:high]]
+        alive = np.flatnonzero(now > now.max() - beam)
+        if not len(alive):
+            return np.zeros(n_frames, np.int64), -np.inf
+        best[low:high] = -np.inf
+        low, high, now = low + int(alive[0]), low + int(alive[-1]) + 1, now[alive[0] : alive[-1] + 1]
+        best[low:high] = now
     path = np.zeros(n_frames, np.int64)
     path[-1] = max(graph.last, key=lambda state: best[state])
     log_prob = float(best[path[-1]])
-    for frame in range(n_frames - 1, 0, -1):
-        path[frame - 1] = ways[path[frame], came[frame, path[frame]]]
+    if log_prob > -np.inf:
+        for frame in range(n_frames - 1, 0, -1):
+            first, choices = came[frame - 1]
+            path[frame - 1] = ways[path[frame], choices[path[frame] - first]]
     return path, log_prob
 
 
@@ -133,12 +146,12 @@ def place_words(result: TagResult, words: Sequence[Word]) -> Alignment:
     check_phones(result.labels, result.model)
     graph, places = make_graph(words, result.labels)
     n_frames = len(result.scores)
-    if n_frames * len(places) > _MOST_CHOICES:
-        raise TextError("the recording is too long for so long a text: cut both where somebody pauses")
     log_probs = np.log(np.maximum(result.scores, _LEAST_PROBABILITY))
     path, log_prob = find_path(log_probs, graph) if n_frames else (np.zeros(0, np.int64), -np.inf)
     if log_prob == -np.inf:
         least_s = sum(min(map(len, word.pronunciations)) for word in words) * result.hop
+        if least_s <= result.duration:
+            raise TextError("the text does not fit the recording: is it what is said?")
         said = f"{len(words)} words need at least {least_s:.2f} s, and it has {result.duration:.2f} s"
         raise TextError(f"the text is too long for the recording: {said}")
     found = result.scores[np.arange(n_frames), np.array(graph.symbols)[path]]

@@ -53,13 +53,33 @@ def graphs(draw: st.DrawFn) -> Graph:
 @given(graphs(), st.integers(1, 5), st.integers(0, 1000))
 def test_the_likeliest_path(graph: Graph, n_frames: int, seed: int) -> None:
     log_probs = random_log_probs(seed, n_frames, 3)
-    path, log_prob = find_path(log_probs, graph)
+    path, log_prob = find_path(log_probs, graph, math.inf)
     assert log_prob == pytest.approx(best_by_trial(log_probs, graph))
     if log_prob > -math.inf:
         assert sum(log_probs[range(n_frames), np.array(graph.symbols)[path]]) == pytest.approx(log_prob)
         assert path[0] in graph.first
         assert path[-1] in graph.last
         assert all(a == b or a in graph.before[b] for a, b in pairwise(path.tolist()))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_beam_gives_up_what_is_far_behind_and_nothing_else(seed: int) -> None:
+    """A long string whose symbols are said clearly, with noise: the same path, in a part of the states."""
+    rng = np.random.default_rng(seed)
+    symbols = rng.integers(0, 6, 120).tolist()
+    graph = Graph()
+    for number, symbol in enumerate(symbols):
+        graph.add(symbol, range(max(0, number - 2), number))  # a symbol may be left out
+    graph.first, graph.last = [0, 1], [118, 119]
+    said = np.repeat(symbols, rng.integers(1, 6, 120))
+    scores = rng.dirichlet(np.ones(6), len(said))
+    scores[range(len(said)), said] += 2
+    log_probs = np.log(scores / scores.sum(axis=1, keepdims=True))
+    path, log_prob = find_path(log_probs, graph, beam=40.0)
+    whole, best = find_path(log_probs, graph, beam=math.inf)
+    assert log_prob == best > -math.inf
+    assert path.tolist() == whole.tolist()
+    assert find_path(log_probs, graph, beam=0.1)[1] <= best
 
 
 @pytest.mark.parametrize("seed", range(5))
