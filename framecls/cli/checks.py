@@ -170,7 +170,7 @@ def check_ipa(options: TagOptions, model: str, labels: Sequence[str]) -> None:
     if options.ipa:
         from framecls.shapes import IPA  # numpy: only where it is asked for
 
-        if not {*labels} <= {*IPA}:
+        if not labels or not {*labels} <= {*IPA}:
             raise UsageError(f"--ipa is for phones, and {model} has other labels: use -m phones, or leave it out")
 
 
@@ -387,8 +387,13 @@ def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) 
                     raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
-def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
+def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str] | None) -> tuple[str, ...] | None:
     """Read the comma-separated labels of an option; a code of a language may be written as in pt_BR, zh-CN or DE.
+
+    Args:
+        option: what it is called.
+        texts: each time that it is given.
+        labels: those of the model; None: any will do.
 
     Raises:
         UsageError: the model does not have one of them, or there is none.
@@ -397,8 +402,8 @@ def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str]) -> tu
         return None
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     if not words:
-        raise UsageError(f"{option}: name at least one label, such as {','.join(labels[:2])}")
-    return tuple(dict.fromkeys(_find_label(option, word, labels) for word in words))
+        raise UsageError(f"{option}: name at least one label, such as {','.join((labels or ('Ada', 'Bob'))[:2])}")
+    return tuple(dict.fromkeys(words if labels is None else (_find_label(option, word, labels) for word in words)))
 
 
 def _find_label(option: str, word: str, labels: Sequence[str]) -> str:

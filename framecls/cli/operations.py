@@ -128,7 +128,8 @@ class TagOperation(Operation):
         if not config.embedding and (self._options.gallery is not None or self._speakers is not None):
             option = "--gallery" if self._options.gallery is not None else "--speakers"
             raise UsageError(f"{option} goes with a model of voices, such as -m speaker, not with {config.name}")
-        self._labels = checks.parse_labels("--labels", self._options.labels, config.labels)
+        # Of voices only the recording tells which there are.
+        self._labels = checks.parse_labels("--labels", self._options.labels, config.labels or None)
         checks.check_ipa(self._options, config.name, config.labels)
         if self._options.coarse:  # what blocks are made of is decided as ever
             self._decision = checks.change_decision(config, {"--threshold": self.rules["--threshold"]})
@@ -153,7 +154,7 @@ class TagOperation(Operation):
 
         decision = self._decision or DecisionConfig()
         if self._labels is not None:
-            result = shapes.keep_labels(result, self._labels)
+            result = shapes.keep_labels(result, [label for label in self._labels if label in result.labels])
         if self._options.coarse:
             result = shapes.make_coarse(result, self._gap_s, *self._durations)
         elif self._options.exclusive:
