@@ -132,10 +132,10 @@ class FeatureConfig:
     Vector j describes the samples around the middle of `[j * hop_samples, (j + 1) * hop_samples)`.
     """
 
-    # "mel" is the energy of each band, "logmel" its logarithm, "fbank" that as Kaldi computes it.
-    # "precomputed": vectors of `precomputed_dim` numbers take the place of samples; sample_rate is how many of them
-    # there are a second, hop and window are 1.
-    kind: Literal["logmel", "mel", "mfcc", "fbank", "pretrained", "precomputed"] = "logmel"
+    # "mel" is the energy of each band, "logmel" its logarithm, "fbank" that as Kaldi computes it. "wavefilters" are
+    # learnt, of the waveform itself. "precomputed": vectors of `precomputed_dim` numbers take the place of samples;
+    # sample_rate is how many of them there are a second, hop and window are 1.
+    kind: Literal["logmel", "mel", "mfcc", "fbank", "wavefilters", "pretrained", "precomputed"] = "logmel"
     sample_rate: int = 16000
     window_samples: int = 400
     hop_samples: int = 160
@@ -160,7 +160,7 @@ class FeatureConfig:
         is_precomputed = self.kind == "precomputed"
         _require(is_precomputed == (self.precomputed_dim > 0), 'precomputed_dim goes with kind = "precomputed"')
         if self.raise_to_dbfs is not None:
-            _require(self.kind not in ("precomputed", "pretrained"), "raise_to_dbfs is for features of mel bands")
+            _require(self.kind in ("mel", "logmel", "mfcc", "fbank"), "raise_to_dbfs is for features of mel bands")
             _require(-100 <= self.raise_to_dbfs <= 0, f"raise_to_dbfs {self.raise_to_dbfs} is not in -100..0 dB")
         if is_precomputed:
             _require(self.precomputed_dim <= 4096, "precomputed_dim must be in 1..4096")
@@ -179,6 +179,11 @@ class FeatureConfig:
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2, "0 <= f_min_hz < f_max_hz <= sample_rate / 2"
         )
+        if self.kind == "wavefilters":
+            grid = (self.sample_rate, self.hop_samples, self.n_fft)
+            _require(
+                grid == (16000, 270, 992), "wavefilters want a sample_rate of 16000, hop_samples 270 and n_fft 992"
+            )
         if self.kind == "pretrained":
             _require(bool(self.pretrained.source), "kind pretrained wants pretrained.source: which encoder")
             # Its vectors lie on the same grid as spectra, so margins and the times of frames are the same arithmetic.
@@ -199,6 +204,7 @@ class FeatureConfig:
             "mel": self.n_mels,
             "fbank": self.n_mels,
             "mfcc": 3 * self.n_mfcc,
+            "wavefilters": 60,
             "pretrained": self.pretrained.dim,
             "precomputed": self.precomputed_dim,
         }[self.kind]
@@ -234,8 +240,11 @@ class EncoderConfig:
     # stride 2, whose outputs are averaged over a frame.
     stem: Literal["linear", "convolution"] = "linear"
     activation: Literal["silu", "gelu"] = "silu"
+    tail: tuple[int, ...] = ()  # sizes of fully-connected layers with a leaky ReLU behind the layers of an `lstm`
 
     def __post_init__(self) -> None:
+        _require(not self.tail or self.kind == "lstm", "a tail goes behind an lstm")
+        _require(len(self.tail) <= 8 and all(1 <= size <= _MAX_DIM for size in self.tail), "tail: up to 8 sizes")
         _require(1 <= self.dim <= _MAX_DIM, f"dim must be in 1..{_MAX_DIM}")
         _require(0 <= self.n_layers <= _MAX_LAYERS, f"n_layers must be in 0..{_MAX_LAYERS}")
         _require(self.n_heads >= 1 and self.dim % self.n_heads == 0, "n_heads must divide dim")
@@ -336,6 +345,7 @@ class DiarizationConfig:
     # Somebody speaks where the gate says so with this probability, or pauses for less than this.
     speech: float = 0.3
     pause_s: float = 0.3
+    overlap: float = 0.25  # several speak at once where the model of that says so with this probability
     # Cosine of two clusters of windows, on average, from which they are one speaker.
     same_speaker: float = 0.4
     # Such a cosine from which they are one speaker, however many are asked for.

@@ -12,6 +12,8 @@ _FOLDER = Path(__file__).parents[1] / "weights"
 _SUFFIX = ".safetensors"
 # The shipped model that tells others which windows to listen to.
 GATE_MODEL = "sound"
+# The shipped model that tells where several voices speak at once.
+OVERLAP_MODEL = "overlap"
 
 
 def names() -> list[str]:
@@ -41,11 +43,13 @@ def locate(model: str | Path) -> Path:
 
 
 def digest_model(model: str | Path) -> str:
-    """Return a digest of all that a model, given as for `locate`, computes with: its file, and its gate's.
+    """Return a digest of all that a model, given as for `locate`, computes with: its file, and those it listens with.
 
     Raises:
         FrameclsError: there is no such model.
     """
     path = locate(model)
-    paths = [path, locate(GATE_MODEL)] if read_config(path).gate else [path]
+    config, paths = read_config(path), [path]
+    if config.gate:
+        paths += [locate(name) for name in (GATE_MODEL, OVERLAP_MODEL)[: 2 if config.embedding else 1]]
     return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)

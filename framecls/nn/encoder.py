@@ -7,6 +7,7 @@ self-attention, reads one frame after the other, and knows earlier frames as far
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.input_size = input_size
-        self.output_size = config.dim
+        self.output_size = (config.dim, *config.tail)[-1]
         neighbours = 2 * config.context + 1 if config.kind == "window" else 1
         joined_size = input_size * config.subsampling * neighbours
         recurrent, convolved = config.kind == "lstm", config.stem == "convolution"
@@ -168,6 +169,9 @@ class Encoder(nn.Module):
                 self.layers.append(AttentionLayer(config) if config.kind == "attention" else PlainLayer(config))
         # The output of an LSTM lies in -1..1 already.
         self.norm: nn.Module = nn.Identity() if recurrent else nn.LayerNorm(config.dim)
+        if config.tail:
+            sizes = pairwise((config.dim, *config.tail))
+            self.norm = nn.Sequential(*(part for pair in sizes for part in (nn.Linear(*pair), nn.LeakyReLU())))
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Encode a batch.

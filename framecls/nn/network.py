@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framecls.config import EncoderConfig, ModelConfig
+from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
 from framecls.nn.campplus import CamPlusPlus
 from framecls.nn.encoder import AttentionLayer, Encoder
 from framecls.nn.features import FeatureExtractor, normalize
 from framecls.nn.pooling import POOLINGS
+from framecls.nn.wavefilters import WaveFilters
 
 _MIN_ROWS = 4
 
@@ -77,7 +78,7 @@ class Network(nn.Module):
         if (config.features.kind == "pretrained") != (frontend is not None):
             raise ValueError("pre-trained features need a frontend, and others have none")
         self.config = config
-        self.features: nn.Module = FeatureExtractor(config.features) if frontend is None else frontend
+        self.features: nn.Module = make_features(config.features) if frontend is None else frontend
         self.encoder = make_encoder(config.encoder, config.features.dim)
         size = self.encoder.output_size
         self.pooling = POOLINGS[config.pooling](size) if config.task == "pooled" else None
@@ -158,6 +159,11 @@ class Network(nn.Module):
         index = torch.arange(vectors.shape[1], device=vectors.device)
         mask = index < n_frames.unsqueeze(1) * self.config.encoder.subsampling
         return normalize(vectors, mask, self.config.features.normalize)
+
+
+def make_features(config: FeatureConfig) -> nn.Module:
+    """Build what computes features that are not pre-trained; those that are learnt are untrained."""
+    return WaveFilters() if config.kind == "wavefilters" else FeatureExtractor(config)
 
 
 def make_encoder(config: EncoderConfig, input_size: int) -> Encoder | CamPlusPlus:

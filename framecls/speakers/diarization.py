@@ -33,6 +33,8 @@ _MOST_AT_ONCE = 2000
 _MOST_JOINED = 4
 # A window with a smaller share of speech is assigned to a speaker, but makes none.
 _CLEAR_SHARE = 0.6
+# Nor does one in which several speak in more than this share.
+_MOST_OVERLAP = 0.2
 _N_PASSES = 3
 _LEAST_RUN_S = 0.1  # of speech
 
@@ -69,6 +71,8 @@ class Turns:
     hop_s: float  # seconds of a step, some frames
     scores: NDArray[np.float32]  # (step, speaker) probabilities that it is they who speak, if anybody does
     best: NDArray[np.int64]  # (frame,) who speaks; NOBODY, or SOMEBODY
+    second: NDArray[np.int64]  # (frame,) who speaks too; NOBODY
+    overlap: NDArray[np.float32]  # (frame,) probability that several speak
 
 
 def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns:
@@ -84,9 +88,13 @@ def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns
     hop_s, n_steps = n_per_step * heard.hop_s, -(-len(speech) // n_per_step)
     if not len(heard.vectors):
         none = np.where(speech, SOMEBODY, NOBODY).astype(np.int64)
-        return Turns(heard.vectors, speech, heard.hop_s, hop_s, np.zeros((n_steps, 0), np.float32), none)
-    shares = _share_of_speech(heard, speech)
-    clear = np.flatnonzero(shares >= _CLEAR_SHARE)
+        alone = np.full(len(speech), NOBODY, np.int64)
+        return Turns(
+            heard.vectors, speech, heard.hop_s, hop_s, np.zeros((n_steps, 0), np.float32), none, alone, heard.overlap
+        )
+    overlap = _find_runs(heard.overlap >= settings.overlap, 0.0, heard.hop_s) & speech
+    shares = _share_of(speech, heard)
+    clear = np.flatnonzero((shares >= _CLEAR_SHARE) & (_share_of(overlap, heard) < _MOST_OVERLAP))
     clear = clear if len(clear) else np.arange(len(heard.vectors))
     groups = cluster(heard.vectors[clear], settings, count)
     centroids = _means(heard.vectors[clear], groups, settings.least_speaker_s / settings.step_s)
@@ -103,25 +111,41 @@ def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns
             heard.vectors, shares, best[(starts + width / 2).astype(int).clip(0, n_steps - 1)], centroids
         )
     best[spoken[cosines[spoken].max(axis=1) < settings.unknown]] = SOMEBODY
-    best = np.where(speech, best.repeat(n_per_step)[: len(speech)], NOBODY)
-    return Turns(centroids, speech, heard.hop_s, hop_s, scores, best)
+    second = _find_second(cosines, best)
+    best, second = (who.repeat(n_per_step)[: len(speech)] for who in (best, second))
+    best, second = np.where(speech, best, NOBODY), np.where(overlap, second, NOBODY)
+    return Turns(centroids, speech, heard.hop_s, hop_s, scores, best, second, heard.overlap)
 
 
 def find_speech(heard: Heard, settings: DiarizationConfig) -> NDArray[np.bool_]:
     """Return (frame,) where somebody speaks."""
-    speech = np.zeros(len(heard.speech), bool)
-    runs = find_runs(heard.speech >= settings.speech)
-    for first, last in clean_runs(runs, round(_LEAST_RUN_S / heard.hop_s), round(settings.pause_s / heard.hop_s)):
-        speech[first:last] = True
-    return speech
+    likely = (heard.speech >= settings.speech) | (heard.overlap >= settings.overlap)
+    return _find_runs(likely, settings.pause_s, heard.hop_s)
 
 
-def _share_of_speech(heard: Heard, speech: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return (window,) which share of each is speech, a little at least."""
-    totals = np.concatenate([[0], np.cumsum(speech)])
-    ends = np.minimum(heard.starts + heard.width, len(speech))
+def _find_runs(likely: NDArray[np.bool_], pause_s: float, hop_s: float) -> NDArray[np.bool_]:
+    """Return a (frame,) mask with short pauses closed, and without very short runs."""
+    mask = np.zeros(len(likely), bool)
+    for first, last in clean_runs(find_runs(likely), round(_LEAST_RUN_S / hop_s), round(pause_s / hop_s)):
+        mask[first:last] = True
+    return mask
+
+
+def _share_of(mask: NDArray[np.bool_], heard: Heard) -> NDArray[np.float32]:
+    """Return (window,) in which share of each a (frame,) mask holds, a little at least."""
+    totals = np.concatenate([[0], np.cumsum(mask)])
+    ends = np.minimum(heard.starts + heard.width, len(mask))
     shares = (totals[ends] - totals[np.minimum(heard.starts, ends)]) / heard.width
     return np.asarray(np.maximum(shares, 1e-3), np.float32)
+
+
+def _find_second(cosines: Vectors, best: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (step,) who speaks if somebody else does, too; NOBODY where it is not known who speaks at all."""
+    if cosines.shape[1] < 2:
+        return np.full(len(best), NOBODY, np.int64)
+    others = cosines.copy()
+    others[np.arange(len(best)), best.clip(0)] = -np.inf
+    return np.where(best >= 0, others.argmax(axis=1), NOBODY)
 
 
 def cluster(vectors: Vectors, settings: DiarizationConfig, count: Count) -> NDArray[np.int64]:
@@ -320,14 +344,21 @@ def _scores(turns: Turns, speakers: Sequence[Speaker]) -> NDArray[np.float32]:
     """Return (step, speaker) probabilities that each speaks."""
     n_steps = len(turns.scores)
     n_frames = round(turns.hop_s / turns.frame_s)
-    padded = np.pad(turns.best, (0, n_steps * n_frames - len(turns.best)), constant_values=NOBODY)
-    by_step = padded.reshape(n_steps, n_frames)
-    unknown = (by_step == SOMEBODY).mean(axis=1, dtype=np.float32)
-    spoken = (by_step != NOBODY).mean(axis=1, dtype=np.float32)
-    columns = [
-        unknown if SOMEBODY in speaker.clusters else turns.scores[:, speaker.clusters].sum(axis=1) * (spoken - unknown)
-        for speaker in speakers
-    ]
+
+    def by_step(frames: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[np.float32]:
+        padded = np.pad(frames, (0, n_steps * n_frames - len(frames))).reshape(n_steps, n_frames)
+        return np.asarray(padded.mean(axis=1), np.float32)
+
+    unknown, spoken = by_step(turns.best == SOMEBODY), by_step(turns.best != NOBODY)
+    together = np.where(turns.second != NOBODY, turns.overlap, 0)
+    columns = []
+    for speaker in speakers:
+        if SOMEBODY in speaker.clusters:
+            columns.append(unknown)
+            continue
+        alone = turns.scores[:, speaker.clusters].sum(axis=1) * (spoken - unknown)
+        is_one = np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters)
+        columns.append(np.maximum(alone, by_step(is_one * together)))
     return np.stack(columns, axis=1) if columns else np.zeros((n_steps, 0), np.float32)
 
 
@@ -337,7 +368,7 @@ def _segments(
     """Yield what one speaker says, a segment a turn."""
     frame_s, n_frames = turns.frame_s, round(turns.hop_s / turns.frame_s)
     rules = SegmentRules(frame_s, duration_s)
-    runs = find_runs(np.isin(turns.best, speaker.clusters))
+    runs = find_runs(np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters))
     least, gap = (round(seconds / frame_s) for seconds in (decision.min_duration_s, decision.min_gap_s))
     for first, last in clean_runs(runs, least, gap):
         here = scores[first // n_frames : (last - 1) // n_frames + 1]

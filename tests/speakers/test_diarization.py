@@ -57,7 +57,7 @@ def hear(turns: Sequence[Turn], voices: NDArray[np.float32], noise: float = 0.7,
             vectors.append(vector / np.linalg.norm(vector))
     speech = (who >= 0).astype(np.float32)
     rows = np.array(vectors, np.float32).reshape(-1, DIM)
-    return Heard(HOP_S, speech, np.array(starts, np.int64), width, rows)
+    return Heard(HOP_S, speech, np.zeros_like(speech), np.array(starts, np.int64), width, rows)
 
 
 def truth(turns: Sequence[Turn]) -> NDArray[np.int64]:
