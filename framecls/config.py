@@ -343,16 +343,16 @@ class DiarizationConfig:
     window_s: float = 1.5  # of one embedding
     step_s: float = 0.24  # from one window to the next
     # Somebody speaks where the gate says so with this probability, or pauses for less than this.
-    speech: float = 0.3
+    speech: float = 0.15
     pause_s: float = 0.3
-    overlap: float = 0.25  # several speak at once where the model of that says so with this probability
+    overlap: float = 0.4  # several speak at once where the model of that says so with this probability
     # Cosine of two clusters of windows, on average, from which they are one speaker.
-    same_speaker: float = 0.4
+    same_speaker: float = 0.32
     # Such a cosine from which they are one speaker, however many are asked for.
-    surely_same: float = 0.6
+    surely_same: float = 0.45
     least_speaker_s: float = 2.0  # of speech; who is heard for less is taken for one of the others, or unknown
     # Cosine of a window to the mean vector of a speaker, averaged around a frame, below which it is unknown who speaks.
-    unknown: float = 0.2
+    unknown: float = 0.3
     hop_s: float = 0.08  # of a step, in which one speaks, or several
     # Factor from that cosine to a log-likelihood of a second, and how often one speaker follows another.
     sharpness: float = 40.0

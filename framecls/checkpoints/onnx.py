@@ -89,6 +89,10 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
             f"the model {network.config.name} has a pre-trained encoder, which is not exported: "
             "--no-features exports what is above it"
         )
+    if features and network.config.features.kind == "wavefilters":
+        raise UsageError(
+            f"the filters of the model {network.config.name} are not exported: --no-features leaves them out"
+        )
     if features and network.config.features.n_fft > _MOST_FFT:
         raise UsageError(
             f"the model {network.config.name} has spectra of {network.config.features.n_fft} samples, and at most "

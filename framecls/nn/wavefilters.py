@@ -31,9 +31,11 @@ class WaveFilters(nn.Module):
 
     def forward(self, waveform: Tensor, n_vectors: Tensor | None = None) -> Tensor:
         """Return (batch, vector, feature) of (batch, sample) waveforms with their margins."""
+        n_all = (waveform.shape[1] - WIDTH_SAMPLES) // HOP_SAMPLES + 1
+        missing = WIDTH_SAMPLES + HOP_SAMPLES - waveform.shape[1]  # of one vector there is no deviation
+        waveform = functional.pad(waveform, (0, max(0, missing)))
         x: Tensor = self.filters(self.level(waveform.unsqueeze(1))).abs()
         for index, norm in enumerate(self.norms):
             x = self.convolutions[index - 1](x) if index else x
             x = functional.leaky_relu(norm(functional.max_pool1d(x, _POOLED)))
-        n_all = (waveform.shape[1] - WIDTH_SAMPLES) // HOP_SAMPLES + 1
         return x[:, :, :n_all].transpose(1, 2)

@@ -7,7 +7,7 @@ voices, by a digest of their names, are for choosing settings (--side fit), the 
 
     pip install pyroomacoustics framecls[diarization]
     python -m framecls.recipes.diarization_dev make CORPUS/manifest.jsonl --out DIR
-    python -m framecls.recipes.diarization_dev measure DIR [--model speaker] [--side fit --try same_voice=0.6,0.7]
+    python -m framecls.recipes.diarization_dev measure DIR [--model speaker] [--side fit --try same_speaker=0.3,0.4]
 """
 
 from __future__ import annotations
@@ -17,21 +17,32 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from pyannote.core import Annotation, Segment
+from pyannote.metrics import diarization as diarization_metrics
 from scipy.signal import fftconvolve
 
+from framecls.config import DiarizationConfig, ModelConfig
+from framecls.inference.engine import Engine, load_engine
 from framecls.inference.segments import clean_runs, find_runs
 from framecls.recipes.make_meetings import draw_room, microphone_noise
 from framecls.recipes.prepare_language import read_rows
 from framecls.recipes.prepare_sound import HOP, RATE, loudness_db, read_all
 from framecls.recipes.prepare_speaker import hold_out
+from framecls.speakers import diarization, listening
+from framecls.speakers.gallery import Clip
+from framecls.speakers.recognition import Enrolled, embed_recording
+from framecls.training.data.labels.labelfiles import parse_rttm
 
 # LibriSpeech: the voices that no model of ours has heard. FLEURS: a voice a language in each conversation, because its
 # voices were told apart by clustering within a language.
@@ -203,6 +214,123 @@ def write_turns(name: str, voices: Sequence[str], said: Said) -> Iterator[str]:
             yield f"SPEAKER {name} 1 {start_s:.3f} {length_s:.3f} <NA> <NA> {voice} <NA> <NA>\n"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Heard:
+    """A conversation as a model hears it."""
+
+    name: str
+    source: str
+    room: str
+    heard: listening.Heard
+    truth: list[tuple[float, float, str]]
+    clips: list[Clip]  # of its voices, from elsewhere in their recordings
+
+
+def hear_all(options: argparse.Namespace, voices: Engine, engine: listening.ListeningEngine) -> Iterator[Heard]:
+    """Yield the conversations of one side, each heard once."""
+    folder: Path = options.folder
+    for line in (folder / "conversations.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        name = row["name"]
+        if row["side"] != options.side or int(name.rpartition("-")[2]) >= options.number:
+            continue
+        with closing(engine.run([folder / f"{name}.flac"])) as requests:
+            heard = listening.collect(next(requests), engine)
+        clips = []
+        for voice in row["voices"]:
+            file = folder / f"{name}.{voice}.flac"
+            embedding = embed_recording(voices, file)
+            clips.append(Clip(voice, "dev", file.name, embedding.heard_s, embedding.vector))
+        rttm = (folder / f"{name}.rttm").read_text(encoding="utf-8")
+        yield Heard(name, row["source"], row["room"], heard, parse_rttm(rttm)[name], clips)
+
+
+class Figures:
+    """The figures of several conversations."""
+
+    def __init__(self) -> None:
+        self._rate: Any = diarization_metrics.DiarizationErrorRate()
+        self._n_wrong = self._n_speech = self._n_off = self._n = 0
+
+    def add(self, conversation: Heard, settings: DiarizationConfig, config: ModelConfig, n_enrolled: int) -> None:
+        """Find and name who speaks in a conversation of which so many voices are enrolled."""
+        turns = diarization.find_turns(conversation.heard, settings, diarization.Count())
+        enrolled = Enrolled(conversation.clips[:n_enrolled])
+        speakers = diarization.name_speakers(turns, enrolled, config)
+        found = [
+            (first * turns.frame_s, last * turns.frame_s, speaker.name)
+            for speaker in speakers
+            for first, last in diarization.runs_of(turns, speaker)
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the extent was not given
+            self._rate(_annotate(conversation.truth), _annotate(found))
+        self._n += 1
+        self._n_off += abs(len(turns.centroids) - len(conversation.clips))
+        for name in enrolled.names:
+            named, spoken = (_mask(rows, name, len(turns.best), turns.frame_s) for rows in (found, conversation.truth))
+            self._n_wrong += int((named & ~spoken & (turns.best >= 0)).sum())
+        self._n_speech += int((turns.best >= 0).sum())
+
+    def __str__(self) -> str:
+        parts = self._rate[:]
+        rates = [parts[key] / parts["total"] for key in ("missed detection", "false alarm", "confusion")]
+        shown = "  ".join(f"{rate:6.1%}" for rate in (abs(self._rate), *rates, self._n_wrong / max(1, self._n_speech)))
+        return f"{self._n:4}  {shown}  {self._n_off / max(1, self._n):5.2f}"
+
+    @property
+    def error_rate(self) -> float:
+        """The diarization error rate."""
+        return float(abs(self._rate))
+
+
+def _annotate(rows: Iterable[tuple[float, float, str]]) -> Annotation:
+    annotation = Annotation()
+    for number, (start, end, label) in enumerate(rows):
+        annotation[Segment(start, end), number] = label
+    return annotation
+
+
+def _mask(rows: Iterable[tuple[float, float, str]], name: str, n_frames: int, hop_s: float) -> NDArray[np.bool_]:
+    mask = np.zeros(n_frames, bool)
+    for start, end, label in rows:
+        if label == name:
+            mask[round(start / hop_s) : round(end / hop_s)] = True
+    return mask
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Print the figures of each kind of conversation, or those of each setting that is to be tried."""
+    voices = load_engine(options.model, device="cpu", threads=1)
+    engine = listening.ListeningEngine(voices, voices.config)
+    settings = engine.config.diarization
+    conversations = list(hear_all(options, voices, engine))
+    out = sys.stdout
+    out.write(f"{'':44}   n     DER    missed  f.alarm  confus.  wrong name  |n-N|\n")
+    if options.settings:
+        names = [text.partition("=")[0] for text in options.settings]
+        values = [map(float, text.partition("=")[2].split(",")) for text in options.settings]
+        for chosen in itertools.product(*values):
+            tried, figures = dataclasses.replace(settings, **dict(zip(names, chosen, strict=True))), Figures()
+            for conversation in conversations:
+                figures.add(conversation, tried, engine.config, 0)
+            out.write(f"{', '.join(f'{n} {v:g}' for n, v in zip(names, chosen, strict=True)):44}{figures}\n")
+            out.flush()
+        return
+    groups: dict[tuple[int, str, str], list[Heard]] = defaultdict(list)
+    for conversation in conversations:
+        for source in (conversation.source, "all"):
+            groups[len(conversation.clips), conversation.room, source].append(conversation)
+    for (n_speakers, room, source), members in sorted(groups.items()):
+        for share, what in ((0.0, "nobody"), (0.5, "half"), (1.0, "all")):
+            figures = Figures()
+            for conversation in members:
+                figures.add(conversation, settings, engine.config, round(share * n_speakers))
+            kind = f"{n_speakers} voices, {room}, {source.partition('-')[0]}, {what} enrolled"
+            out.write(f"{kind:44}{figures}\n")
+            out.flush()
+
+
 def main() -> None:
     """Make conversations, or measure on them."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,6 +341,13 @@ def main() -> None:
     make.add_argument("--number", type=int, default=6, help="conversations of each kind")
     make.add_argument("--seed", type=int, default=0)
     make.set_defaults(run=make_all)
+    measure = commands.add_parser("measure")
+    measure.add_argument("folder", type=Path, help="what make wrote")
+    measure.add_argument("--model", default="speaker")
+    measure.add_argument("--side", choices=("fit", "dev"), default="dev")
+    measure.add_argument("--number", type=int, default=99, help="conversations of each kind, at most")
+    measure.add_argument("--try", dest="settings", nargs="*", help="settings: name=value,value; with nobody enrolled")
+    measure.set_defaults(run=measure_all)
     options = arguments.parse_args()
     options.run(options)
 

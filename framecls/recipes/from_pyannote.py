@@ -24,7 +24,7 @@ from framecls.checkpoints.network import fill, save_model
 from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, WindowConfig
 from framecls.nn.network import Network
 
-LABELS = ("nobody", "one", "another", "a third", "one+another", "one+a third", "another+a third")
+LABELS = ("nobody", "a", "b", "c", "a+b", "a+c", "b+c")
 _RATE = 16000
 _WIDTH = 251  # samples of a filter
 _LEAST_HZ = 50.0  # of a filter's lower edge, and of its width
@@ -36,7 +36,7 @@ CARD: dict[str, Any] = {
     "as 8-bit integers.",
     "data": "As its authors state: AISHELL, AliMeeting, AMI, AVA-AVD, DIHARD, Ego4D, MSDWild, REPERE and VoxConverse.",
     "licence": "MIT, as pyannote.audio",
-    "limits": "Which voice is called `one` changes from window to window: only how many there are means something. "
+    "limits": "Which voice is called a changes from window to window: only how many there are means something. "
     "Of three or more at once it hears two.",
     "date": "2026-11-30",
 }

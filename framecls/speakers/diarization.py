@@ -34,7 +34,7 @@ _MOST_JOINED = 4
 # A window with a smaller share of speech is assigned to a speaker, but makes none.
 _CLEAR_SHARE = 0.6
 # Nor does one in which several speak in more than this share.
-_MOST_OVERLAP = 0.2
+_MOST_OVERLAP = 0.5
 _N_PASSES = 3
 _LEAST_RUN_S = 0.1  # of speech
 
@@ -362,13 +362,18 @@ def _scores(turns: Turns, speakers: Sequence[Speaker]) -> NDArray[np.float32]:
     return np.stack(columns, axis=1) if columns else np.zeros((n_steps, 0), np.float32)
 
 
+def runs_of(turns: Turns, speaker: Speaker) -> list[tuple[int, int]]:
+    """Return the runs of frames in which one speaks, alone or not."""
+    return find_runs(np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters))
+
+
 def _segments(
     turns: Turns, speaker: Speaker, scores: NDArray[np.float32], decision: DecisionConfig, duration_s: float
 ) -> Iterator[Segment]:
     """Yield what one speaker says, a segment a turn."""
     frame_s, n_frames = turns.frame_s, round(turns.hop_s / turns.frame_s)
     rules = SegmentRules(frame_s, duration_s)
-    runs = find_runs(np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters))
+    runs = runs_of(turns, speaker)
     least, gap = (round(seconds / frame_s) for seconds in (decision.min_duration_s, decision.min_gap_s))
     for first, last in clean_runs(runs, least, gap):
         here = scores[first // n_frames : (last - 1) // n_frames + 1]

@@ -19,6 +19,7 @@ from framecls.checkpoints.network import save_model
 from framecls.config import UNKNOWN, DecisionConfig, DiarizationConfig
 from framecls.errors import ConfigError, UsageError
 from framecls.nn.network import Network
+from framecls.recipes.prepare_sound import read_all
 from framecls.speakers.diarization import NOBODY, SOMEBODY, Count, find_turns, name_speakers
 from framecls.speakers.found import cut_spans, read_found
 from framecls.speakers.gallery import Clip, open_gallery
@@ -351,3 +352,23 @@ def test_a_voice_is_taken_where_it_speaks_alone(tmp_path: Path) -> None:
     ramp = np.arange(1200, dtype=np.float32)
     heard = cut_spans(np.split(ramp, [7, 450, 451]), voice.spans, 100)
     assert heard.tolist() == [*range(400), *range(1000, 1050), *range(1100, 1200)]
+
+
+def test_two_who_speak_at_once_are_both_named(home: Path) -> None:
+    """Two voices of samples/: 4 s of each alone, then 4 s of both, by the shipped models."""
+    first, second = (read_all(SAMPLES / name)[RATE : 9 * RATE] for name in ("speech_it.opus", "speech_en.ogg"))
+    first, second = (0.05 * sound / np.float32(np.square(sound).mean() ** 0.5) for sound in (first, second))
+    n_alone = 4 * RATE
+    sound = np.concatenate([first[:n_alone], second[:n_alone], (first + second)[n_alone:]])
+    result = framecls.load("speaker", device="cpu").tag(sound, sample_rate=RATE)
+    assert result.labels == ("speaker 1", "speaker 2")
+
+    def spoken_s(label: str, start: float, end: float) -> float:
+        own = [(max(s.start, start), min(s.end, end)) for s in result.segments if s.label == label]
+        return sum(max(0.0, last - first) for first, last in own)
+
+    assert spoken_s("speaker 1", 0, 4) > 2.5
+    assert spoken_s("speaker 2", 0, 3.5) < 0.3
+    assert spoken_s("speaker 2", 4, 8) > 2.5
+    assert spoken_s("speaker 1", 4.5, 8) < 0.3
+    assert all(spoken_s(label, 8, 12) > 2.5 for label in result.labels)
