@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli.numbers import parse_seconds
-from framecls.cli.options import ENGINES, LOCAL, NAMINGS, RAY, STEM, ReadingOptions
+from framecls.cli.options import ENGINES, LOCAL, NAMINGS, RAY, STEM, NetworkOptions, ReadingOptions
 from framecls.config import (
     PRECISIONS,
     DecisionConfig,
@@ -113,9 +113,8 @@ def check_machine(options: MachineOptions) -> None:
     check_device(options.device)
     check_count("--threads", options.threads)
     check_count("--batch-size", options.batch_size)
-    precision = getattr(options, "precision", PRECISIONS[0])  # a network that learns has none
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision}: choose {', '.join(PRECISIONS)}")
+    if isinstance(options, NetworkOptions) and options.precision not in PRECISIONS:
+        raise UsageError(f"--precision {options.precision}: choose {', '.join(PRECISIONS)}")
 
 
 def check_engine(options: RunOptions) -> None:
