@@ -162,6 +162,11 @@ class TieredResult:
     tiers: tuple[TagResult, ...]  # in the order in which the models were named; at least one
 
     @property
+    def model(self) -> str:
+        """The models' names."""
+        return ", ".join(tier.model for tier in self.tiers)
+
+    @property
     def audio(self) -> AudioInfo | None:
         """What the recording was."""
         return self.tiers[0].audio

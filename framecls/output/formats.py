@@ -16,17 +16,28 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from framecls.errors import UsageError
-from framecls.results import NONE, Alignment, Identification, Segment, StringResult, TagResult, add_up, share_of
+from framecls.results import (
+    NONE,
+    Alignment,
+    Identification,
+    Segment,
+    StringResult,
+    TagResult,
+    TieredResult,
+    add_up,
+    share_of,
+)
 from framecls.text import SCORE_DIGITS, TIME_DIGITS, cell, encodable, field, score, seconds
 
 if TYPE_CHECKING:
     pass
 
-Result = TagResult | Identification
+Result = TagResult | Identification | TieredResult
 
 
 class Writer(ABC):
@@ -34,7 +45,7 @@ class Writer(ABC):
 
     name: ClassVar[str]  # as -f takes it
     suffix: ClassVar[str]  # of a file that holds this format
-    accepts: ClassVar[tuple[type[Result], ...]] = (TagResult, Identification)
+    accepts: ClassVar[tuple[type[Result], ...]] = (TagResult, Identification, TieredResult)
     refusal: ClassVar[str] = ""  # what to say of a result of another kind
     joins: ClassVar[bool] = True  # several results may share one stream
     binary: ClassVar[bool] = False  # for a file only, never for a terminal or a pipe
@@ -94,7 +105,7 @@ class TableWriter(Writer):
         self._console = make_console(stream)
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        from framecls.output.tables import frame_table, tag_table, totals_table
+        from framecls.output.tables import frame_table, tag_table, tiered_table, totals_table
 
         if isinstance(result, Identification):
             self._identified.append(result)
@@ -102,6 +113,9 @@ class TableWriter(Writer):
         if self._n_written:
             self._console.print()
         self._n_written += 1
+        if isinstance(result, TieredResult):
+            self._console.print(tiered_table(result))
+            return
         self._console.print(tag_table(result))
         if self.totals:
             totals = add_up(result)
@@ -135,19 +149,21 @@ class FigureWriter(Writer):
         packages.require(f"-f {self.name}", "matplotlib")
 
     def begin(self, stream: IO[Any]) -> None:
-        self._results: list[Result] = []
+        self._results: list[TagResult | Identification] = []
+        self._sounds: list[str | None] = []  # of a recording with several tiers, above the first of them
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         if len(self._results) == self._most:
             raise UsageError(f"a figure has room for {self._most} recordings: name a folder with -o, for a figure each")
-        self._results.append(result)
+        self._results += result.tiers if isinstance(result, TieredResult) else [result]
+        self._sounds += [result.file, *[None] * (len(self._results) - len(self._sounds) - 1)]
 
     def end(self, stream: IO[Any]) -> None:
         from framecls.output.plots import identify_figure, save, tag_figure
 
         tagged = [result for result in self._results if isinstance(result, TagResult)]
         identified = [result for result in self._results if isinstance(result, Identification)]
-        figure = identify_figure(identified) if identified else tag_figure(tagged, [result.file for result in tagged])
+        figure = identify_figure(identified) if identified else tag_figure(tagged, self._sounds)
         save(figure, stream, self.name)
 
 
@@ -167,11 +183,17 @@ class PngWriter(FigureWriter):
 
 
 def as_segments(result: Result) -> tuple[Segment, ...]:
-    """Return what was heard, as segments; what holds for a recording as a whole is one segment, and so is a word."""
+    """Return what was heard, as segments; what holds for a recording as a whole is one segment, and so is a word.
+
+    With several models a label has its model before it.
+    """
     if isinstance(result, Alignment):
         return result.words
     if isinstance(result, TagResult):
         return tuple(s for s in result.segments if s.label != NONE or NONE in result.labels)
+    if isinstance(result, TieredResult):
+        found = [replace(s, label=f"{tier.model}: {s.label}") for tier in result.tiers for s in as_segments(tier)]
+        return tuple(sorted(found, key=lambda segment: segment.start))
     return (Segment(0.0, result.duration, result.label, result.score or 0.0),)
 
 
@@ -179,6 +201,12 @@ def as_tiers(result: Result) -> dict[str, list[Segment]]:
     """Return the segments of a result by tiers in which none overlap: one a label, or one for all."""
     if isinstance(result, Alignment):
         return {"words": list(result.words), "phones": list(result.segments)}
+    if isinstance(result, TieredResult):
+        tiers: dict[str, list[Segment]] = {}
+        for tier in result.tiers:
+            for name, own in as_tiers(tier).items():
+                tiers[f"{tier.model}: {name}" if name in tiers else name] = own
+        return tiers
     segments = as_segments(result)
     if isinstance(result, TagResult) and result.overlapping:
         return {label: [s for s in segments if s.label == label] for label in result.labels}
@@ -194,9 +222,13 @@ def as_record(result: Result, *, frames: bool = False, totals: bool = False) -> 
         totals: add the seconds and the share of each label.
     """
     record: dict[str, Any] = {"file": result.file, **channel_of(result)}
-    record |= {"model": result.model, "duration": _time(result.duration)}
     faults = {"truncated": result.truncated, "warnings": list(result.warnings)}
     faults = {key: value for key, value in faults.items() if value}
+    if isinstance(result, TieredResult):
+        tiers = {tier.model: as_record(tier, frames=frames, totals=totals) for tier in result.tiers}
+        own = {name: {key: tier[key] for key in tier if key not in _SHARED} for name, tier in tiers.items()}
+        return record | {"duration": _time(result.duration), "tiers": own, **faults}
+    record |= {"model": result.model, "duration": _time(result.duration)}
     if isinstance(result, TagResult):
         segments = [_segment_record(s) for s in result.segments]
         record |= {"hop": _time(result.hop), "labels": list(result.labels), "segments": segments, **faults}
@@ -219,6 +251,10 @@ def as_record(result: Result, *, frames: bool = False, totals: bool = False) -> 
 def _segment_record(segment: Segment) -> dict[str, Any]:
     times = {"start": _time(segment.start), "end": _time(segment.end)}
     return {**times, "label": segment.label, "score": _score(segment.score)}
+
+
+# What an object says of its recording, and not of a tier.
+_SHARED = {"file", "channel", "model", "duration", "truncated", "warnings"}
 
 
 def channel_of(result: Result) -> dict[str, int]:
@@ -300,7 +336,8 @@ class CsvWriter(Writer):
     tag --align: `file,tier,start,end,label,score`, a row for each of the `words`, then for each of the `phones`.
     identify: `file,duration,label,score,label_1,score_1,label_2,score_2,…,reason`, a row for each recording. The
     numbered columns are the candidates from the likeliest down; `label` is the answer. Where that is "unknown", it has
-    no score but a reason. Where a single channel was heard, its number is a column after the file.
+    no score but a reason. Where a single channel was heard, its number is a column after the file. With several models
+    `model` comes before the start.
 
     A file or label that a spreadsheet would take for a formula, such as `=1+1.wav`, has an apostrophe before it.
     """
@@ -328,6 +365,8 @@ class CsvWriter(Writer):
         if isinstance(result, Identification):
             ranks = [f"{column}_{rank}" for rank in range(1, len(result.top) + 1) for column in ("label", "score")]
             return ["duration", "label", "score", *ranks, "reason"]
+        if isinstance(result, TieredResult):
+            return ["model", *self._columns(result.tiers[0])]
         if self.totals:
             return ["label", "seconds", "share"]
         if self.frames:
@@ -339,6 +378,8 @@ class CsvWriter(Writer):
             top = [text for c in result.top for text in (cell(c.label), score(c.score))]
             of_label = score(result.score) if result.score is not None else ""
             return [[seconds(result.duration), cell(result.label), of_label, *top, result.reason or ""]]
+        if isinstance(result, TieredResult):
+            return [[cell(tier.model), *row] for tier in result.tiers for row in self._rows(tier)]
         if self.totals:
             totals = add_up(result).items()
             return [[cell(label), seconds(s), score(share_of(s, result.duration))] for label, s in totals]
@@ -569,13 +610,16 @@ _NO_DATE = "1970-01-01T00:00:00+00:00"
 
 
 class NpzWriter(Writer):
-    """NumPy arrays: `times` (frame,) seconds at frame centres, `scores` (frame, label), `labels` (label,)."""
+    """NumPy arrays: `times` (frame,) seconds at frame centres, `scores` (frame, label), `labels` (label,).
+
+    With several models each has its own, such as `sound.times`.
+    """
 
     name = "npz"
     suffix = ".npz"
     binary = True
     joins = False
-    accepts = (TagResult,)
+    accepts = (TagResult, TieredResult)
     refusal = "npz holds the scores of frames, which framecls identify does not give: choose another"
     takes_frames = True
 
@@ -585,8 +629,13 @@ class NpzWriter(Writer):
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         import numpy as np
 
-        assert isinstance(result, TagResult)
-        np.savez_compressed(stream, times=result.times, scores=result.scores, labels=np.array(result.labels, np.str_))
+        tiers = {f"{tier.model}.": tier for tier in result.tiers} if isinstance(result, TieredResult) else {"": result}
+        arrays: dict[str, Any] = {}
+        for prefix, tier in tiers.items():
+            assert isinstance(tier, TagResult)
+            arrays |= {f"{prefix}times": tier.times, f"{prefix}scores": tier.scores}
+            arrays[f"{prefix}labels"] = np.array(tier.labels, np.str_)
+        np.savez_compressed(stream, **arrays)
 
 
 class TextWriter(Writer):
@@ -631,6 +680,10 @@ class ParquetWriter(Writer):
         self._file: Any = None
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
+        for tier in result.tiers if isinstance(result, TieredResult) else [result]:
+            self._write(replace(tier, file=result.file), stream)
+
+    def _write(self, result: TagResult | Identification, stream: IO[Any]) -> None:
         if self._schema is None:
             self._schema = self._tag_schema() if isinstance(result, TagResult) else self._identify_schema()
             if isinstance(result, Alignment):

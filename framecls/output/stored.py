@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from framecls import results
 from framecls.output.journal import Record
-from framecls.results import NONE, Alignment, Identification, Outline, Segment, StringResult, TagResult
+from framecls.results import NONE, Alignment, Identification, Outline, Segment, StringResult, TagResult, TieredResult
 
 _KINDS: dict[str, type[TagResult | Identification]] = {
     kind.__name__: kind for kind in (TagResult, StringResult, Alignment, Identification)
@@ -29,7 +29,7 @@ _MOST_S = 1e8  # three years
 _TOLERANCE = 1e-6  # of times and scores, which were rounded or are means
 
 
-def to_record(result: TagResult | Identification, *, frames: bool, outline: bool) -> Record:
+def to_record(result: TagResult | Identification | TieredResult, *, frames: bool, outline: bool) -> Record:
     """Return a result as a record.
 
     Args:
@@ -38,6 +38,11 @@ def to_record(result: TagResult | Identification, *, frames: bool, outline: bool
         outline: store its outline.
     """
     values: dict[str, Any] = {"kind": type(result).__name__}
+    if isinstance(result, TieredResult):
+        tiers = [to_record(tier, frames=frames, outline=outline) for tier in result.tiers]
+        values |= {"file": result.file, "tiers": [tier.values for tier in tiers]}
+        values["sizes"] = [len(tier.arrays) for tier in tiers]
+        return Record(values, b"".join(tier.arrays for tier in tiers))
     for field in dataclasses.fields(result):
         if field.name not in _ARRAYS:
             values[field.name] = _to_plain(getattr(result, field.name))
@@ -61,13 +66,15 @@ def _to_plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def from_record(record: Record) -> TagResult | Identification:
+def from_record(record: Record) -> TagResult | Identification | TieredResult:
     """Return the result that `to_record` was given; without frames, its times are (0,) and its scores (0, label).
 
     Raises:
         ValueError: the record holds no result, or an impossible one.
     """
     values = dict(record.values)
+    if values.get("kind") == TieredResult.__name__:
+        return _read_tiers(values, record.arrays)
     kind: Any = _KINDS.get(str(values.pop("kind", "")))
     if kind is None:
         raise ValueError("no kind of result")
@@ -84,6 +91,27 @@ def from_record(record: Record) -> TagResult | Identification:
     result: TagResult | Identification = kind(**fields)
     _check(result)
     return result
+
+
+def _read_tiers(values: dict[str, Any], arrays: bytes) -> TieredResult:
+    """Return the result of several models."""
+    if values.keys() != {"kind", "file", "tiers", "sizes"} or type(values["file"]) is not str:
+        raise ValueError("fields are missing, or there are others")
+    stored, sizes = values["tiers"], values["sizes"]
+    good = isinstance(stored, list) and isinstance(sizes, list) and 0 < len(stored) == len(sizes)
+    if not good or not all(isinstance(tier, dict) for tier in stored):
+        raise ValueError("no tiers")
+    if not all(type(size) is int and size >= 0 for size in sizes) or sum(sizes) != len(arrays):
+        raise ValueError("its arrays have another size")
+    tiers: list[TagResult] = []
+    for tier, end in zip(stored, itertools.accumulate(sizes), strict=True):
+        found = from_record(Record(tier, arrays[end - sizes[len(tiers)] : end])) if "tiers" not in tier else None
+        if not isinstance(found, TagResult):
+            raise ValueError("a tier that is none")
+        tiers.append(found)
+    if len({tier.model for tier in tiers}) < len(tiers) or len({tier.duration for tier in tiers}) > 1:
+        raise ValueError("tiers that do not go together")
+    return TieredResult(values["file"], tiers[0].duration, tuple(tiers))
 
 
 @functools.cache

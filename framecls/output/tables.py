@@ -17,7 +17,16 @@ from framecls.config import UNKNOWN
 from framecls.output.images import PALETTE
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
-from framecls.results import Alignment, AudioInfo, Identification, Segment, StringResult, TagResult, share_of
+from framecls.results import (
+    Alignment,
+    AudioInfo,
+    Identification,
+    Segment,
+    StringResult,
+    TagResult,
+    TieredResult,
+    share_of,
+)
 from framecls.text import clock, length, printable
 
 Renderable: TypeAlias = RenderableType
@@ -49,6 +58,11 @@ def tag_table(result: TagResult) -> Renderable:
     60 columns, in ASCII where the encoding has no blocks.
     """
     return _TagTable(result)
+
+
+def tiered_table(result: TieredResult) -> Renderable:
+    """Return what several models found as something that rich can print: a strip each, and a table of all segments."""
+    return _TieredTable(result)
 
 
 def identify_table(results: Sequence[Identification]) -> Renderable:
@@ -95,11 +109,11 @@ class _TagTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts: tuple[RenderableType, ...]
         if isinstance(self.result, Alignment):
-            parts = (*self._strip(options), *self._words(self.result, options))
+            parts = (*self.strip(options), *self._words(self.result, options))
         elif isinstance(self.result, StringResult):
             parts = tuple(self._string(self.result, options))
         else:
-            parts = (*self._strip(options), *self._segments(options))
+            parts = (*self.strip(options), *self._segments(options))
         for part in (self._header(options), *parts):
             yield from console.render(part, options)
 
@@ -113,24 +127,14 @@ class _TagTable:
             yield Text(f"  {line}", no_wrap=True, overflow="crop")
 
     def _header(self, options: ConsoleOptions) -> Text:
-        result = self.result
-        file = printable(result.file, options.encoding)
-        name = Text("\n".join(fold(file, options.max_width)), style="bold")
-        facts = [clock(result.duration, 1), *_audio_facts(result.audio)]
-        facts += [f"channel {result.channel}"] if result.channel is not None else []
-        model = Text(printable(result.model, options.encoding), style="dim")
-        details = Text("   ".join(facts))
-        gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
-        if gap >= 3:
-            return Text.assemble(name, "   ", details, " " * gap, model)
-        # Too long for one line: the name gets a line of its own.
-        return Text.assemble(name, "\n  ", details, "   ", model, overflow="fold")
+        return _header(self.result, options)
 
-    def _strip(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def strip(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield the lines of the strip, none where there is no room."""
         result = self.result
         if not options.is_terminal or options.max_width < STRIP_MIN_WIDTH:
             return
-        if not outline_of(result).times.size or result.duration <= 0:
+        if not outline_of(result).times.size or result.duration <= 0 or not result.labels:
             return
         if len(result.labels) <= _MAX_ROWS:
             yield from self._rows(options)
@@ -211,6 +215,39 @@ class _TagTable:
 
 
 @dataclass(frozen=True)
+class _TieredTable:
+    result: TieredResult
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in (_header(self.result, options), *self._strips(options), *self._segments(options)):
+            yield from console.render(part, options)
+
+    def _strips(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for tier in self.result.tiers:
+            strip = list(_TagTable(tier).strip(options))
+            if strip:
+                yield Text(f"  {printable(tier.model, options.encoding)}", style=_HEADER_STYLE)
+                yield from strip
+
+    def _segments(self, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield a row for each segment of each model, by their starts, its label in the model's column."""
+        tiers = self.result.tiers
+        names = [printable(tier.model, options.encoding) for tier in tiers]
+        found = [(s, column) for column, tier in enumerate(tiers) for s in tier.segments]
+        found.sort(key=lambda pair: pair[0].start)
+        rows = [[Text(title) for title in ("Start", "End", *names, "Score")]]
+        for s, column in found:
+            label = Text(printable(s.label, options.encoding), _label_style(tiers[column], s.label))
+            labels = [label if other == column else Text() for other in range(len(tiers))]
+            rows.append([Text(clock(s.start)), Text(clock(s.end)), *labels, Text(_score(tiers[column], s))])
+        if found:
+            yield from _lines(rows, {0, 1, len(names) + 2})
+        for name, tier in zip(names, tiers, strict=True):
+            if not tier.segments:
+                yield Text(f"  {name}: {_nothing(tier, options.encoding)}", style="italic")
+
+
+@dataclass(frozen=True)
 class _IdentifyTable:
     results: tuple[Identification, ...]
 
@@ -241,6 +278,20 @@ class _IdentifyTable:
         cells = [[Text("\n".join(fold(file, room))) for file in files], *(columns[name] for name in chosen)]
         right = {i for i, name in enumerate(chosen, 1) if name == "length"}
         yield from _lines([list(row) for row in zip(*cells, strict=True)], right, indent="")
+
+
+def _header(result: TagResult | TieredResult, options: ConsoleOptions) -> Text:
+    file = printable(result.file, options.encoding)
+    name = Text("\n".join(fold(file, options.max_width)), style="bold")
+    facts = [clock(result.duration, 1), *_audio_facts(result.audio)]
+    facts += [f"channel {result.channel}"] if result.channel is not None else []
+    model = Text(printable(result.model, options.encoding), style="dim")
+    details = Text("   ".join(facts))
+    gap = options.max_width - name.cell_len - details.cell_len - model.cell_len - 3
+    if gap >= 3:
+        return Text.assemble(name, "   ", details, " " * gap, model)
+    # Too long for one line: the name gets a line of its own.
+    return Text.assemble(name, "\n  ", details, "   ", model, overflow="fold")
 
 
 def fold(name: str, width: int) -> list[str]:

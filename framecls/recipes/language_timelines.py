@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,8 @@ _PAUSE_S = (0.3, 1.2)
 _HALVED = 0.3  # share of turns that are half of a clip
 _NEAR_S = 2.0  # a change that is found further from the true one is no good
 _QUIET = 0.03  # of a clip's greatest amplitude: silence at its ends
+# Name of a set, which clips, and how many in a turn at most.
+_SETS = (("short turns", "voices", 1), ("turns", "voices", 3), ("other sources", "sources", 1))
 _TUNED = {"change": (0.001, 0.003, 0.01, 0.03), "weight": (0.15, 0.25, 0.4, 0.6)}
 
 
@@ -56,25 +58,32 @@ class Joined:
     turns: tuple[Turn, ...]
 
 
-def join_clips(clips: dict[str, list[NDArray[np.float32]]], rng: np.random.Generator) -> Joined:
-    """Join clips of two to five languages, one or two turns of each."""
+def join_clips(clips: Mapping[str, Sequence[NDArray[np.float32]]], rng: np.random.Generator, n_clips: int) -> Joined:
+    """Join clips of two to five languages, one or two turns of each; a turn has at most so many clips."""
     n_languages = int(rng.integers(2, 6))
     languages = rng.choice(sorted(clips), n_languages, replace=False).tolist()
     order = [*languages, *(rng.permutation(languages).tolist() if n_languages < 4 else [])]
-    parts: list[NDArray[np.float32]] = [np.zeros(RATE // 2, np.float32)]
+    parts: list[NDArray[np.float32]] = []
     turns: list[Turn] = []
     for language in order:
-        clip = trim(clips[language][int(rng.integers(len(clips[language])))])
-        if rng.random() < _HALVED:
-            clip = halve(clip)
-        start = sum(map(len, parts)) / RATE
-        if turns and turns[-1].language == language:
-            turns.append(Turn(turns.pop().start, start + len(clip) / RATE, language))
-        else:
-            turns.append(Turn(start, start + len(clip) / RATE, language))
-        parts += [clip, np.zeros(round(rng.uniform(*_PAUSE_S) * RATE), np.float32)]
-    samples = np.concatenate(parts)
+        parts.append(np.zeros(round(rng.uniform(*_PAUSE_S) * RATE), np.float32))
+        start = turns.pop().start if turns and turns[-1].language == language else sum(map(len, parts)) / RATE
+        parts += make_turn(clips[language], rng, n_clips)
+        turns.append(Turn(start, sum(map(len, parts)) / RATE, language))
+    samples = np.concatenate([*parts, np.zeros(RATE // 2, np.float32)])
     return Joined(samples + rng.normal(0, 1e-4, len(samples)).astype(np.float32), tuple(turns))
+
+
+def make_turn(
+    clips: Sequence[NDArray[np.float32]], rng: np.random.Generator, n_clips: int
+) -> list[NDArray[np.float32]]:
+    """Return some clips in a row with pauses between; where one would do, it may be half a clip."""
+    chosen = rng.permutation(len(clips))[: int(rng.integers(1, n_clips + 1))].tolist()
+    turn = [trim(clips[number]) for number in chosen]
+    if n_clips == 1 and rng.random() < _HALVED:
+        return [halve(turn[0])]
+    pause = np.zeros(round(_PAUSE_S[0] * RATE), np.float32)
+    return [part for clip in turn for part in (clip, pause)][:-1]
 
 
 def trim(clip: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,16 +191,18 @@ def main() -> None:
     options = arguments.parse_args()
     engine = load_engine(options.model, device="cpu")
     config = engine.config
+    clips = read_clips(options.manifest, config)
     figures: dict[str, Any] = {"timeline": vars(config.timeline)}
-    for name, clips in read_clips(options.manifest, config).items():
+    for name, kind, n_clips in _SETS:
         rng = np.random.default_rng(1)
-        heard = list(hear(TimelineEngine(engine, config), [join_clips(clips, rng) for _ in range(options.recordings)]))
+        recordings = [join_clips(clips[kind], rng, n_clips) for _ in range(options.recordings)]
+        heard = list(hear(TimelineEngine(engine, config), recordings))
         figures[name] = measure(heard, config)
-        figures[f"{name}_among"] = measure(heard, config, among=True)
+        figures[f"{name}, among"] = measure(heard, config, among=True)
         for change in _TUNED["change"] if options.tune else ():
             for weight in _TUNED["weight"]:
                 other = replace(config, timeline=replace(config.timeline, change=change, weight=weight))
-                figures[f"{name} change={change} weight={weight}"] = measure(heard, other)
+                figures[f"{name}, change {change}, weight {weight}"] = measure(heard, other)
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
 
 
