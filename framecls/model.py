@@ -617,6 +617,7 @@ def load_group(
     precision: str = "auto",
 ) -> ModelGroup:
     """Load several models by name or path, to tag recordings with together; see `load`."""
+    _refuse_single(models)
     return ModelGroup(
         [load(model, device=device, threads=threads, batch_size=batch_size, precision=precision) for model in models]
     )

@@ -84,8 +84,10 @@ def root(
 def tag(options: TagOptions) -> int:
     """Say what is heard when: one label, or several, for every moment of each recording."""
     from framecls.cli.classify import classify
-    from framecls.cli.operations import AlignOperation, StringOperation, TagOperation
+    from framecls.cli.operations import AlignOperation, StringOperation, TagOperation, TiersOperation
 
+    if len(options.model) > 1:
+        return classify(TiersOperation(options))
     if options.align is not None:
         return classify(AlignOperation(options))
     return classify(StringOperation(options) if options.string else TagOperation(options))

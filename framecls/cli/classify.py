@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framecls.cli import checks
 from framecls.cli.fingerprint import take_fingerprint
@@ -24,13 +24,11 @@ from framecls.cli.streams import open_stdout
 from framecls.config import EACH, ModelConfig, ReadOptions
 from framecls.errors import ClusterError, FrameclsError, OutputError, UsageError
 from framecls.output.resume import History, collect_facts, observe
-from framecls.results import TagResult
 from framecls.text import escape, hms
 
 if TYPE_CHECKING:
     from framecls.audio import Channel, Input, InputFailure
     from framecls.cli.operations import AnyModel, Operation, Results
-    from framecls.model import Model
     from framecls.output.destination import Destination
     from framecls.output.formats import Result
 
@@ -51,16 +49,15 @@ def classify(operation: Operation) -> int:
     checks.check_naming(options)
     if options.channel == EACH and options.engine == RAY:
         raise UsageError("--channel each is for this process alone: leave --engine ray out, or choose one channel")
-    model_path, config = operation.find(options.model)
-    operation.check(config)
-    _check_files(options, model_path, config)
-    fingerprint = partial(take_fingerprint, options, operation.format, model_path, config)
+    models = operation.open()
+    _check_files(options, models)
+    fingerprint = partial(take_fingerprint, options, operation.format, models)
     with contextlib.closing(messages):
         return _classify_inputs(operation, messages, fingerprint)
 
 
-def _check_files(options: RunOptions, model: Path, config: ModelConfig) -> None:
-    """Refuse to write over a list, the gallery or the model.
+def _check_files(options: RunOptions, models: Sequence[tuple[Path, ModelConfig]]) -> None:
+    """Refuse to write over a list, the gallery or a model.
 
     Raises:
         UsageError: an output is one of them.
@@ -68,11 +65,12 @@ def _check_files(options: RunOptions, model: Path, config: ModelConfig) -> None:
     output = options.output
     written = {"-o": Path(output) if output and not os.path.isdir(output) else None, "--errors": options.errors}
     read: dict[str, Path | None] = {f"the list {name}": Path(name[1:]) for name in options.inputs if name[:1] == "@"}
-    if config.embedding:
+    if any(config.embedding for _, config in models):
         from framecls.speakers.gallery import default_path  # numpy: only once the options are right
 
         read["the gallery"] = getattr(options, "gallery", None) or default_path()
-    checks.check_overwrites(written, {**read, "the model": model})
+    for path, _ in models:
+        checks.check_overwrites(written, {**read, "the model": path})
 
 
 def _classify_inputs(operation: Operation, messages: Messages, fingerprint: Callable[[], str]) -> int:
@@ -137,28 +135,29 @@ def _stream(operation: Operation, messages: Messages, inputs: Sequence[Input]) -
     if inputs:
         from framecls.model import Model
 
-        model = operation.prepare(_load(operation.options))
+        model = operation.prepare(_load(operation))
         assert isinstance(model, Model)
         stream_inputs(inputs, model, operation, messages)
     return messages.status
 
 
 @contextlib.contextmanager
-def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
-    """Yield the model, in this process or on a cluster.
+def _open_model(operation: Operation, n_inputs: int) -> Iterator[Any]:
+    """Yield the model, or the models, in this process or on a cluster.
 
     Args:
-        options: which, and where.
+        operation: its options say which, and where.
         n_inputs: how many recordings it will get.
     """
+    options = operation.options
     if options.engine != RAY:
-        yield _load(options)
+        yield _load(operation)
         return
     from framecls.cluster import connect
 
     start = time.monotonic()
     connection = connect(
-        options.model,
+        operation.models[0],
         address=options.address,
         workers=options.workers,
         device=options.device,
@@ -173,19 +172,20 @@ def _open_model(options: RunOptions, n_inputs: int) -> Iterator[AnyModel]:
         yield model
 
 
-def _load(options: RunOptions) -> Model:
-    from framecls.model import load
+def _load(operation: Operation) -> Any:
+    from framecls.model import load_group
 
-    start = time.monotonic()
-    model = load(
-        options.model,
+    options, start = operation.options, time.monotonic()
+    group = load_group(
+        operation.models,
         device=options.device,
         threads=options.threads,
         batch_size=options.batch_size,
         precision=options.precision,
     )
-    _log.info("model %s on %s, loaded in %.1f s", model.name, model.device, time.monotonic() - start)
-    return model
+    for model in group.models:
+        _log.info("model %s on %s, loaded in %.1f s", model.name, model.device, time.monotonic() - start)
+    return group if len(group.models) > 1 else group.models[0]
 
 
 def _expect_length_s(item: Input, options: ReadOptions) -> float | None:
@@ -241,7 +241,9 @@ class InputRun:
                 self._n_skipped = len(self._inputs) - len(self._pending)
                 model = None
                 if self._pending:
-                    model = self._operation.prepare(stack.enter_context(_open_model(options, len(self._pending))))
+                    model = self._operation.prepare(
+                        stack.enter_context(_open_model(self._operation, len(self._pending)))
+                    )
                 self._classify_pending(model)
             self._report_unwritten()
         except KeyboardInterrupt:
@@ -303,7 +305,8 @@ class InputRun:
         _log.info("%s: %.1f s of audio in %.2f s", item.name, result.duration, time.monotonic() - start)
         # The name as the user wrote it; the library may know a file object by another one, or by none.
         result = dataclasses.replace(result, file=item.name)
-        return self._operation.shape(result) if isinstance(result, TagResult) else result
+        shaped: Result = self._operation.shape(result)
+        return shaped
 
     def _report_unwritten(self) -> None:
         for file, error in self._destination.failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from framecls._version import __version__
@@ -24,15 +25,15 @@ _IGNORED = {f.name for o in (MessageOptions, MachineOptions, ClusterOptions) for
 }
 
 
-def take_fingerprint(options: RunOptions, format: str, model: Path, config: ModelConfig) -> str:
-    """Return a digest of the version, the options, the model and the gallery."""
-    gallery = _digest_gallery(options) if config.embedding else ""
+def take_fingerprint(options: RunOptions, format: str, models: Sequence[tuple[Path, ModelConfig]]) -> str:
+    """Return a digest of the version, the options, the models and the gallery."""
+    gallery = _digest_gallery(options) if any(config.embedding for _, config in models) else ""
     facts = {
         "version": __version__,
         "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _IGNORED},
         "format": format,
         "gallery": gallery,
-        "model": registry.digest_model(model),
+        "models": [registry.digest_model(path) for path, _ in models],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

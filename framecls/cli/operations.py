@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
-from framecls.cli.options import IdentifyOptions, RunOptions, TagOptions
+from framecls.cli.options import LOCAL, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
 from framecls.config import DEFAULT_BEAM, DecisionConfig, DecisionKeywords, ModelConfig
 from framecls.errors import ConfigError, FrameclsError, TextError, UsageError
 from framecls.output.formats import Result, make_writer
-from framecls.results import Alignment, Identification, StringResult, TagResult
+from framecls.results import Alignment, Identification, StringResult, TagResult, TieredResult
 from framecls.textfiles import read_text
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
     AnyModel: TypeAlias = Model | ClusterModel
     Results: TypeAlias = (
-        Generator[TagResult | Exception, None, None] | Generator[Identification | Exception, None, None]
+        Generator[TagResult | Exception, None, None]
+        | Generator[Identification | Exception, None, None]
+        | Generator[TieredResult | Exception, None, None]
     )
 
 
@@ -37,11 +41,14 @@ class Operation(ABC):
     task: ClassVar[Literal["pooled"] | None] = None  # of the models that it takes; None: any
     result: ClassVar[type[Result]]  # what `run` gives
 
-    def __init__(self, options: RunOptions, *, frames: bool = False, totals: bool = False) -> None:
+    def __init__(
+        self, options: RunOptions, models: Sequence[str], *, frames: bool = False, totals: bool = False
+    ) -> None:
         """Read the options.
 
         Args:
             options: of the command.
+            models: by name or path.
             frames: write the scores of every frame.
             totals: write the time of each label.
 
@@ -49,6 +56,7 @@ class Operation(ABC):
             UsageError: an option is wrong, or two do not go together.
         """
         self.options = options
+        self.models = tuple(models)
         # Of decision, by the options that give them.
         self.rules: dict[str, DecisionKeywords] = {
             "--threshold": {"thresholds": checks.parse_thresholds(options.threshold)}
@@ -59,6 +67,16 @@ class Operation(ABC):
         self.writer = make_writer(self.format, frames=frames, totals=totals)
         if not issubclass(self.result, self.writer.accepts):
             raise UsageError(f"-f {self.writer.refusal}")
+
+    def open(self) -> list[tuple[Path, ModelConfig]]:
+        """Return the files and the settings of the models, once these go with the options.
+
+        Raises:
+            UsageError: they do not.
+        """
+        found = [self.find(name) for name in self.models]
+        self.check(*(config for _, config in found))
+        return found
 
     def find(self, name: str) -> tuple[Path, ModelConfig]:
         """Return the file and the settings of the model of that name.
@@ -90,7 +108,7 @@ class Operation(ABC):
             progress: called with the seconds of the present recording that are done.
         """
 
-    def shape(self, result: TagResult) -> TagResult:
+    def shape(self, result: Any) -> Any:
         """Return what is written of what was found."""
         if getattr(self.options, "ipa", False):
             from framecls import shapes
@@ -107,7 +125,7 @@ class TagOperation(Operation):
     def __init__(self, options: TagOptions) -> None:
         if options.beam is not None:
             raise UsageError("--beam goes with --string: add that, or leave it out")
-        super().__init__(options, frames=options.frames, totals=options.totals)
+        super().__init__(options, options.model, frames=options.frames, totals=options.totals)
         if options.stream:
             check_stream(options, self.writer)
         self._options = options
@@ -159,18 +177,117 @@ class TagOperation(Operation):
             result = shapes.make_coarse(result, self._gap_s, *self._durations)
         elif self._options.exclusive:
             result = shapes.make_exclusive(result, decision.min_duration_s, decision.min_durations_s)
-        return super().shape(result)
+        shaped: TagResult = super().shape(result)
+        return shaped
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
-        return model.tag_many(
-            sources,
-            among=self._among,
-            speakers=self._speakers,
-            enrolled=self._enrolled,
-            keep_scores=self.writer.frames,
-            progress=progress,
-            **self.reading,
+        choices = self.choices()
+        return model.tag_many(sources, **choices, keep_scores=self.writer.frames, progress=progress, **self.reading)
+
+    def choices(self) -> dict[str, Any]:
+        """Return what can be found, as arguments of `Model.tag`."""
+        return {"among": self._among, "speakers": self._speakers, "enrolled": self._enrolled}
+
+
+class TiersOperation(Operation):
+    """`framecls tag` with several models: a `TagOperation` each, with the options that go with that model."""
+
+    result = TieredResult
+
+    def __init__(self, options: TagOptions) -> None:
+        for option, given in (
+            ("--string", options.string),
+            ("--beam", options.beam is not None),
+            ("--align", options.align is not None),
+            ("--ipa", options.ipa),
+            ("--stream", options.stream),
+            ("--coarse", options.coarse),
+            ("--totals", options.totals),
+            (f"--engine {options.engine}", options.engine != LOCAL),
+        ):
+            if given:
+                raise UsageError(f"{option} takes one model, and -m names {len(options.model)}: leave one of them out")
+        super().__init__(options, options.model, frames=options.frames)
+        if options.frames and self.format not in _FRAMES_OF_SEVERAL:
+            able = ", ".join(_FRAMES_OF_SEVERAL)
+            raise UsageError(f"--frames of several models does not go with -f {self.format}: choose {able}")
+        self._options = options
+        self._parts: list[TagOperation] = []
+
+    def check(self, *configs: ModelConfig) -> None:
+        names = [config.name for config in configs]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"-m names two models that are called {name}: a tier each needs a name of its own")
+        self._parts = [TagOperation(options) for options in share_options(self._options, configs)]
+        for part, config in zip(self._parts, configs, strict=True):
+            part.check(config)
+
+    def prepare(self, model: Any) -> Any:
+        return type(model)([part.prepare(each) for part, each in zip(self._parts, model.models, strict=True)])
+
+    def run(self, model: Any, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:
+        options = {each.name: part.choices() for part, each in zip(self._parts, model.models, strict=True)}
+        found: Results = model.tag_many(
+            sources, options=options, keep_scores=self.writer.frames, progress=progress, **self.reading
         )
+        return found
+
+    def shape(self, result: TieredResult) -> TieredResult:
+        tiers = [part.shape(tier) for part, tier in zip(self._parts, result.tiers, strict=True)]
+        return replace(result, tiers=tuple(tiers))
+
+
+# Formats in which the frames of several models have a place.
+_FRAMES_OF_SEVERAL = ("json", "jsonl", "npz")
+# Options that are for those of several models that know the label in them, and which the others are spared.
+_SHARED = ("threshold", "min_duration", "min_gap", "labels", "among")
+_OF_VOICES = ("gallery", "speakers", "min_speakers", "max_speakers")
+
+
+def share_options(options: TagOptions, configs: Sequence[ModelConfig]) -> list[TagOptions]:
+    """Return for each model the options that go with it.
+
+    Raises:
+        UsageError: one goes with none of them.
+    """
+    bare: dict[str, Any] = {name: [] for name in _SHARED}
+    of_voices: dict[str, Any] = {name: getattr(options, name) for name in _OF_VOICES}
+    hears_voices = any(config.embedding for config in configs)
+    shares = []
+    for name, config in zip(options.model, configs, strict=True):
+        # Where no model is one of voices, it is for all of them to refuse these.
+        own = of_voices if config.embedding or not hears_voices else dict.fromkeys(_OF_VOICES)
+        shares.append(replace(options, model=[name], **{**bare, **own}))
+    for name in _SHARED:
+        for text in getattr(options, name):
+            takers = _find_takers(shares, configs, name, text)
+            # Labels of several models may stand in one list.
+            words = {text: takers} if takers else {w: _find_takers(shares, configs, name, w) for w in text.split(",")}
+            for word, those in words.items():
+                if not those:
+                    called = ", ".join(config.name for config in configs)
+                    raise UsageError(f"--{name.replace('_', '-')} {word}: this goes with none of {called}")
+                for index in those:
+                    shares[index] = _with_text(shares[index], name, [*getattr(shares[index], name), word])
+    return shares
+
+
+def _with_text(options: TagOptions, name: str, texts: list[str]) -> TagOptions:
+    changed: dict[str, Any] = {name: texts}
+    return replace(options, **changed)
+
+
+def _find_takers(shares: Sequence[TagOptions], configs: Sequence[ModelConfig], name: str, text: str) -> list[int]:
+    """Return the models that an option goes with: one of voices, whose labels are not known, where no other does."""
+    takers = []
+    for index, (options, config) in enumerate(zip(shares, configs, strict=True)):
+        with contextlib.suppress(UsageError):
+            TagOperation(_with_text(options, name, [text])).check(config)
+            takers.append(index)
+    named = [index for index in takers if not configs[index].embedding]
+    is_of_label = "=" in text or name in ("labels", "among")
+    return named if named and is_of_label else takers
 
 
 class StringOperation(Operation):
@@ -181,7 +298,7 @@ class StringOperation(Operation):
     def __init__(self, options: TagOptions) -> None:
         checks.check_count("--beam", options.beam)
         _refuse_label_options(options, "--string")
-        super().__init__(options, frames=options.frames)
+        super().__init__(options, options.model, frames=options.frames)
         self._beam = DEFAULT_BEAM if options.beam is None else options.beam
 
     def find(self, name: str) -> tuple[Path, ModelConfig]:
@@ -205,7 +322,7 @@ class AlignOperation(Operation):
         if options.string or options.beam is not None:
             raise UsageError("--string is about phones that are not known, --align about a text: leave one of them out")
         _refuse_label_options(options, "--align")
-        super().__init__(options, frames=options.frames)
+        super().__init__(options, options.model, frames=options.frames)
         self._text = options.align or ""
         self._beside = self._text if re.fullmatch(r"\.\w+", self._text) else ""  # the suffix of texts beside recordings
         self._words: list[Word] = []  # of one text for all
@@ -270,7 +387,7 @@ class IdentifyOperation(Operation):
     result = Identification
 
     def __init__(self, options: IdentifyOptions) -> None:
-        super().__init__(options)
+        super().__init__(options, [options.model])
         checks.check_count("--top-k", options.top_k)
         self._top_k = options.top_k
         self._among_text = options.among

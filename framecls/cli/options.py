@@ -72,6 +72,16 @@ ModelOption = Annotated[
         autocompletion=registry.names,
     ),
 ]
+ModelsOption = Annotated[
+    list[str],
+    _labels(
+        "-m",
+        "--model",
+        metavar="NAME|PATH",
+        help="A shipped model or a model file; repeat it for several at once.",
+        autocompletion=registry.names,
+    ),
+]
 ModelArgument = Annotated[
     str, _argument(metavar="MODEL", help="A model by name or path.", autocompletion=registry.names)
 ]
@@ -217,7 +227,6 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
     """What `tag` and `identify` share."""
 
     inputs: InputsArgument
-    model: ModelOption
     format: Annotated[
         str | None,
         _output(
@@ -260,7 +269,7 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
 class TagOptions(RunOptions):
     """`framecls tag`."""
 
-    model: ModelOption = "sound"
+    model: ModelsOption = field(default_factory=lambda: ["sound"])
     frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
     string: Annotated[bool, _phones("--string", help="The phones that are said, in order (-m phones).")] = False
     among: AmongOption = field(default_factory=list)

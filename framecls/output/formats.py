@@ -155,7 +155,8 @@ class FigureWriter(Writer):
     def write_result(self, result: Result, stream: IO[Any]) -> None:
         if len(self._results) == self._most:
             raise UsageError(f"a figure has room for {self._most} recordings: name a folder with -o, for a figure each")
-        self._results += result.tiers if isinstance(result, TieredResult) else [result]
+        tiers = result.tiers if isinstance(result, TieredResult) else [result]
+        self._results += [replace(tier, file=result.file) for tier in tiers]
         self._sounds += [result.file, *[None] * (len(self._results) - len(self._sounds) - 1)]
 
     def end(self, stream: IO[Any]) -> None:
@@ -478,6 +479,7 @@ class RttmWriter(Writer):
         for s in as_segments(result):
             length = seconds(_time(s.end) - _time(s.start))
             name = _word(s.label)
+            name = name.replace(":_", ":", 1) if isinstance(result, TieredResult) else name
             sure = "<NA>" if isinstance(result, Identification) and result.score is None else score(s.score)
             place = f"{result.channel or 1} {seconds(s.start)} {length}"
             stream.write(f"SPEAKER {file_id} {place} <NA> <NA> {name} {sure} <NA>\n")
