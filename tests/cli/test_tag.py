@@ -24,7 +24,7 @@ from support.signals import write_wav
         (["tag"], "INPUT"),
         (["tag", "a.wav", "--bogus"], "--bogus"),
         (["tag", "a.wav", "-f"], "-f"),
-        (["tag", "a.wav", "-f", "nope"], "choose table, svg, json, jsonl"),
+        (["tag", "a.wav", "-f", "nope"], "choose table, svg, png, json"),
         (["tag", "a.wav", "--device", "gpu"], "auto, cpu, cuda"),
         (["tag", "a.wav", "--device", "cuda:99"], "cuda:99"),
         (["tag", "a.wav", "--threshold", "speech=1.5"], "speech=1.5: the probability must be in 0..1"),
@@ -227,11 +227,12 @@ def test_full_disk(tag_model: str, here: Path) -> None:
     assert err == b"framecls: error: cannot write the results: No space left on device\n"
 
 
-def test_a_picture_of_the_table(cli: Cli, tag_model: str, tmp_path: Path) -> None:
+def test_a_figure_by_the_suffix_of_its_file(cli: Cli, tag_model: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     recording, picture = write_wav(tmp_path / "a.wav", 2.0), tmp_path / "a.svg"
     done = cli("tag", str(recording), "-m", tag_model, "-o", str(picture))
     assert (done.status, done.out) == (0, "")
     text = picture.read_text(encoding="utf-8")
-    assert text.startswith("<svg")
+    assert "<svg" in text
     assert "a.wav" in text
     assert "speech" in text
