@@ -141,6 +141,11 @@ def report_path(model: Path) -> Path:
     return model.with_name(f"{model.stem}.report.json")
 
 
+def page_path(model: Path) -> Path:
+    """Return where the page that shows the report of a model file lies."""
+    return report_path(model).with_suffix(".html")
+
+
 def load_report(path: Path) -> TrainingReport:
     """Read a report that `TrainingReport.save` wrote.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from framecls.cli.messages import DONE, INTERRUPTED, Messages
 from framecls.cli.progress import ProgressBar
-from framecls.report import TrainingReport, report_path
+from framecls.output.report import write_report
+from framecls.report import TrainingReport, page_path, report_path
 from framecls.text import escape, hms
 from framecls.training.job import Job
 
@@ -27,6 +28,7 @@ def train_quickly(job: Job, messages: Messages, bar: ProgressBar) -> int:
     except KeyboardInterrupt:
         messages.error(f"interrupted; what was heard is kept in {escape(str(job.folder))} for the next run")
         return INTERRUPTED
+    write_report(report, page_path(job.output))
     report_result(report, job, messages)
     return DONE
 
@@ -41,3 +43,4 @@ def report_result(report: TrainingReport, job: Job, messages: Messages) -> None:
         f"{escape(str(job.output))}: {escape(report.way)}, in {hms(report.seconds)}; "
         f"all figures: {escape(str(report_path(job.output)))}"
     )
+    messages.note(f"to look at and listen to: {escape(str(page_path(job.output)))}")

@@ -22,6 +22,7 @@ from framecls.cli.progress import ProgressBar
 from framecls.cli.quick import train_quickly
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
+from framecls.report import Epoch, page_path
 from framecls.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import Recipe, change_recipe, find_recipe, is_of_head, read_recipe, with_encoder
@@ -93,7 +94,30 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
     finally:
         report.bar.hide()
     messages.note(f"{escape(str(job.output))}: {_describe_kept(recipe, last)}")
+    if team.is_first:
+        _write_page(job, report)
+        messages.note(f"to look at and listen to: {escape(str(page_path(job.output)))}")
     return DONE
+
+
+def _write_page(job: Job, report: TrainReport) -> None:
+    """Measure the model once more, on whole recordings where there are any, and write the page of that beside it."""
+    from framecls.inference.engine import load_engine
+    from framecls.output.report import write_report
+    from framecls.training.metrics.evaluate import Test, evaluate
+
+    mixed = job.recipe if job.recipe.mix.enabled else None
+    voices_s = job.recipe.voices.dev_length_s if job.recipe.embedding else None
+    test = Test(job.manifest, job.folder, "dev", mixed, voices_s, job.tier, job.split_by)
+    try:
+        measured = evaluate(load_engine(job.output, device=job.device), test, report.measured)
+    finally:
+        report.bar.hide()
+    assert measured.review is not None
+    found = dataclasses.replace(
+        measured.review, way=f"the recipe {job.recipe.name}", epochs=tuple(report.points), folds=()
+    )
+    write_report(found, page_path(job.output))
 
 
 def _describe_kept(recipe: Recipe, last: DevReport) -> str:
@@ -236,6 +260,11 @@ class TrainReport:
     messages: Messages
     bar: ProgressBar
     at: Progress | None = None
+    points: list[Epoch] = dataclasses.field(default_factory=list)  # a step for an epoch
+
+    def measured(self, done: int, total: int) -> None:
+        """Show how much is measured after the last step."""
+        self.bar.show("measuring", done, total)
 
     def decoded(self, done: int, total: int) -> None:
         """Show how many recordings are decoded."""
@@ -248,6 +277,8 @@ class TrainReport:
         if is_new and progress.dev is not None:
             self.bar.hide()
             where = f"step {progress.step} of {progress.steps}"
+            score = progress.dev.score if math.isfinite(progress.dev.score) else None
+            self.points.append(Epoch(1, progress.step, progress.loss, score))
             self.messages.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
         dev = f"dev {progress.dev.score:.4f}, " if progress.dev is not None else ""
         text = f"loss {progress.loss:.4f}, {dev}{hms(progress.seconds_left)} left"

@@ -78,21 +78,20 @@ def report_page(report: TrainingReport) -> str:
     body = [page.heading(title, 1)]
     spread = f" ± {report.score.spread:.3f}" if report.score.spread else ""
     body.append(f'<p><b style="font-size:2rem">{report.score.mean:.3f}</b>{spread} {escape(report.score_name)}</p>')
-    body += [page.paragraph(line) for line in report.verdict]
+    of_labels = {row.verdict for row in report.label_figures.values()}  # which stand in the table
+    body += [page.paragraph(line) for line in report.verdict if line not in of_labels]
     facts = [report.way, report.split, f"{length(report.seconds)} of work" if report.seconds else ""]
     body += [page.paragraph(fact, "quiet") for fact in facts if fact]
     if report.label_figures:
         body += [page.heading("Label by label"), _label_table(report)]
-    if report.confusion.size:
+    if report.confusion.any():
         body += [page.heading("What is taken for what"), _confusion_table(report)]
     if curves := _curves(report):
         body += [page.heading("Curves"), page.grid(curves)]
     mistakes = find_mistakes(report)
     if mistakes:
         body.append(page.heading("The worst mistakes"))
-        body.append(
-            page.paragraph("Of clips that it had not heard. Click into a picture to hear it from there.", "quiet")
-        )
+        body.append(page.paragraph("A click into a picture plays the sound from there.", "quiet"))
         body.append(page.grid(_mistake_card(report, mistake) for mistake in mistakes))
     elif report.held_out:
         body += [page.heading("The worst mistakes"), page.paragraph("There are none.")]
@@ -104,11 +103,13 @@ def _show(figure: Figure) -> str:
 
 
 def _label_table(report: TrainingReport) -> str:
-    titles = ["Label", "Clips", "Groups", "Length", "Precision", "Recall", "F1"]
+    has_lengths = any(row.seconds for row in report.label_figures.values())
+    titles = ["Label", "Clips", "Groups", *["Length"] * has_lengths, "Precision", "Recall", "F1"]
     rows = []
     for label, row in report.label_figures.items():
-        known = [f"{row.clips:,}", f"{row.groups:,}", length(row.seconds) if row.seconds else ""]
-        rows.append([label, *known, *map(_show, (row.precision, row.recall, row.f1)), row.verdict])
+        known = [f"{row.clips:,}", f"{row.groups:,}", *[length(row.seconds)] * has_lengths]
+        verdict = row.verdict.removeprefix(f"{label}: ")
+        rows.append([label, *known, *map(_show, (row.precision, row.recall, row.f1)), verdict])
     has_verdicts = any(row[-1] for row in rows)
     titles += ["What that means"] if has_verdicts else []
     return page.table(titles, rows if has_verdicts else [row[:-1] for row in rows], prose=has_verdicts)
@@ -147,11 +148,11 @@ def _curves(report: TrainingReport) -> list[str]:
             points = [
                 (e.epoch, getattr(e, key)) for e in report.epochs if e.fold == fold and getattr(e, key) is not None
             ]
-            name = f"fold {fold}" if fold else "final model"
+            name = "" if not report.folds else f"fold {fold}" if fold else "final model"
             lines += [Line(points, name, fold)] if points else []
         if lines:
             top = 1.0 if key == "score" else None
-            charts.append(chart(title, lines, Axis("epoch"), Axis("", 0.0, top)))
+            charts.append(chart(title, lines, Axis("epoch" if report.folds else "step"), Axis("", 0.0, top)))
     if len(report.curve) > 1:
         points = [(point.clips, point.score.mean) for point in report.curve]
         wide = [[(p.clips, p.score.mean + sign * p.score.spread) for p in report.curve] for sign in (-1, 1)]

@@ -67,6 +67,10 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
     assert (answer.status, answer.out) == (0, "")
     assert "4 recordings to train on, 2 to measure on" in answer.err
     assert "step 4 of 4" in answer.err
+    page = Path("pitch.report.html").read_text(encoding="utf-8")
+    assert "pitch.report.html" in answer.err
+    for words in ("the recipe ", "Loss in training", ">step</text>", "the dev part of manifest.jsonl: 2 recordings"):
+        assert words in page
     assert cli(*command, "--device", "cpu", "--set", "optim.steps=3", "-q").err == ""
     [record] = cli("identify", "low0.wav", "-m", "pitch.safetensors", "-f", "jsonl", "--device", "cpu").records
     assert {candidate["label"] for candidate in record["top"]} == {"low", "high"}

@@ -13,6 +13,9 @@ import torch
 
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import load_network, save_model
+from framecls.cli.messages import Messages
+from framecls.cli.progress import ProgressBar
+from framecls.cli.quick import train_quickly
 from framecls.config import EncoderConfig
 from framecls.errors import ConfigError, ManifestError
 from framecls.inference.engine import load_engine
@@ -127,6 +130,21 @@ def test_what_is_saved_answers_as_what_was_measured(
     files = [recording.file for recording in course.recordings]
     for logits, request in zip(wanted, engine.run(files), strict=True):
         np.testing.assert_allclose(pool_windows(request)[0], logits, atol=0.1)
+
+
+@pytest.mark.parametrize("task", ["identify", "tag"])
+def test_a_page_lies_beside_the_model(
+    task: str, tmp_path: Path, encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_clips(tmp_path) if task == "identify" else write_sparse(tmp_path)
+    job = Job(manifest, tmp_path / "pitch.safetensors", quick(task, encoder))
+    assert train_quickly(job, Messages(), ProgressBar(enabled=False)) == 0
+    assert f"look at and listen to: {tmp_path / 'pitch.report.html'}" in capsys.readouterr().err
+    page = (tmp_path / "pitch.report.html").read_text(encoding="utf-8")
+    report = load_report(report_path(job.output))
+    shown = ("epoch", "fold 3", "What is taken for what", f"{report.score.mean:.3f}", "high", "low")
+    for words in (*shown, "Precision by recall", "The worst mistakes"):
+        assert words in page
 
 
 def test_sparse_labels_leave_the_rest_to_nothing(tmp_path: Path, encoder: str) -> None:
