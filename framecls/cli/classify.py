@@ -234,7 +234,7 @@ class InputRun:
         options = self._operation.options
         try:
             keeps_journal = self._destination.keeps_journal
-            facts = collect_facts(self._inputs, self._states, fingerprint()) if keeps_journal else {}
+            facts = self._collect_facts(fingerprint()) if keeps_journal else {}
             history = History(facts, options.resume, arguments)
             with self._destination.open(self._inputs, history), contextlib.ExitStack() as stack:
                 self._pending = self._destination.pending
@@ -255,6 +255,9 @@ class InputRun:
             raise type(error)(f"{error}{self._remainder()}") from error
         finally:
             self._progress.hide()
+
+    def _collect_facts(self, fingerprint: str) -> dict[Path, str]:
+        return collect_facts(self._inputs, self._states, fingerprint, self._operation.beside)
 
     def _classify_pending(self, model: AnyModel | None) -> None:
         self._progress = self._make_progress()

@@ -34,8 +34,15 @@ def take_fingerprint(options: RunOptions, format: str, models: Sequence[tuple[Pa
         "format": format,
         "gallery": gallery,
         "models": [registry.digest_model(path) for path, _ in models],
+        "text": _digest_text(options),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest_text(options: RunOptions) -> str:
+    """Return a digest of the file that holds the text of --align."""
+    align = getattr(options, "align", None) or ""
+    return hashlib.sha256(Path(align[1:]).read_bytes()).hexdigest() if align.startswith("@") else ""
 
 
 def _digest_gallery(options: RunOptions) -> str:

@@ -57,6 +57,7 @@ class Operation(ABC):
         """
         self.options = options
         self.models = tuple(models)
+        self.beside = ""  # suffix of the files beside recordings that are read, too
         # Of decision, by the options that give them.
         self.rules: dict[str, DecisionKeywords] = {
             "--threshold": {"thresholds": checks.parse_thresholds(options.threshold)}
@@ -324,9 +325,9 @@ class AlignOperation(Operation):
         _refuse_label_options(options, "--align")
         super().__init__(options, options.model, frames=options.frames)
         self._text = options.align or ""
-        self._beside = self._text if re.fullmatch(r"\.\w+", self._text) else ""  # the suffix of texts beside recordings
+        self.beside = self._text if re.fullmatch(r"\.\w+", self._text) else ""  # the suffix of texts beside recordings
         self._words: list[Word] = []  # of one text for all
-        if self._beside and "-" in options.inputs:
+        if self.beside and "-" in options.inputs:
             raise UsageError(f"--align {self._text}: beside standard input there is no file: give the text or @FILE")
 
     def check(self, config: ModelConfig) -> None:
@@ -336,7 +337,7 @@ class AlignOperation(Operation):
         super().check(config)
         try:
             check_phones(config.labels, config.name)
-            if not self._beside:
+            if not self.beside:
                 is_file = self._text.startswith("@")
                 text = read_text(Path(self._text[1:]), "a text") if is_file else self._text
                 self._words = find_words(text)
@@ -354,8 +355,8 @@ class AlignOperation(Operation):
 
         try:
             words = self._words
-            if self._beside:
-                words = find_words(read_text(Path(result.file).with_suffix(self._beside), "a text"))
+            if self.beside:
+                words = find_words(read_text(Path(result.file).with_suffix(self.beside), "a text"))
             return place_words(result, words)
         except FrameclsError as error:
             return error

@@ -45,19 +45,25 @@ def observe(inputs: Sequence[Input]) -> dict[Path, InputState]:
     return states
 
 
-def collect_facts(inputs: Sequence[Input], states: Mapping[Path, InputState], fingerprint: str) -> dict[Path, str]:
+def collect_facts(
+    inputs: Sequence[Input], states: Mapping[Path, InputState], fingerprint: str, beside: str = ""
+) -> dict[Path, str]:
     """Return a key of all that decides an input's result, by relative path, for the inputs whose state is known.
 
     Args:
         inputs: of the run.
         states: of those inputs that are regular files.
         fingerprint: of what holds for all of them: options, model, version.
+        beside: suffix of the file beside each recording that decides, too; empty: there is none.
     """
-    return {
-        item.relative: make_key(fingerprint, item.name, item.channel or 0, *dataclasses.astuple(states[item.relative]))
-        for item in inputs
-        if item.relative in states
-    }
+    facts: dict[Path, str] = {}
+    for item in inputs:
+        state = states.get(item.relative)
+        if state is not None:
+            others = observe([dataclasses.replace(item, path=Path(state.path).with_suffix(beside))]) if beside else {}
+            decides = [value for known in (state, *others.values()) for value in dataclasses.astuple(known)]
+            facts[item.relative] = make_key(fingerprint, item.name, item.channel or 0, *decides)
+    return facts
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,9 @@ def tier_lines(segments: Sequence[Segment], duration_s: float, n_columns: int) -
     """
     if not segments or duration_s <= 0:
         return []
-    # A segment of mean length gets five columns: a mark, a three-letter label, and some to spare for the short ones.
-    wanted_s = n_columns * duration_s / (5 * len(segments))
+    # A segment of mean length has room for a mark, a label of three letters or more, and some to spare for short ones.
+    room = 2 + max(3.0, sum(len(segment.label) for segment in segments) / len(segments))
+    wanted_s = n_columns * duration_s / (room * len(segments))
     line_s = max((step for step in _STEPS_S if step <= wanted_s), default=_STEPS_S[0])
     if duration_s <= line_s:
         line_s = duration_s

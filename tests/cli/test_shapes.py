@@ -94,6 +94,10 @@ def test_words_of_texts_beside_recordings(cli: Cli, here: Path) -> None:
     [record] = answer.records
     assert [word["label"] for word in record["words"]] == re.findall(r"\w+", text)
     assert [s["label"] for s in record["segments"]][:4] == ["ð", "ʌ", "b", "eɪ"]
+    resumed = [*command, "a.flac", "-o", "all.csv", "--resume"]
+    assert [("1 skipped" in cli(*resumed).err) for _ in range(2)] == [False, True]
+    (here / "a.lab").write_text(text + "\n", encoding="utf-8")
+    assert "1 skipped" not in cli(*resumed).err
     (here / "a.txt").write_text(text, encoding="utf-8")
     whole = cli(*command[:-2], "@a.txt", "a.flac", "-f", "csv").out
     assert whole == cli(*command[:-2], text, "a.flac", "-f", "csv").out
