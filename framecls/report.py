@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,6 +135,22 @@ class TrainingReport:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def save_page(self, path: Path) -> None:
+        """Write the report as a page to look at and to listen to, one HTML file that needs nothing else.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from framecls.output.report import write_report
+
+        write_report(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        from framecls.output.report import report_page
+
+        # In a frame of its own, whose style and script touch nothing of a notebook.
+        return f'<iframe srcdoc="{escape(report_page(self))}" style="width:100%;height:85vh;border:0"></iframe>'
 
 
 def report_path(model: Path) -> Path:

@@ -105,7 +105,10 @@ def own(names: set[str]) -> set[str]:
 
 
 # A result draws itself: what stands above the vocabulary is imported where it is asked to.
-DRAWN_BY = {"framecls.results": {"framecls.output.plots", "framecls.output.notebook"}}
+DRAWN_BY = {
+    "framecls.results": {"framecls.output.plots", "framecls.output.notebook"},
+    "framecls.report": {"framecls.output.report"},
+}
 
 
 @pytest.mark.parametrize("module", MODULES)

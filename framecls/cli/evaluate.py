@@ -86,9 +86,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
             stream.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
         messages.note(f"{escape(str(options.output))}: written")
     if options.report is not None and report.review is not None:
-        from framecls.output.report import write_report
-
-        write_report(report.review, options.report)
+        report.review.save_page(options.report)
         messages.note(f"{escape(str(options.report))}: written")
     _print_figures(figures, options.format)
     return DONE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from framecls.cli.messages import DONE, INTERRUPTED, Messages
 from framecls.cli.progress import ProgressBar
-from framecls.output.report import write_report
 from framecls.report import TrainingReport, page_path, report_path
 from framecls.text import escape, hms
 from framecls.training.job import Job
@@ -28,7 +27,7 @@ def train_quickly(job: Job, messages: Messages, bar: ProgressBar) -> int:
     except KeyboardInterrupt:
         messages.error(f"interrupted; what was heard is kept in {escape(str(job.folder))} for the next run")
         return INTERRUPTED
-    write_report(report, page_path(job.output))
+    report.save_page(page_path(job.output))
     report_result(report, job, messages)
     return DONE
 

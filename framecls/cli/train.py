@@ -103,7 +103,6 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
 def _write_page(job: Job, report: TrainReport) -> None:
     """Measure the model once more, on whole recordings where there are any, and write the page of that beside it."""
     from framecls.inference.engine import load_engine
-    from framecls.output.report import write_report
     from framecls.training.metrics.evaluate import Test, evaluate
 
     mixed = job.recipe if job.recipe.mix.enabled else None
@@ -117,7 +116,7 @@ def _write_page(job: Job, report: TrainReport) -> None:
     found = dataclasses.replace(
         measured.review, way=f"the recipe {job.recipe.name}", epochs=tuple(report.points), folds=()
     )
-    write_report(found, page_path(job.output))
+    found.save_page(page_path(job.output))
 
 
 def _describe_kept(recipe: Recipe, last: DevReport) -> str:

@@ -458,10 +458,10 @@ def test_failures_do_not_pile_up(here: Path) -> None:
 
 
 def test_an_output_is_not_blamed_for_what_the_block_raises(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: Any) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
         raise OSError(errno.EIO, "Input/output error", "elsewhere")
 
-    monkeypatch.setattr("framecls.model.Model._tag", fail)
+    monkeypatch.setattr("framecls.model.tag_recording", fail)
     answer = cli(*TAG, "-f", "csv", "-o", "x.csv")
     assert answer.status == 1
     assert "a.wav: unexpected OSError: [Errno 5] Input/output error: 'elsewhere'" in answer.err

@@ -75,16 +75,14 @@ def test_the_end_of_a_process_waits_for_nothing(here: Path) -> None:
 
 
 def test_interrupt_leaves_no_half_file(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from framecls.model import Model
+    from framecls.inference.tag import tag_recording
 
-    really_tag = Model._tag
-
-    def interrupt_on_b(self: Model, recording: Any, keep_scores: bool) -> Any:
+    def interrupt_on_b(recording: Any, **options: Any) -> Any:
         if "b.wav" in recording.name:
             raise KeyboardInterrupt
-        return really_tag(self, recording, keep_scores)
+        return tag_recording(recording, **options)
 
-    monkeypatch.setattr(Model, "_tag", interrupt_on_b)
+    monkeypatch.setattr("framecls.model.tag_recording", interrupt_on_b)
     for name in ("a.wav", "b.wav", "c.wav"):
         write_wav(here / name)
     (here / "all.json").write_text("what was there")

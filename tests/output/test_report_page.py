@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framecls.output.report import find_mistakes, read_snippet, report_page, write_report
+from framecls.output.report import find_mistakes, read_snippet, report_page
 from framecls.report import CurvePoint, Epoch, Figure, HeldOut, LabelFigures, TrainingReport
 from support.browser import opened, wait_until
 from support.signals import make_tone, write_wav
@@ -136,6 +136,11 @@ def test_the_page_is_whole_and_escaped(kind: str, request: pytest.FixtureRequest
         assert word in words
 
 
+def test_a_notebook_gets_the_page_in_a_frame(frames: TrainingReport) -> None:
+    [(tag, attributes)] = Elements(frames._repr_html_()).found
+    assert (tag, attributes["srcdoc"]) == ("iframe", report_page(frames))
+
+
 def test_a_report_with_little_in_it_is_a_page(frames: TrainingReport) -> None:
     bare = replace(frames, held_out=(), epochs=(), curve=(), confusion=np.zeros((0, 0), np.int64), verdict=())
     text = report_page(replace(bare, label_figures={}))
@@ -167,7 +172,7 @@ def test_a_snippet_is_the_part_that_was_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["frames", "clips"])
 def test_it_opens_and_plays(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     path = tmp_path / "x.report.html"
-    write_report(request.getfixturevalue(kind), path)
+    request.getfixturevalue(kind).save_page(path)
     with opened(path) as (page, said):
         assert page.title() == f"birds {HOSTILE}: how good it is"
         play = "async () => { const a = document.querySelector('audio'); await a.play(); return a.duration; }"
@@ -187,7 +192,7 @@ def test_it_opens_and_plays(kind: str, request: pytest.FixtureRequest, tmp_path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_its_window(scheme: str, clips: TrainingReport, tmp_path: Path) -> None:
     path = tmp_path / "x.report.html"
-    write_report(clips, path)
+    clips.save_page(path)
     for width in (400, 1400):
         with opened(path, width, scheme) as (page, said):
             assert page.evaluate("document.documentElement.scrollWidth") == width
