@@ -115,8 +115,10 @@ class TagResult(Shown):
         return pandas.DataFrame(rows, columns=["start", "end", "label", "score"])
 
 
-def add_up(result: TagResult) -> dict[str, float]:
-    """Return for how many seconds each label holds."""
+def add_up(result: TagResult | TieredResult) -> dict[str, float]:
+    """Return for how many seconds each label holds; with several models a label has its model before it."""
+    if isinstance(result, TieredResult):
+        return {f"{tier.model}: {label}": s for tier in result.tiers for label, s in add_up(tier).items()}
     totals = dict.fromkeys(result.labels, 0.0)
     for segment in result.segments:
         totals[segment.label] = totals.get(segment.label, 0.0) + segment.end - segment.start

@@ -200,15 +200,12 @@ class TiersOperation(Operation):
             ("--string", options.string),
             ("--beam", options.beam is not None),
             ("--align", options.align is not None),
-            ("--ipa", options.ipa),
             ("--stream", options.stream),
-            ("--coarse", options.coarse),
-            ("--totals", options.totals),
             (f"--engine {options.engine}", options.engine != LOCAL),
         ):
             if given:
                 raise UsageError(f"{option} takes one model, and -m names {len(options.model)}: leave one of them out")
-        super().__init__(options, options.model, frames=options.frames)
+        super().__init__(options, options.model, frames=options.frames, totals=options.totals)
         if options.frames and self.format not in _FRAMES_OF_SEVERAL:
             able = ", ".join(_FRAMES_OF_SEVERAL)
             raise UsageError(f"--frames of several models does not go with -f {self.format}: choose {able}")
@@ -252,14 +249,23 @@ def share_options(options: TagOptions, configs: Sequence[ModelConfig]) -> list[T
     Raises:
         UsageError: one goes with none of them.
     """
+    from framecls.shapes import COARSE_LABELS, IPA  # numpy: only once the options are right
+
     bare: dict[str, Any] = {name: [] for name in _SHARED}
     of_voices: dict[str, Any] = {name: getattr(options, name) for name in _OF_VOICES}
     hears_voices = any(config.embedding for config in configs)
+    called = ", ".join(config.name for config in configs)
     shares = []
     for name, config in zip(options.model, configs, strict=True):
         # Where no model is one of voices, it is for all of them to refuse these.
         own = of_voices if config.embedding or not hears_voices else dict.fromkeys(_OF_VOICES)
-        shares.append(replace(options, model=[name], **{**bare, **own}))
+        labels = {*config.labels}
+        fits = {"coarse": {*COARSE_LABELS} <= labels, "ipa": bool(labels) and labels <= {*IPA}}
+        flags: dict[str, Any] = {flag: getattr(options, flag) and fits[flag] for flag in fits}
+        shares.append(replace(options, model=[name], **{**bare, **own, **flags}))
+    for flag in ("coarse", "ipa"):
+        if getattr(options, flag) and not any(getattr(share, flag) for share in shares):
+            raise UsageError(f"--{flag}: this goes with none of {called}")
     for name in _SHARED:
         for text in getattr(options, name):
             takers = _find_takers(shares, configs, name, text)
@@ -267,7 +273,6 @@ def share_options(options: TagOptions, configs: Sequence[ModelConfig]) -> list[T
             words = {text: takers} if takers else {w: _find_takers(shares, configs, name, w) for w in text.split(",")}
             for word, those in words.items():
                 if not those:
-                    called = ", ".join(config.name for config in configs)
                     raise UsageError(f"--{name.replace('_', '-')} {word}: this goes with none of {called}")
                 for index in those:
                     shares[index] = _with_text(shares[index], name, [*getattr(shares[index], name), word])

@@ -78,7 +78,7 @@ ModelsOption = Annotated[
         "-m",
         "--model",
         metavar="NAME|PATH",
-        help="A shipped model or a model file; repeat it for several at once.",
+        help="A shipped model or a file; repeatable.",
         autocompletion=registry.names,
     ),
 ]

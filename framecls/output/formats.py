@@ -113,16 +113,13 @@ class TableWriter(Writer):
         if self._n_written:
             self._console.print()
         self._n_written += 1
-        if isinstance(result, TieredResult):
-            self._console.print(tiered_table(result))
-            return
-        self._console.print(tag_table(result))
+        self._console.print(tiered_table(result) if isinstance(result, TieredResult) else tag_table(result))
         if self.totals:
             totals = add_up(result)
             self._console.print(totals_table(totals, result.duration, self._console.encoding))
             self._totals.update(totals)
             self._duration_s += result.duration
-        if self.frames:
+        if self.frames and isinstance(result, TagResult):
             self._console.print(frame_table(result, self._console.encoding))
 
     def end(self, stream: IO[Any]) -> None:

@@ -71,6 +71,21 @@ def test_an_option_goes_to_the_model_that_knows_its_label(cli: Cli, models: list
     assert {s["label"] for s in found["tiny-language"]["segments"]} <= {"de", "unknown"}
 
 
+def test_shapes_of_a_tier(cli: Cli, models: list[str], here: Path) -> None:
+    write_wav(here / "a.wav", 4.0)
+    command = ["tag", "a.wav", *models, "--coarse", "--totals"]
+    tiers = json.loads(cli(*command, "-f", "jsonl").out)["tiers"]
+    assert [(s["start"], s["end"], s["label"]) for s in tiers["tiny-sound"]["segments"]] == [(0.0, 4.0, "speech")]
+    assert tiers["tiny-sound"]["totals"] == {
+        "speech": {"seconds": 4.0, "share": 1.0},
+        "music": {"seconds": 0.0, "share": 0.0},
+    }
+    assert "none" not in tiers["tiny-language"]["totals"]  # languages are no blocks of a programme
+    rows = list(csv.DictReader(io.StringIO(cli(*command, "-f", "csv").out)))
+    assert list(rows[0]) == ["file", "model", "label", "seconds", "share"]
+    assert "tiny-sound: speech" in cli(*command).out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -79,8 +94,7 @@ def test_an_option_goes_to_the_model_that_knows_its_label(cli: Cli, models: list
         (["--speakers", "2"], "--speakers goes with a model of voices"),
         (["--string"], "--string takes one model, and -m names 2"),
         (["--stream", "-f", "csv"], "--stream takes one model"),
-        (["--coarse"], "--coarse takes one model"),
-        (["--totals"], "--totals takes one model"),
+        (["--ipa"], "--ipa: this goes with none of"),
         (["--engine", "ray"], "--engine ray takes one model"),
         (["-f", "text"], "text holds strings of phones"),
     ],
