@@ -35,6 +35,8 @@ _MOST_JOINED = 4
 _CLEAR_SHARE = 0.6
 # Nor does one in which several speak in more than this share.
 _MOST_OVERLAP = 0.5
+# Who speaks so near before or after an overlap is taken for the other voice in it, unless one fits so much better.
+_NEAR_S, _NEAR_COSINE = 2.0, 0.3
 _N_PASSES = 3
 _LEAST_RUN_S = 0.1  # of speech
 
@@ -111,7 +113,7 @@ def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns
             heard.vectors, shares, best[(starts + width / 2).astype(int).clip(0, n_steps - 1)], centroids
         )
     best[spoken[cosines[spoken].max(axis=1) < settings.unknown]] = SOMEBODY
-    second = _find_second(cosines, best)
+    second = _find_second(cosines, best, round(_NEAR_S / hop_s))
     best, second = (who.repeat(n_per_step)[: len(speech)] for who in (best, second))
     best, second = np.where(speech, best, NOBODY), np.where(overlap, second, NOBODY)
     return Turns(centroids, speech, heard.hop_s, hop_s, scores, best, second, heard.overlap)
@@ -139,11 +141,18 @@ def _share_of(mask: NDArray[np.bool_], heard: Heard) -> NDArray[np.float32]:
     return np.asarray(np.maximum(shares, 1e-3), np.float32)
 
 
-def _find_second(cosines: Vectors, best: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (step,) who speaks if somebody else does, too; NOBODY where it is not known who speaks at all."""
-    if cosines.shape[1] < 2:
+def _find_second(cosines: Vectors, best: NDArray[np.int64], n_near: int) -> NDArray[np.int64]:
+    """Return (step,) who speaks if somebody else does, too; NOBODY where it is not known who speaks at all.
+
+    Most overlaps are changes of speaker, so those are preferred who speak in some step of the `n_near` before or after.
+    """
+    from scipy.ndimage import maximum_filter1d
+
+    n_speakers = cosines.shape[1]
+    if n_speakers < 2:
         return np.full(len(best), NOBODY, np.int64)
-    others = cosines.copy()
+    is_near = maximum_filter1d(best[:, None] == np.arange(n_speakers), 2 * n_near + 1, axis=0)
+    others = cosines + np.float32(_NEAR_COSINE) * is_near
     others[np.arange(len(best)), best.clip(0)] = -np.inf
     return np.where(best >= 0, others.argmax(axis=1), NOBODY)
 
