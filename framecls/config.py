@@ -422,7 +422,7 @@ class ModelConfig:
         own = {"threshold": self.decision.thresholds, "min_duration_s": self.decision.min_durations_s}
         for rule, labels in (own | {"min_gap_s": self.decision.min_gaps_s}).items():
             for label in labels:
-                has = f"it has {listed(self.labels)}"
+                has = f"it has {listed(self.labels or (UNKNOWN,))}"
                 _require(label in known, f"a {rule} for {label!r}, which is no label of this model; {has}")
         _require(0 <= self.phone_layer <= self.encoder.n_layers, "phone_layer must be in 0..encoder.n_layers")
         between = self.phones and self.phone_layer not in (0, self.encoder.n_layers)

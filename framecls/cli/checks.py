@@ -18,6 +18,7 @@ from framecls.cli.numbers import parse_seconds
 from framecls.cli.options import ENGINES, LOCAL, NAMINGS, RAY, STEM, NetworkOptions, ReadingOptions
 from framecls.config import (
     PRECISIONS,
+    UNKNOWN,
     DecisionConfig,
     DecisionKeywords,
     ModelConfig,
@@ -386,13 +387,8 @@ def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) 
                     raise UsageError(f"{option} {path}: this is one of the inputs, and would be overwritten")
 
 
-def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str] | None) -> tuple[str, ...] | None:
+def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
     """Read the comma-separated labels of an option; a code of a language may be written as in pt_BR, zh-CN or DE.
-
-    Args:
-        option: what it is called.
-        texts: each time that it is given.
-        labels: those of the model; None: any will do.
 
     Raises:
         UsageError: the model does not have one of them, or there is none.
@@ -401,8 +397,8 @@ def parse_labels(option: str, texts: Sequence[str], labels: Sequence[str] | None
         return None
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     if not words:
-        raise UsageError(f"{option}: name at least one label, such as {','.join((labels or ('Ada', 'Bob'))[:2])}")
-    return tuple(dict.fromkeys(words if labels is None else (_find_label(option, word, labels) for word in words)))
+        raise UsageError(f"{option}: name at least one label, such as {','.join(labels[:2])}")
+    return tuple(dict.fromkeys(_find_label(option, word, labels) for word in words))
 
 
 def _find_label(option: str, word: str, labels: Sequence[str]) -> str:
@@ -418,8 +414,8 @@ def _find_label(option: str, word: str, labels: Sequence[str]) -> str:
     raise UsageError(f"{option}: {word!r} is no label of this model{hint}")
 
 
-def parse_names(texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
-    """Read the names of --among, for a model of voices: each option is one name, or several with commas between.
+def parse_names(option: str, texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
+    """Read the names of an option, for a model of voices: each text is one name, or several with commas between.
 
     Where a name has commas itself, as many words as make the name of somebody are taken for one.
 
@@ -428,7 +424,7 @@ def parse_names(texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] |
     """
     if not texts:
         return None
-    among: list[str] = []
+    found: list[str] = []
     for text in texts:
         words = unicodedata.normalize("NFC", text).split(",")
         while words:
@@ -436,9 +432,16 @@ def parse_names(texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] |
             name = ",".join(words[:n_words]).strip()
             if name and name not in names:
                 near = suggest(",".join(words).strip(), names) or suggest(name, names, WHO_IS)
-                raise UsageError(f"--among {text}: nobody is enrolled as {name!r}{near}")
-            among += [name] if name else []
+                raise UsageError(f"{option} {text}: nobody is enrolled as {name!r}{near}")
+            found += [name] if name else []
             del words[:n_words]
-    if not among:
-        raise UsageError("--among: name at least one person, such as Ada,Bob")
-    return tuple(dict.fromkeys(among))
+    if not found:
+        raise UsageError(f"{option}: name at least one person, such as Ada,Bob")
+    return tuple(dict.fromkeys(found))
+
+
+def parse_found(option: str, texts: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
+    """Read whom a model of voices may find: names as of `parse_names`, `unknown`, or `speaker N`."""
+    words = (word.strip() for text in texts for word in text.split(","))
+    numbered = [word for word in words if re.fullmatch(r"speaker [1-9]\d*", word)]
+    return parse_names(option, texts, [*names, UNKNOWN, *numbered])

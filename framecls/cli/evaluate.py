@@ -119,5 +119,6 @@ def _print_figures(figures: dict[str, Any], format: str) -> None:
     from framecls.cli.tables import figure_table, summarise_confusion
     from framecls.output.tables import make_console
 
-    figures = {**figures, "confusion": summarise_confusion(figures["confusion"])} if "confusion" in figures else figures
+    if isinstance(confusion := figures.get("confusion"), dict):  # of a timeline it is a share of the time
+        figures = {**figures, "confusion": summarise_confusion(confusion)}
     make_console(sys.stdout).print(figure_table(figures))

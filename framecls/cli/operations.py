@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from framecls.cli import checks
 from framecls.cli.options import LOCAL, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
-from framecls.config import DEFAULT_BEAM, DecisionConfig, DecisionKeywords, ModelConfig
+from framecls.config import DEFAULT_BEAM, UNKNOWN, DecisionConfig, DecisionKeywords, ModelConfig
 from framecls.errors import ConfigError, FrameclsError, TextError, UsageError
 from framecls.output.formats import Result, make_writer
 from framecls.results import Alignment, Identification, StringResult, TagResult, TieredResult
@@ -147,8 +147,11 @@ class TagOperation(Operation):
         if not config.embedding and (self._options.gallery is not None or self._speakers is not None):
             option = "--gallery" if self._options.gallery is not None else "--speakers"
             raise UsageError(f"{option} goes with a model of voices, such as -m speaker, not with {config.name}")
-        # Of voices only the recording tells which there are.
-        self._labels = checks.parse_labels("--labels", self._options.labels, config.labels or None)
+        if self._options.coarse and config.embedding:
+            raise UsageError(f"--coarse makes blocks of talk and music, such as -m sound hears, not {config.name}")
+        if not config.embedding:  # of voices, who can be found is known once the gallery has been read
+            known = (*config.labels, UNKNOWN) if config.task == "pooled" else config.labels
+            self._labels = checks.parse_labels("--labels", self._options.labels, known)
         checks.check_ipa(self._options, config.name, config.labels)
         if self._options.coarse:  # what blocks are made of is decided as ever
             self._decision = checks.change_decision(config, {"--threshold": self.rules["--threshold"]})
@@ -165,7 +168,8 @@ class TagOperation(Operation):
         model = super().prepare(model)
         if model.config.embedding:
             self._enrolled = model.enrolled(self._options.gallery, anybody=False)
-            self._among = checks.parse_names(self._options.among, self._enrolled.names)
+            self._among = checks.parse_names("--among", self._options.among, self._enrolled.names)
+            self._labels = checks.parse_found("--labels", self._options.labels, self._enrolled.names)
         return model
 
     def shape(self, result: TagResult) -> TagResult:
@@ -412,7 +416,7 @@ class IdentifyOperation(Operation):
         model = super().prepare(model)
         if model.config.embedding:
             self._enrolled = model.enrolled(self._gallery)
-            self._among = checks.parse_names(self._among_text, self._enrolled.names)
+            self._among = checks.parse_names("--among", self._among_text, self._enrolled.names)
         return model
 
     def run(self, model: AnyModel, sources: Iterable[Source], progress: Callable[[float], None]) -> Results:

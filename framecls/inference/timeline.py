@@ -186,8 +186,11 @@ def tag_timeline(recording: Request, engine: TimelineEngine, choice: Choice, *, 
     outline = OutlineMaker(len(labels), steps.hop_s)
     outline.push(columns * steps.shares[:, None].astype(np.float32))
     kept = columns if keep_scores else columns[:0]
+    facts = recording.facts()
+    if not steps.heard.any():
+        facts["notes"] += (f"no {config.gate} is heard in it",)
     return TagResult(
-        **recording.facts(),
+        **facts,
         model=config.name,
         hop=steps.hop_s,
         labels=labels,

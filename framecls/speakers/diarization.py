@@ -383,8 +383,9 @@ def _segments(
     frame_s, n_frames = turns.frame_s, round(turns.hop_s / turns.frame_s)
     rules = SegmentRules(frame_s, duration_s)
     runs = runs_of(turns, speaker)
-    least, gap = (round(seconds / frame_s) for seconds in (decision.min_duration_s, decision.min_gap_s))
-    for first, last in clean_runs(runs, least, gap):
+    least_s = decision.min_durations_s.get(speaker.name, decision.min_duration_s)
+    gap_s = decision.min_gaps_s.get(speaker.name, decision.min_gap_s)
+    for first, last in clean_runs(runs, round(least_s / frame_s), round(gap_s / frame_s)):
         here = scores[first // n_frames : (last - 1) // n_frames + 1]
         yield rules.segment((first, last), speaker.name, float(here.mean()))
 
@@ -393,6 +394,8 @@ def _remark(turns: Turns, count: Count, config: ModelConfig) -> Iterator[str]:
     """Yield what is to be said of a timeline that is not as asked for, or that is empty."""
     if not turns.speech.any():
         yield f"no {config.gate or 'sound'} is heard in it"
+    elif not len(turns.centroids):
+        yield f"too little {config.gate or 'sound'} is heard in it to tell voices apart"
     elif len(turns.centroids) < count.least:
         heard = "1 speaker is" if len(turns.centroids) == 1 else f"{len(turns.centroids)} speakers are"
         yield f"{heard} heard in it, not {count.least}"

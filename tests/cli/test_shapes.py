@@ -30,6 +30,10 @@ def here(here: Path) -> Path:
         (["--min-duration", "speech=x"], "--min-duration x: a length of time in seconds is expected"),
         (["--min-duration", "speech=-1"], "--min-duration -1.0: a length of time in seconds, 0 or more"),
         (["--coarse", "--min-gap", "speech=1"], "--coarse has one --min-gap"),
+        (["-m", "speaker", "--coarse"], "--coarse makes blocks of talk and music"),
+        (["-m", "speaker", "--labels", "speker 1"], "--labels speker 1: nobody is enrolled as 'speker 1'"),
+        (["-m", "speaker", "--min-gap", "Ada=1"], "no label of this model; it has unknown"),
+        (["-m", "language", "--labels", "xx"], "--labels: 'xx' is no label of this model; it has af"),
         (["--totals", "-f", "rttm"], "--totals does not go with -f rttm: choose table, json, jsonl, csv, tsv"),
         (["--totals", "--frames", "-f", "csv"], "--frames and --totals do not fit into one table of -f csv"),
         (["--exclusive", "--stream", "-f", "csv"], "--exclusive is about a recording as a whole"),
@@ -52,6 +56,15 @@ def test_wrong_usage_is_one_line(arguments: list[str], said: str, cli: Cli, tag_
     assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1)
     assert said in answer.err
     assert os.listdir() == ["a.wav"]
+
+
+def test_a_language_that_is_not_heard_is_no_failure(cli: Cli, identify_model: str, here: Path) -> None:
+    [record] = cli("tag", "-m", identify_model, "a.wav", "-f", "jsonl").records
+    [heard] = record["labels"]
+    for wanted in ("de", "en", "fr", "unknown"):
+        answer = cli("tag", "-m", identify_model, "a.wav", "-f", "jsonl", "--labels", wanted)
+        assert answer.status == 0
+        assert [s["label"] for s in answer.records[0]["segments"]] == ([heard] if wanted == heard else [])
 
 
 def segments_of(tag: Cli, *arguments: str) -> list[dict[str, Any]]:

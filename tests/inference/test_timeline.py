@@ -98,3 +98,4 @@ def test_where_the_gate_hears_nothing_nobody_speaks() -> None:
     deaf = Model(Engine(Network(config).eval(), torch.device("cpu"), gate=gate))
     result = deaf.tag(make_swell(5.0), sample_rate=RATE)
     assert (result.segments, result.labels, result.duration) == ((), (), 5.0)
+    assert result.notes == ("no speech is heard in it",)

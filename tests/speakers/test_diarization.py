@@ -293,6 +293,8 @@ def test_silence_and_short_recordings(home: Path) -> None:
     short = model.tag(clip[rate : 2 * rate], sample_rate=rate)
     assert short.labels in {("speaker 1",), (UNKNOWN,)}
     assert short.duration == pytest.approx(1.0)
+    hardly = model.tag(clip[rate : rate + rate // 3], sample_rate=rate)
+    assert not any("0 speakers" in note for note in hardly.notes)
 
 
 def test_a_voice_that_was_found_is_enrolled(path: Path, meeting: Path, tmp_path: Path, cli: Cli) -> None:

@@ -71,6 +71,9 @@ def test_the_parts_of_what_is_wrong(model: Path, meetings: Path, cli: Cli) -> No
     alone = figures(cli, model, meetings, "--skip-overlap")
     assert alone["seconds"] == 10.0
     assert alone["missed"] == pytest.approx(0, abs=0.03)
+    table = cli("evaluate", model, meetings, "--timeline")
+    assert table.status == 0, table.err
+    assert f"{found['confusion']:.4f}" in table.out
 
 
 def test_languages_have_their_names(meetings: Path, tmp_path: Path, cli: Cli) -> None:
