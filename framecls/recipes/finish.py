@@ -15,12 +15,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from framecls.checkpoints.network import load_network, rebuild, save_model
+from framecls.config import UNKNOWN
 from framecls.errors import ConfigError
 from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
-from framecls.training.metrics.evaluate import Test, fit_decision
+from framecls.recipes.compare_speakers import CONDITIONS, cut, embed, spoil
+from framecls.training.data.clips import open_clips
+from framecls.training.data.manifest import read_manifest
+from framecls.training.examples.batch import NoiseBank
 from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.verification import report_voices
 from framecls.training.recipe import find_recipe, read_recipe
 
 # Fitted on pieces of 3 s, a tenth of the strangers who talk for 6 s would be let in.
@@ -44,15 +51,27 @@ def keep_labels(network: Network, labels: Sequence[str]) -> Network:
     return rebuild(network, smaller, head)
 
 
-def fit_voices(model: Path, manifest: Path, cache: Path | None) -> DevReport:
+def fit_voices(model: Path, manifest: Path, noise: Path | None, cache: Path | None) -> DevReport:
     """Return the figures of a model of voices on those of a manifest, and what makes chances of its cosines.
 
-    Acted anger and game shouts among them would make every chance so cautious that nobody is named out of fifty: read
-    speech it should be. Longer pieces of two voices are more alike than shorter ones.
+    They are heard as they are, over a telephone and in noise, and each is compared with each: people are enrolled in
+    one way and heard in another. Acted anger and game shouts among them would make every chance so cautious that nobody
+    is named out of fifty: read speech it should be. Longer pieces of two voices are more alike than shorter ones.
     """
+    engine = load_engine(model, device="cpu")
+    recordings = [recording for recording in read_manifest(manifest) if recording.label != UNKNOWN]
+    noises = read_manifest(noise) if noise else []
+    rate = engine.config.features.sample_rate
+    vectors, voices, sources = [], [], []
     with tempfile.TemporaryDirectory() as temporary:
-        test = Test(manifest, cache or Path(temporary), "all", length_s=_FIT_LENGTH_S)
-        return fit_decision(load_engine(model, device="cpu"), test)
+        store = open_clips([*recordings, *noises], rate, cache or Path(temporary))
+        for source, (clean, who) in cut(recordings, store, engine, _FIT_LENGTH_S).items():
+            for how in CONDITIONS.values():
+                bank = NoiseBank(noises, store, np.random.default_rng(0)) if noises else None
+                vectors.append(embed(engine, spoil(clean, how, rate, bank), rate))
+                voices.append(who)
+                sources += [source] * len(who)
+    return report_voices(np.concatenate(vectors), np.concatenate(voices), sources, engine.config.decision)
 
 
 def main() -> None:
@@ -67,6 +86,7 @@ def main() -> None:
     arguments.add_argument("--unknown", type=float, help='below this probability the answer is "unknown"')
     arguments.add_argument("--temperature", type=float)
     arguments.add_argument("--fit", type=Path, metavar="MANIFEST", help="voices to fit the chances of cosines on")
+    arguments.add_argument("--noise", type=Path, metavar="MANIFEST", help="noise for --fit; none: made-up noise")
     arguments.add_argument("--cache", type=Path, help="folder for the decoded recordings of --fit")
     options = arguments.parse_args()
     recipe, network = read_recipe(find_recipe(options.recipe)), load_network(options.model)
@@ -87,7 +107,7 @@ def main() -> None:
         decision = replace(decision, temperature=options.temperature)
     card = {**recipe.card, "date": options.date, **{k: v for k, v in config.card.items() if k not in recipe.card}}
     if options.fit:
-        fitted = fit_voices(options.model, options.fit, options.cache)
+        fitted = fit_voices(options.model, options.fit, options.noise, options.cache)
         decision = replace(decision, same_voice=fitted.decision.same_voice)
         card["dev"] = fitted.figures
     config = replace(config, decision=decision, gate=recipe.gate, card=card)

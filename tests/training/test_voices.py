@@ -319,7 +319,7 @@ def test_chances_are_fitted_on_the_voices_of_a_manifest(
     monkeypatch.setattr(finish, "_FIT_LENGTH_S", 1.0)  # no voice of this corpus talks for longer
     torch.manual_seed(0)
     save_model(Network(RECIPE.model_config((), ())), tmp_path / "m.safetensors")
-    found = finish.fit_voices(tmp_path / "m.safetensors", corpus, None)
+    found = finish.fit_voices(tmp_path / "m.safetensors", corpus, None, None)
     assert found.figures["voices"] == 18
     assert found.figures["items"] > 36
     slope, offset = found.decision.same_voice

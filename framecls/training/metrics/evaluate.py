@@ -88,16 +88,6 @@ def _describe_test(test: Test, n_recordings: int) -> str:
     return ", ".join(parts)
 
 
-def fit_decision(engine: Engine, test: Test) -> DevReport:
-    """Return the figures of a model, with thresholds and temperature fitted on these recordings.
-
-    Raises:
-        ManifestError: as `evaluate`.
-    """
-    recordings = _read_split(engine, test)
-    return _measure(engine, test, recordings, _open_store(engine, test, recordings), None)
-
-
 def _open_store(engine: Engine, test: Test, recordings: list[Recording]) -> ClipStore:
     store = open_clips(recordings, engine.config.features.sample_rate, test.cache)
     if test.codec is None:
