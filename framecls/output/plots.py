@@ -273,7 +273,7 @@ def ladder_figure(
     cells = [
         [name, f"{score:.3f}" + (f" ± {wide:.3f}" if n_seeds > 1 else ""), *rest] for name, score, wide, *rest in rows
     ]
-    drawn = table.table(cells, colLabels=titles, loc="center", cellLoc="right", edges="horizontal")
+    drawn = table.table(cells, colLabels=titles, loc="center", cellLoc="center", edges="horizontal")
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)
     drawn.scale(1, 1.3)
