@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framecls.errors import ConfigError
@@ -50,6 +50,7 @@ def assert_tiles(result: TagResult) -> None:
     assert not result.overlapping
 
 
+@settings(deadline=None)
 @given(results())
 def test_one_label_at_a_time(result: TagResult) -> None:
     alone = make_exclusive(result)
@@ -58,6 +59,7 @@ def test_one_label_at_a_time(result: TagResult) -> None:
         assert label_at(alone, second + 0.5, (*LABELS, "none")) == label_at(result, second + 0.5)
 
 
+@settings(deadline=None)
 @given(results())
 def test_the_order_of_labels_decides(result: TagResult) -> None:
     order = ("noise", "speech")
@@ -67,6 +69,7 @@ def test_the_order_of_labels_decides(result: TagResult) -> None:
         assert label_at(alone, second + 0.5, (*LABELS, "none")) == label_at(result, second + 0.5, order)
 
 
+@settings(deadline=None)
 @given(results(), st.integers(1, 20), st.dictionaries(st.sampled_from(LABELS), st.integers(1, 20)))
 def test_no_piece_is_too_short(result: TagResult, least: int, of_label: dict[str, float]) -> None:
     alone = make_exclusive(result, least, of_label)
@@ -173,6 +176,7 @@ def test_the_alphabet_is_that_of_espeak_ng() -> None:
         assert IPA[phone] in said, (phone, word, said)
 
 
+@settings(deadline=None)
 @given(results())
 def test_totals(result: TagResult) -> None:
     totals = add_up(result)

@@ -15,7 +15,7 @@ from framecls.cli import checks
 from framecls.cli.options import LOCAL, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
 from framecls.config import DEFAULT_BEAM, UNKNOWN, DecisionConfig, DecisionKeywords, ModelConfig
-from framecls.errors import ConfigError, FrameclsError, TextError, UsageError
+from framecls.errors import ConfigError, FrameclsError, PackageError, TextError, UsageError
 from framecls.output.formats import Result, make_writer
 from framecls.results import Alignment, Identification, StringResult, TagResult, TieredResult
 from framecls.textfiles import read_text
@@ -350,6 +350,8 @@ class AlignOperation(Operation):
                 is_file = self._text.startswith("@")
                 text = read_text(Path(self._text[1:]), "a text") if is_file else self._text
                 self._words = find_words(text)
+        except PackageError:  # its message says what needs the package
+            raise
         except (ConfigError, TextError, UsageError) as error:
             raise UsageError(f"--align: {error}") from error
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 
+from framecls.inference import words
 from support.commands import ROOT, Cli
 from support.signals import RATE, make_noise, write_wav
 
@@ -117,6 +119,14 @@ def test_words_of_texts_beside_recordings(cli: Cli, here: Path) -> None:
     doubtful = cli(*command[:-2], "a train has gone", "a.flac", "-f", "csv")
     assert (doubtful.status, len(doubtful.errors)) == (3, 1)
     assert "the text may not be what is said" in doubtful.err
+
+
+def test_the_dictionary_is_an_extra(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    words._read_dictionary.cache_clear()
+    answer = cli("tag", "a.wav", "-m", "phones", "--align", "hello")
+    said = "framecls: error: --align needs pocketsphinx, not installed: pip install pocketsphinx"
+    assert (answer.status, answer.errors) == (2, [said])
 
 
 def test_names_without_the_suffix_of_the_recording(tag: Cli, here: Path) -> None:
