@@ -289,11 +289,12 @@ class WindowConfig:
 class TimelineConfig:
     """How a pooled model tells when a label holds: spans around steps, and a hidden Markov model over the labels."""
 
-    hop_s: float = 0.4  # of a step, to the nearest whole number of frames
-    span_s: float = 3.2  # pooled around each step
+    hop_s: float = 1.0  # of a step, to the nearest whole number of frames
+    span_s: float = 7.0  # pooled around each step
     overlap_s: float = 2.0  # of the windows that the encoder reads
-    change: float = 0.01  # chance that another label follows from one step to the next
-    weight: float = 0.25  # of what a step says: spans overlap, so neighbouring steps repeat each other
+    change: float = 0.002  # chance that the label of a step is drawn anew, and not that of the step before
+    weight: float = 0.75  # of what a step says: spans overlap, so neighbouring steps repeat each other
+    sharpness: float = 1.5  # factor on the mean logits of a run of steps, which is longer than a span
     min_gap_s: float = 1.0  # segments of one label closer than this are joined, unless the decision's is greater
 
     def __post_init__(self) -> None:
@@ -303,6 +304,7 @@ class TimelineConfig:
         _require(0 <= self.overlap_s <= 3600, "timeline overlap_s must be in [0, 3600]")
         _require(0 < self.change < 1, "timeline change must be in (0, 1)")
         _require(0 < self.weight <= 100, "timeline weight must be in (0, 100]")
+        _require(0 < self.sharpness <= 100, "timeline sharpness must be in (0, 100]")
         _require(0 <= self.min_gap_s <= 3600, "timeline min_gap_s must be in [0, 3600]")
 
 

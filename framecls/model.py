@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -29,7 +30,7 @@ from framecls.inference.align import check_phones, place_words
 from framecls.inference.batching import Request
 from framecls.inference.engine import Engine, EngineGroup, load_engine, name_source
 from framecls.inference.explain import attend, explain
-from framecls.inference.identify import check_among, choose_candidates, decide, pool_windows, rank
+from framecls.inference.identify import check_among, choose_candidates, decide, find_several, pool_windows, rank
 from framecls.inference.phones import phone_engine, spell_recording
 from framecls.inference.tag import make_segmenter, tag_recording, to_probabilities
 from framecls.inference.timeline import TimelineEngine, tag_timeline
@@ -349,8 +350,11 @@ class Model(Configured):
         choice = choose_candidates(self.config, among)
 
         def identify(recording: Request) -> Identification:
-            logits, heard_s = pool_windows(recording)
-            return decide(recording, rank(logits, self.config, choice, top_k), heard_s, self.config)
+            outputs = list(recording)
+            logits, heard_s = pool_windows(outputs)
+            found = decide(recording, rank(logits, self.config, choice, top_k), heard_s, self.config)
+            several = find_several(outputs, self.config, choice)
+            return found if several is None else replace(found, notes=(*found.notes, several))
 
         return self._run(sources, reading, progress, identify)
 

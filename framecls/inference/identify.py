@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, not_heard
+from framecls.config import NOT_NAMED, NOT_TRUSTED, UNKNOWN, UNSURE, ModelConfig, listed, not_heard
 from framecls.errors import AudioError, ConfigError
 from framecls.inference.batching import Request
 from framecls.inference.windows import WindowOutput
@@ -19,6 +19,9 @@ MIN_HEARD_S = 0.3
 # Prior odds of a label that is not named with `among` to one that is: low enough for a similar language to lose against
 # those that are named, and high enough for a quite different one to win.
 NOT_NAMED_ODDS = 0.1
+# A label counts as one of several where its windows have so many seconds, and such a share of what is named.
+_LEAST_OF_SEVERAL_S = 5.0
+_LEAST_OF_SEVERAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,23 @@ def rank(logits: NDArray[np.float32], config: ModelConfig, choice: Choice, top_k
     order = np.argsort(-scores, kind="stable")[:top_k]
     top = tuple(Candidate(config.labels[choice.indices[i]], float(scores[i])) for i in order)
     return Ranking(top, float(rest), choice.reason)
+
+
+def find_several(outputs: Sequence[WindowOutput], config: ModelConfig, choice: Choice) -> str | None:
+    """Return what to say of a recording in whose windows more than one label is likelier than all others, or None."""
+    if len(outputs) < 2:
+        return None
+    scores, _ = share_out(np.stack([output.logits for output in outputs]), config, choice)
+    seconds: dict[str, float] = {}
+    for row, output in zip(scores, outputs, strict=True):
+        if row.max() > 0.5:
+            label = config.labels[choice.indices[int(row.argmax())]]
+            seconds[label] = seconds.get(label, 0.0) + output.weight_s - output.shared_s
+    least_s = max(_LEAST_OF_SEVERAL_S, _LEAST_OF_SEVERAL * sum(seconds.values()))
+    found = [f"{label} for {heard_s:.0f} s" for label, heard_s in seconds.items() if heard_s >= least_s]
+    if len(found) < 2:
+        return None
+    return f"more than one label is heard: {listed(found)}; framecls tag -m {config.name} says when"
 
 
 def decide(recording: Request, ranking: Ranking, heard_s: float, config: ModelConfig) -> Identification:

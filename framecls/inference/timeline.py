@@ -1,14 +1,16 @@
 """`tag` with a pooled model: which of its labels holds when, in the parts of a recording that its gate lets through.
 
 The encoder reads whole windows. Spans of its frames, one around each step of the timeline, are pooled as a whole
-recording would be. A hidden Markov model that expects few changes then finds how likely each label is in each step,
-given all others (Rabiner 1989, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition").
+recording would be. A hidden Markov model that expects few changes then cuts the recording into runs of steps (Rabiner
+1989, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition"), and each run is given its
+label as a recording of its own would be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,16 +21,19 @@ from torch.nn import functional
 from framecls.config import UNKNOWN, ModelConfig
 from framecls.inference.batching import Request
 from framecls.inference.engine import Engine
-from framecls.inference.identify import Choice, share_out
+from framecls.inference.identify import Choice, Ranking, find_rejection, share_out
 from framecls.inference.segments import OutlineMaker, clean_runs, find_runs
 from framecls.inference.tag import DEFAULT_THRESHOLD
 from framecls.inference.windows import Item, Window, WindowOutput, frame_times, stitch
-from framecls.results import Segment, TagResult
+from framecls.results import Candidate, Segment, TagResult
 
 # A change is placed in the longest pause that is no further from where the steps put it.
 _NEAR_S = 1.5
-# Added to probabilities before their logarithm: one step alone rules no label out.
-_FLOOR = 1e-4
+# One step alone rules no label out.
+_LEAST_LOG = float(np.log(1e-4))
+_N_PASSES = 4
+# Of a recording, of which any label may be spoken.
+_LEAST_SHARE = 1e-3
 
 
 class TimelineEngine(Engine):
@@ -117,39 +122,83 @@ def read_steps(recording: Request, engine: TimelineEngine) -> Steps:
     return Steps(logits, heard, clear, engine.step_s, gate.hop_s)
 
 
-def smooth(evidence: NDArray[np.float64], change: float) -> NDArray[np.float64]:
+def smooth(
+    evidence: NDArray[np.float64], change: float, prior: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return (step, state) how likely each state is in each step, given all steps: the forward-backward algorithm.
 
     Args:
         evidence: (step, state) log-likelihoods.
-        change: the chance that another state follows, each as likely as any other.
+        change: the chance that another state follows, each as likely as any other; with a prior, that the next state
+            is drawn from it.
+        prior: (state,) how likely each state is beforehand, summing to one; None: all are alike.
     """
     n_states = evidence.shape[1]
     likelihood = np.exp(evidence - evidence.max(axis=1, keepdims=True))
-    other = change / max(1, n_states - 1)
-    passes = []
-    for rows in (likelihood, likelihood[::-1]):
-        state, found = np.full(n_states, 1 / n_states), np.empty_like(rows)
-        for step, row in enumerate(rows):
-            found[step] = state  # given the steps before
-            state = state * row
-            state = other + (1 - change - other) * state / state.sum()
-        passes.append(found)
-    posterior = passes[0] * likelihood * passes[1][::-1]
+    if prior is None:
+        prior = np.full(n_states, 1 / n_states)
+        change = min(1.0, change * n_states / max(1, n_states - 1))
+    forth, back = np.empty_like(likelihood), np.empty_like(likelihood)
+    state, ahead = prior, np.ones(n_states)
+    for step, row in enumerate(likelihood):
+        forth[step] = state  # given the steps before
+        seen = state * row
+        state = change * prior + (1 - change) * seen / seen.sum()
+    for step in range(len(likelihood) - 1, -1, -1):
+        back[step] = ahead  # of the steps after, up to a factor
+        seen = ahead * likelihood[step]
+        ahead = (change * (prior @ seen) + (1 - change) * seen) / seen.max()
+    posterior = forth * likelihood * back
     smoothed: NDArray[np.float64] = posterior / posterior.sum(axis=1, keepdims=True)
     return smoothed
 
 
-def decide_steps(steps: Steps, config: ModelConfig, choice: Choice) -> NDArray[np.float64]:
-    """Return (step, candidate and unknown) how likely each label that can be the answer is, and that none of them is.
+def find_runs_of_labels(steps: Steps, config: ModelConfig, choice: Choice) -> list[tuple[int, int]]:
+    """Return the steps `[first, last)` of the runs in which one label is the likeliest, all labels being possible.
 
-    Steps in which the gate hears nothing say nothing. "unknown" is as likely as all that cannot be the answer, and at
-    least as its threshold.
+    Few labels occur in one recording: those of the first pass are the likelier in the next, as the speakers in the
+    diarization of Landini et al. 2022, "Bayesian HMM clustering of x-vector sequences (VBx)".
     """
-    scores, rest = share_out(steps.logits, config, choice)
-    unknown = np.maximum(rest, config.decision.thresholds.get(UNKNOWN, 0.0))
-    logs = np.log(np.concatenate([scores, unknown[:, None]], axis=1) + _FLOOR)
-    return smooth(logs * (config.timeline.weight * steps.shares)[:, None], config.timeline.change)
+    settings, decision = config.timeline, config.decision
+    trusted = np.isin(config.labels, decision.candidates or config.labels)
+    chosen = np.isin(np.arange(len(config.labels)), choice.indices)
+    usual = np.where(trusted, 1.0, decision.other_odds) * np.where(chosen, 1.0, choice.other_odds)
+    logs = steps.logits.astype(np.float64) / decision.temperature
+    logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
+    evidence = np.maximum(logs, _LEAST_LOG) * (settings.weight * steps.shares)[:, None]
+    occurs = np.ones(len(usual))
+    for _ in range(_N_PASSES):
+        prior = usual * occurs
+        found = smooth(evidence, settings.change, prior / prior.sum())
+        heard = steps.shares @ found
+        occurs = heard / max(float(heard.sum()), 1e-9) + _LEAST_SHARE
+    edges = [0, *(np.flatnonzero(np.diff(found.argmax(axis=1))) + 1).tolist(), len(found)]
+    return list(pairwise(edges))
+
+
+def decide_steps(steps: Steps, config: ModelConfig, choice: Choice) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Decide which label that can be the answer holds in each step, or "unknown", which comes after all of them.
+
+    A run of steps is a recording of its own: its mean logits decide, as in `identify`.
+
+    Returns:
+        (step,) the number of the state, and (step, state) how likely each is in the run that the step belongs to.
+    """
+    n_labels = len(choice.indices)
+    states, scores = np.full(len(steps.logits), n_labels), np.zeros((len(steps.logits), n_labels + 1))
+    for first, last in find_runs_of_labels(steps, config, choice):
+        shares = steps.shares[first:last]
+        if not shares.any():  # nothing is heard, so nothing changes
+            states[first:last], scores[first:last] = (states[first - 1], scores[first - 1]) if first else (n_labels, 0)
+            continue
+        logits = np.average(steps.logits[first:last], axis=0, weights=shares) * config.timeline.sharpness
+        found, rest = share_out(logits, config, choice)
+        best = int(found.argmax())
+        ranking = Ranking((Candidate(config.labels[choice.indices[best]], float(found[best])),), float(rest), "")
+        is_named = find_rejection(ranking, float(shares.sum()) * steps.hop_s, config) is None
+        states[first:last] = best if is_named else n_labels
+        scores[first:last] = [*found, 1 - found[best]]
+    return states, scores
 
 
 def place_changes(steps: Steps, states: NDArray[np.intp]) -> list[tuple[float, int]]:
@@ -178,11 +227,11 @@ def tag_timeline(recording: Request, engine: TimelineEngine, choice: Choice, *, 
     config = engine.config
     steps = read_steps(recording, engine)
     duration_s = recording.duration_s
-    scores = decide_steps(steps, config, choice)
+    decided = decide_steps(steps, config, choice)
     names = (*(config.labels[index] for index in choice.indices), UNKNOWN)
-    segments = cut_segments(steps, scores, names, config, duration_s)
+    segments = cut_segments(steps, decided, names, config, duration_s)
     labels = tuple(dict.fromkeys(segment.label for segment in segments))
-    columns = scores[:, [names.index(label) for label in labels]].astype(np.float32)
+    columns = decided[1][:, [names.index(label) for label in labels]].astype(np.float32)
     outline = OutlineMaker(len(labels), steps.hop_s)
     outline.push(columns * steps.shares[:, None].astype(np.float32))
     kept = columns if keep_scores else columns[:0]
@@ -202,18 +251,23 @@ def tag_timeline(recording: Request, engine: TimelineEngine, choice: Choice, *, 
 
 
 def cut_segments(
-    steps: Steps, scores: NDArray[np.float64], names: Sequence[str], config: ModelConfig, duration_s: float
+    steps: Steps,
+    decided: tuple[NDArray[np.intp], NDArray[np.float64]],
+    names: Sequence[str],
+    config: ModelConfig,
+    duration_s: float,
 ) -> list[Segment]:
-    """Return the segments, in order: what the gate lets through, cut where the likeliest label changes.
+    """Return the segments, in order: what the gate lets through, cut where the label changes.
 
     Args:
         steps: where the gate hears what it listens to.
-        scores: (step, state) posteriors.
+        decided: what `decide_steps` gave.
         names: of the states.
         config: the least lengths of segments and of gaps between two of one label.
         duration_s: of the recording.
     """
-    begins = place_changes(steps, scores.argmax(axis=1))
+    states, scores = decided
+    begins = place_changes(steps, states)
     spans = zip(begins, [*(at for at, _ in begins[1:]), duration_s], strict=True)
     runs = np.array(find_runs(steps.heard)).reshape(-1, 2) * steps.frame_s
     decision = config.decision

@@ -1,9 +1,9 @@
 """Measure how well `tag` with the `language` model says which language is spoken when, on recordings joined of clips.
 
 Each has turns in two to five languages that the model is trusted with, by voices or from sources that training never
-heard (see `prepare_language`), with pauses between. Printed are the shares of the time of turns that are named right
-and wrong, and how far the changes that were found are from the true ones; with --tune also for other chances of a
-change and weights of a step.
+heard (see `prepare_language`), with pauses between. Printed are the share of the time of turns in which the gate hears
+speech, the shares of that which are named right and wrong, and how far the changes that were found are from the true
+ones; with --tune also for other chances of a change and weights of a step.
 
     python -m framecls.recipes.language_timelines language CORPUS/manifest.jsonl --recordings 40
 """
@@ -38,7 +38,7 @@ _NEAR_S = 2.0  # a change that is found further from the true one is no good
 _QUIET = 0.03  # of a clip's greatest amplitude: silence at its ends
 # Name of a set, which clips, and how many in a turn at most.
 _SETS = (("short turns", "voices", 1), ("turns", "voices", 3), ("other sources", "sources", 1))
-_TUNED = {"change": (0.001, 0.003, 0.01, 0.03), "weight": (0.15, 0.25, 0.4, 0.6)}
+_TUNED = {"change": (0.0005, 0.002, 0.008), "weight": (0.4, 0.75, 1.2)}
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Counts:
     turn_s: float = 0.0
     right_s: float = 0.0
     wrong_s: float = 0.0  # another language
+    heard_s: float = 0.0  # in which the gate hears speech
     n_changes: int = 0
     n_false: int = 0  # changes between languages that are near no true one
     distances_s: list[float] | None = None  # of the true changes that were found
@@ -129,6 +130,7 @@ class Counts:
             self.turn_s += turn.end - turn.start
             for segment in segments:
                 both = max(0.0, min(turn.end, segment.end) - max(turn.start, segment.start))
+                self.heard_s += both
                 self.right_s += both * (segment.label == turn.language)
                 self.wrong_s += both * (segment.label not in (turn.language, UNKNOWN))
         named = [segment for segment in segments if segment.label != UNKNOWN]
@@ -141,13 +143,14 @@ class Counts:
         self.n_false += sum(min((abs(at - other) for other in true), default=np.inf) > _NEAR_S for at in found)
 
     def figures(self) -> dict[str, float]:
-        """Return shares of the time of turns, and of changes; distances in seconds."""
+        """Return which share of turns is heard, of that what is named right and wrong, and how changes are found."""
         distances = np.array(self.distances_s or [np.inf])
         found = distances[distances <= _NEAR_S]
         return {
             "minutes": round(self.turn_s / 60, 1),
-            "right": round(self.right_s / self.turn_s, 3),
-            "wrong": round(self.wrong_s / self.turn_s, 3),
+            "heard": round(self.heard_s / self.turn_s, 3),
+            "right": round(self.right_s / max(self.heard_s, 1e-9), 3),
+            "wrong": round(self.wrong_s / max(self.heard_s, 1e-9), 3),
             "changes": self.n_changes,
             f"within_{_NEAR_S:g}_s": round(len(found) / max(1, len(distances)), 3),
             "median_s": round(float(np.median(found)), 2) if len(found) else float("nan"),

@@ -10,7 +10,7 @@ import pytest
 
 from framecls.config import NOT_NAMED, NOT_TRUSTED, UNSURE, DecisionConfig, ModelConfig
 from framecls.errors import AudioError
-from framecls.inference.identify import Choice, choose_candidates, find_rejection, pool_windows, rank
+from framecls.inference.identify import Choice, choose_candidates, find_rejection, find_several, pool_windows, rank
 from framecls.inference.windows import Window, WindowOutput
 from support.models import tiny_config
 
@@ -85,3 +85,20 @@ def test_windows_count_for_what_is_heard_in_them() -> None:
     np.testing.assert_allclose(pool_windows(silent)[0], [2.5, 2.5])
     with pytest.raises(AudioError, match="no audio in it"):
         pool_windows([])
+
+
+def test_a_recording_in_several_languages_is_said_to_be_one() -> None:
+    config = language_config()
+    choice = choose_candidates(config, None)
+
+    def note(*windows: tuple[str, float]) -> str | None:
+        rest = {label: 0.05 for label in config.labels}
+        rows = [logits_of(**{**rest, label: 0.9}) for label, _ in windows]
+        outputs = [WindowOutput(Window(0, 10), row, s) for row, (_, s) in zip(rows, windows, strict=True)]
+        return find_several(outputs, config, choice)
+
+    assert note(("de", 10.0)) is None
+    assert note(("de", 10.0), ("de", 9.0)) is None
+    said = note(("de", 10.0), ("en", 8.0), ("de", 10.0), ("fr", 1.0))
+    assert said == "more than one label is heard: de for 20 s, en for 8 s; framecls tag -m tiny-language says when"
+    assert note(*[("de", 10.0)] * 20, ("en", 10.0)) is None

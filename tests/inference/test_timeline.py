@@ -12,7 +12,8 @@ import torch
 import framecls
 from framecls.config import DecisionConfig, ReadOptions, TimelineConfig
 from framecls.inference.engine import Engine
-from framecls.inference.timeline import Steps, TimelineEngine, cut_segments, smooth
+from framecls.inference.identify import choose_candidates
+from framecls.inference.timeline import Steps, TimelineEngine, cut_segments, decide_steps, smooth
 from framecls.model import Model
 from framecls.nn.network import Network
 from support.models import tiny_config
@@ -24,15 +25,19 @@ def pooled_model(**settings: object) -> Model:
     return Model(Engine(Network(replace(tiny_config("pooled"), **settings)).eval(), torch.device("cpu")))  # type: ignore[arg-type]
 
 
-def test_smoothing_sums_over_all_paths() -> None:
+@pytest.mark.parametrize("prior", [None, np.array([0.7, 0.2, 0.1])])
+def test_smoothing_sums_over_all_paths(prior: np.ndarray | None) -> None:
     evidence = np.log(np.random.default_rng(1).dirichlet(np.ones(3), size=5))
     wanted, change = np.zeros((5, 3)), 0.2
     for path in itertools.product(range(3), repeat=5):
         likelihood = np.exp(sum(evidence[step, state] for step, state in enumerate(path)))
+        likelihood *= 1 if prior is None else prior[path[0]]
         for before, after in itertools.pairwise(path):
-            likelihood *= 1 - change if before == after else change / 2
+            drawn = (before != after) / 2 if prior is None else prior[after]
+            likelihood *= (1 - change) * (before == after) + change * drawn
         wanted[np.arange(5), path] += likelihood
-    np.testing.assert_allclose(smooth(evidence, change), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-9)
+    got = smooth(evidence, change, prior)
+    np.testing.assert_allclose(got, wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-9)
 
 
 def test_a_step_says_what_its_span_alone_would() -> None:
@@ -66,11 +71,12 @@ def test_segments_are_what_is_heard_and_change_in_pauses() -> None:
     heard[:25] = heard[225:245] = heard[300:305] = heard[450:] = False  # 0-0.5, 4.5-4.9, 6.0-6.1, 9-10 s
     steps, scores = steps_of([0] * 12 + [1] * 13, heard)
     config = tiny_config("pooled")
-    found = cut_segments(steps, scores, ("de", "en", "unknown"), config, 10.0)
+    decided = (scores.argmax(axis=1), scores)
+    found = cut_segments(steps, decided, ("de", "en", "unknown"), config, 10.0)
     assert [(s.start, s.end, s.label) for s in found] == [(0.5, 4.5, "de"), (4.9, 9.0, "en")]
     assert found[0].score == pytest.approx(0.9)
     short = replace(config, decision=DecisionConfig(min_duration_s=4.05), timeline=TimelineConfig(min_gap_s=0.05))
-    assert [s.label for s in cut_segments(steps, scores, ("de", "en", "unknown"), short, 10.0)] == []
+    assert [s.label for s in cut_segments(steps, decided, ("de", "en", "unknown"), short, 10.0)] == []
 
 
 def test_a_pooled_model_tags() -> None:
@@ -99,3 +105,26 @@ def test_where_the_gate_hears_nothing_nobody_speaks() -> None:
     result = deaf.tag(make_swell(5.0), sample_rate=RATE)
     assert (result.segments, result.labels, result.duration) == ((), (), 5.0)
     assert result.notes == ("no speech is heard in it",)
+
+
+def test_labels_are_decided_by_runs_as_recordings_are() -> None:
+    """A blip of one step is smoothed away; what no label is likely for is unknown; silence changes nothing."""
+    config = replace(
+        tiny_config("pooled"),
+        decision=DecisionConfig(thresholds={"unknown": 0.7}),
+        timeline=TimelineConfig(weight=1.0, change=0.001, sharpness=1.0),
+    )
+    logits = np.zeros((30, 3), np.float32)
+    logits[:12, 0] = logits[16:22, 1] = 4.0
+    logits[5] = (0, 4, 0)
+    logits[22:] = (0, 0, 1.5)
+    heard = np.ones(1500, np.bool_)
+    heard[600:800] = False  # steps 12 to 15
+    steps = Steps(logits, heard, heard, hop_s=1.0, frame_s=0.02)
+    states, scores = decide_steps(steps, config, choose_candidates(config, None))
+    assert [*states[:12], *states[16:]] == [0] * 12 + [1] * 6 + [3] * 8
+    assert set(states[12:16].tolist()) <= {0, 1}
+    np.testing.assert_allclose(scores[0, :3].sum(), 1.0)
+    assert scores[0, 0] > 0.9
+    only = choose_candidates(config, ["en"])
+    assert set(decide_steps(steps, config, only)[0].tolist()) == {0, 1}
