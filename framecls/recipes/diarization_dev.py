@@ -1,7 +1,7 @@
 """Simulate conversations from the corpus' voices, and measure and choose the settings of speaker timelines on them.
 
 In a conversation each voice says what its clips hold, once, in turns that end where it pauses; turns follow each other
-after pauses or before the other has ended (5 to 20 % of the speech is overlapped), all in one shoebox room by
+after pauses or before the other has ended (some 5 to 25 % of the speech is overlapped), all in one shoebox room by
 pyroomacoustics, with a microphone's noise. The first seconds of each voice are kept to enroll it with. Half of the
 voices, by a digest of their names, are for choosing settings (--side fit), the others for the figures (--side dev).
 
@@ -267,10 +267,13 @@ class Figures:
             self._rate(_annotate(conversation.truth), _annotate(found))
         self._n += 1
         self._n_off += abs(len(turns.centroids) - len(conversation.clips))
+        grid = len(turns.best), turns.frame_s
+        anybody = np.any([_mask(conversation.truth, clip.name, *grid) for clip in conversation.clips], axis=0)
+        wrong = np.zeros_like(anybody)  # somebody else speaks, and not the one who is named
         for name in enrolled.names:
-            named, spoken = (_mask(rows, name, len(turns.best), turns.frame_s) for rows in (found, conversation.truth))
-            self._n_wrong += int((named & ~spoken & (turns.best >= 0)).sum())
-        self._n_speech += int((turns.best >= 0).sum())
+            wrong |= _mask(found, name, *grid) & ~_mask(conversation.truth, name, *grid) & anybody
+        self._n_wrong += int(wrong.sum())
+        self._n_speech += int(anybody.sum())
 
     def __str__(self) -> str:
         parts = self._rate[:]
@@ -319,15 +322,18 @@ def measure_all(options: argparse.Namespace) -> None:
         return
     groups: dict[tuple[int, str, str], list[Heard]] = defaultdict(list)
     for conversation in conversations:
-        for source in (conversation.source, "all"):
-            groups[len(conversation.clips), conversation.room, source].append(conversation)
+        kinds = itertools.product(
+            (0, len(conversation.clips)), (conversation.room, "any"), (conversation.source, "any")
+        )
+        for kind in kinds:
+            groups[kind].append(conversation)
     for (n_speakers, room, source), members in sorted(groups.items()):
         for share, what in ((0.0, "nobody"), (0.5, "half"), (1.0, "all")):
             figures = Figures()
             for conversation in members:
                 figures.add(conversation, settings, engine.config, round(share * n_speakers))
-            kind = f"{n_speakers} voices, {room}, {source.partition('-')[0]}, {what} enrolled"
-            out.write(f"{kind:44}{figures}\n")
+            name = f"{n_speakers or 'any'} voices, {room}, {source.partition('-')[0]}, {what} enrolled"
+            out.write(f"{name:44}{figures}\n")
             out.flush()
 
 
