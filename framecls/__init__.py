@@ -44,11 +44,13 @@ if TYPE_CHECKING:
 
     from framecls.audio import Source
     from framecls.model import Model, ModelGroup, load, load_group
+    from framecls.report import TrainingReport
 
 __all__ = [
     "Alignment", "AudioError", "AudioInfo", "Candidate", "ConfigError", "FrameclsError", "GalleryError",
     "Identification", "ManifestError", "Model", "ModelError", "ModelGroup", "Segment", "StringResult", "TagResult",
-    "TieredResult", "UsageError", "__version__", "embed", "enroll", "identify", "load", "load_group", "models", "tag",
+    "TieredResult", "TrainingReport", "UsageError", "__version__", "embed", "enroll", "identify", "load", "load_group",
+    "models", "tag", "train",
 ]  # fmt: skip
 
 
@@ -57,6 +59,10 @@ def __getattr__(name: str) -> Any:
         from framecls import model as runtime
 
         return getattr(runtime, name)
+    if name == "TrainingReport":
+        from framecls.report import TrainingReport
+
+        return TrainingReport
     raise AttributeError(f"module 'framecls' has no attribute {name!r}")
 
 
@@ -121,3 +127,36 @@ def enroll(
     from framecls.model import load
 
     return load(model, device=device).enroll(name, sources, **options)
+
+
+def train(data: Any, task: str = "identify", output: str | Path | None = None, **options: Any) -> Model:
+    """Train a model on labelled recordings and load it; its `report` says what it is worth.
+
+    Args:
+        data: a manifest or folder, as for the command; a list of rows (mappings with `file`, `label` and what else a
+            manifest may have, or pairs of file and label); or a pandas data frame of such rows.
+        task: "identify" for a model of one label a recording, "tag" for one of what is heard when.
+        output: the model file to write; None: the model is only returned.
+        options: those of the command: preset, recipe, settings (such as ["optim.seed=1"]), precision, exclusive, init,
+            tier, annotation, split_by, device, and progress, which is told what is done, how much of how much.
+
+    Raises:
+        UsageError: there is no such task or option.
+        FrameclsError: the data cannot be used.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from framecls.model import load
+    from framecls.training.api import TrainingOptions, train_model
+
+    try:
+        asked = TrainingOptions(**options)
+    except TypeError as error:
+        raise UsageError(f"framecls.train: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="framecls-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / f"{task}.safetensors" if output is None else Path(output)
+        report = train_model(data, task, path, asked)  # type: ignore[arg-type]
+        model = load(path, device=asked.device)
+    model.report = report
+    return model

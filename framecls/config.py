@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
-from framecls.errors import ConfigError
+from framecls.errors import ConfigError, suggest
 
 T = TypeVar("T")
 
@@ -691,8 +691,9 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
     name = where.rstrip(".") or "the settings"
     _require(isinstance(data, dict), f"{name}: a table was expected, not {type(data).__name__}")
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    _require(not unknown, f"{where}{str(unknown[0])[:80] if unknown else ''}: there is no such setting")
+    if unknown := sorted(set(data) - set(hints)):
+        name = str(unknown[0])[:80]
+        raise ConfigError(f"{where}{name}: there is no such setting{suggest(name, hints)}")
     values = {key: _convert(hints[key], value, f"{where}{key}") for key, value in data.items()}
     try:
         return cls(**values)

@@ -37,6 +37,7 @@ from framecls.inference.timeline import TimelineEngine, tag_timeline
 from framecls.inference.together import answer_together
 from framecls.inference.windows import stitch_parts
 from framecls.inference.words import find_words
+from framecls.report import TrainingReport
 from framecls.results import (
     Alignment,
     Attention,
@@ -78,6 +79,7 @@ class Model(Configured):
     def __init__(self, engine: Engine, config: ModelConfig | None = None) -> None:
         self._engine = engine
         self.config = config or engine.config
+        self.report: TrainingReport | None = None  # of `framecls.train`
 
     def __repr__(self) -> str:
         return f"<framecls model {self.name} on {self.device}>"

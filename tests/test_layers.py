@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speakers": {"inference"},
     "training": {"speakers"},
     "model": {"speakers"},
-    "": {"model"},  # framecls/__init__.py, the public API
+    "": {"model", "training"},  # framecls/__init__.py, the public API
     "bench": {"model"},
     "cluster": {"model"},
     "cli": {"bench", "cluster", "training", "output"},

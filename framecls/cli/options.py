@@ -18,7 +18,7 @@ from framecls.checkpoints import registry
 from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.config import CHANNELS, DEFAULT_BEAM, DEFAULT_TIMEOUT_S, DEFAULT_TOP_K, PRECISIONS
 from framecls.output.formats import WRITERS
-from framecls.training.choices import CODECS, LADDER, RUNGS, SPLIT_BY, SPLITS
+from framecls.training.choices import CODECS, LADDER, PRESETS, RUNGS, SPLIT_BY, SPLITS
 
 T = TypeVar("T")
 
@@ -52,6 +52,14 @@ def _guides() -> list[str]:
     from framecls.cli.guide import names
 
     return names()
+
+
+def _print_settings(wanted: bool) -> None:
+    if wanted:
+        from framecls.cli.settings import print_settings
+
+        print_settings()
+        raise typer.Exit()
 
 
 InputsArgument = Annotated[
@@ -444,7 +452,16 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     recipe: RecipeOption = None
     set: SetOption = field(default_factory=list)
     noise: NoiseOption = None
-    precision: Annotated[
+    preset: Annotated[
+        str | None,
+        _training(
+            "--preset",
+            metavar="NAME",
+            help=f"What the sounds need: {', '.join(PRESETS)}.",
+            autocompletion=_one_of(*PRESETS),
+        ),
+    ] = None
+    wanted_precision: Annotated[
         float | None,
         _labels("--precision", metavar="P", help="What each label is to reach where it is given, as 0.95."),
     ] = None
@@ -473,6 +490,12 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
         _training("--teacher", metavar="FILE", help="Vectors, or posteriors of frames, of another model: npz."),
     ] = None
     resume: Annotated[bool, _output("--resume", help="Go on where an earlier run left off.")] = False
+    settings: Annotated[
+        bool,
+        _training(
+            "--settings", callback=_print_settings, is_eager=True, help="List all settings of --set, with defaults."
+        ),
+    ] = False
     save_every: Annotated[
         float, _output("--save-every", metavar="S", help="Seconds between states that --resume can use.")
     ] = 60.0

@@ -25,7 +25,15 @@ from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelErro
 from framecls.report import Epoch, page_path
 from framecls.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, is_of_head, read_recipe, with_encoder
+from framecls.training.recipe import (
+    Recipe,
+    change_recipe,
+    find_recipe,
+    is_of_head,
+    preset_settings,
+    read_recipe,
+    with_encoder,
+)
 
 if TYPE_CHECKING:
     from framecls.training.job import Data, Job
@@ -231,12 +239,15 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Mess
 
 def report_data(messages: Messages, data: Data, recipe: Recipe) -> None:
     """Report how recordings were split, and the warnings about them."""
+    from framecls.training.data.band import describe_lost
     from framecls.training.data.survey import find_warnings
 
     messages.note(f"split {data.split}")
     if shared := data.shared_speakers:
         names = ", ".join(map(escape, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         messages.note(f"heard on both sides, so the dev figures flatter: {names}")
+    if lost := describe_lost([*data.train, *data.dev], data.config.features):
+        messages.note(lost)
     for line in find_warnings(recipe, data.config.labels, data.train, data.dev, data.length_s):
         messages.note(escape(line))
 
@@ -299,7 +310,7 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
         raise UsageError(f"--recipe {options.recipe}: this recipe is not for framecls {options.task}")
     if options.encoder:
         recipe = with_encoder(recipe, options.encoder)
-    recipe = change_settings(recipe, [*_shorthands(options, recipe), *options.set])
+    recipe = change_settings(recipe, [*_preset(options), *_shorthands(options, recipe), *options.set])
     if recipe.head.enabled:
         _check_quick(options)
     if recipe.features.kind != "pretrained" and recipe.features.pretrained != PretrainedConfig():
@@ -313,13 +324,21 @@ def _is_quick(options: TrainOptions) -> bool:
     return all(option is None for option in whole) and not options.resume
 
 
+def _preset(options: TrainOptions) -> tuple[str, ...]:
+    """Return the settings of --preset."""
+    try:
+        return preset_settings(options.preset) if options.preset else ()
+    except ConfigError as error:
+        raise UsageError(f"--preset: {error}") from error
+
+
 def _shorthands(options: TrainOptions, recipe: Recipe) -> list[str]:
     """Return the settings that options of their own stand for."""
-    asked = {"--precision": options.precision, "--exclusive": options.exclusive or None}
+    asked = {"--precision": options.wanted_precision, "--exclusive": options.exclusive or None}
     for option, value in asked.items():
         if value is not None and not recipe.head.enabled:
             raise UsageError(f"{option} is for a head on a frozen encoder: leave --recipe and the like out")
-    changes = [] if options.precision is None else [f"head.precision={options.precision}"]
+    changes = [] if options.wanted_precision is None else [f"head.precision={options.wanted_precision}"]
     return [*changes, "head.unmarked=ignored"] if options.exclusive else changes
 
 

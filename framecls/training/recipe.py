@@ -19,9 +19,9 @@ from framecls.config import (
     from_dict,
     to_dict,
 )
-from framecls.errors import ConfigError
+from framecls.errors import ConfigError, suggest
 from framecls.textfiles import parse_toml, read_toml
-from framecls.training.choices import CODECS
+from framecls.training.choices import CODECS, PRESETS
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
@@ -86,8 +86,8 @@ class AugmentConfig:
     reverb_s: Range = (0.1, 0.9)  # time in which the echo falls by 60 dB
     equalize_chance: float = 0.5
     equalize_db: float = 4.0  # standard deviation of the gains of a random smooth filter
-    low_pass_chance: float = 0.2
-    telephone_chance: float = 0.1
+    low_pass_chance: float = 0.0  # these two teach a model to hear what has no treble, which speech is clear without
+    telephone_chance: float = 0.0
     noise_chance: float = 0.5
     noise_snr_db: Range = (0.0, 30.0)
     gain_db: Range = (-20.0, 6.0)
@@ -307,11 +307,22 @@ def with_encoder(recipe: Recipe, source: str, layer: int = 0, tuned: bool = Fals
     )
 
 
+def preset_settings(name: str) -> tuple[str, ...]:
+    """Return the settings of a preset, as `change_recipe` takes them.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset is called {name!r}{suggest(name, PRESETS, f': choose {chr(44).join(PRESETS)}')}")
+    return PRESETS[name]
+
+
 # What a head on a frozen encoder makes use of; a table ends with a point.
 _OF_HEAD = (
     "head.", "encoder.", "window.", "card.", "features.pretrained.source", "features.pretrained.layer",
-    "optim.batch_s", "optim.learning_rate", "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing",
-    "optim.seed", "pooling", "stored", "name",
+    "features.sample_rate", "optim.batch_s", "optim.learning_rate", "optim.weight_decay", "optim.clip_norm",
+    "optim.label_smoothing", "optim.seed", "pooling", "stored", "name",
 )  # fmt: skip
 
 
@@ -362,7 +373,8 @@ def _find_table(data: dict[str, Any], tables: Sequence[str], change: str) -> dic
     table: Any = data
     for part in tables:
         if not isinstance(table, dict) or part not in table:
-            raise ConfigError(f"{change[:_MOST_SHOWN]}: there is no such setting")
+            near = suggest(part, table if isinstance(table, dict) else ())
+            raise ConfigError(f"{change[:_MOST_SHOWN]}: there is no such setting{near}")
         table = table[part]
     if not isinstance(table, dict):
         raise ConfigError(f"{change[:_MOST_SHOWN]}: there is no such setting")

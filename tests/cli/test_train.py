@@ -196,3 +196,53 @@ def test_a_model_of_features_refuses_sound(cli: Cli, corpus: Path) -> None:
     assert (answer.status, answer.out, len(answer.errors)) == (2, "", 1)
     assert "takes vectors of 4 numbers that were computed elsewhere" in answer.err
     assert "features computed elsewhere" in cli("models", "m.safetensors").out
+
+
+def test_a_misspelt_setting_gets_the_nearest(cli: Cli, corpus: Path) -> None:
+    command = ("train", "identify", "manifest.jsonl", "-o", "m", "--recipe", "recipe.toml", "--set")
+    assert "optim.stepz: there is no such setting: did you mean steps?" in cli(*command, "optim.stepz=1").err
+    assert "there is no such setting: did you mean optim?" in cli(*command, "optm.steps=1").err
+    quick = cli("train", "identify", "manifest.jsonl", "-o", "m", "--set", "optim.steps=3")
+    assert (quick.status, "add --recipe identify" in quick.err) == (2, True)
+    preset = cli("train", "identify", "manifest.jsonl", "-o", "m", "--preset", "wildlive")
+    assert (preset.status, "did you mean wildlife?" in preset.err) == (2, True)
+    assert cli(*command[:-1], "--precision", "0.9").status == 2
+
+
+def test_all_settings_are_listed_with_a_meaning_and_a_default(cli: Cli) -> None:
+    from framecls.cli.settings import describe, list_settings
+    from framecls.config import to_dict
+    from framecls.training.recipe import Recipe
+
+    answer = cli("train", "--settings")
+    assert (answer.status, answer.err) == (0, "")
+    listed = {line.split()[0] for line in answer.out.splitlines()}
+    tables = to_dict(Recipe("any", "frame"))
+    wanted = {f"{table}.{key}" for table in ("optim", "augment", "mix", "sample", "head") for key in tables[table]}
+    assert wanted <= listed
+    assert [name for name, _, meaning in list_settings() if len(describe(name, meaning)) < 8] == []
+    [line] = [line for line in answer.out.splitlines() if line.startswith("optim.patience ")]
+    assert line.split(maxsplit=2)[1:] == ["0", "dev measurements without gain after which to stop; 0: never"]
+
+
+def test_clips_become_a_model_without_any_setting(cli: Cli, here: Path) -> None:
+    """The whole of it, with the encoder that ships."""
+    rows = []
+    for label, frequency_hz in (("low", 200), ("high", 2000)):
+        for voice in range(4):
+            write_wav(here / f"{label}{voice}.wav", 1.0, frequency_hz + 10 * voice)
+            rows.append({"file": f"{label}{voice}.wav", "label": label})
+    (here / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    small = ("--set", "head.folds=2", "--set", "head.epochs=1", "--set", "head.curve=false")
+    answer = cli("train", "identify", "clips.jsonl", "-o", "pitch.safetensors", "--device", "cpu", *small)
+    assert (answer.status, answer.out) == (0, "")
+    lines = answer.err.splitlines()
+    assert "8 recordings" in lines[0]
+    assert "on this machine" in lines[0]
+    assert any(line.startswith("framecls: balanced accuracy on clips held out: ") for line in lines)
+    assert any("trusted" in line for line in lines)
+    [record] = cli("identify", "low0.wav", "-m", "pitch.safetensors", "-f", "jsonl", "--device", "cpu").records
+    assert (record["top"][0]["label"], record["model"]) == ("low", "pitch")
+    measured = cli("evaluate", "pitch.safetensors", "clips.jsonl", "-f", "json", "--device", "cpu", "--split", "all")
+    assert "learnt from all of its clips" in measured.err
+    assert json.loads(measured.out)["accuracy"] == 1.0

@@ -98,3 +98,23 @@ def test_an_empty_manifest_says_so(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("file,label\n")
     with pytest.raises(ManifestError, match="there is no row in it"):
         survey(Job(tmp_path / "m.csv", tmp_path / "m", POOLED_RECIPE))
+
+
+def test_a_label_without_a_clip_to_mix(corpus: Path, tmp_path: Path) -> None:
+    """Mixing crashed where a label had no dev clip (`high <= 0`); what is not there is left out, or refused."""
+    from dataclasses import replace
+
+    from framecls.training.data.survey import survey
+    from framecls.training.examples.loader import dev_batches
+    from framecls.training.job import Job, prepare
+    from support.training import FRAME_RECIPE
+
+    lines = corpus.read_text().splitlines()
+    manifest = corpus.with_name("lost.jsonl")
+    manifest.write_text("\n".join(line for line in lines if "high" not in line or '"train"' in line))
+    job = Job(manifest, tmp_path / "m.safetensors", FRAME_RECIPE)
+    assert survey(job).problems == []
+    recipe = replace(FRAME_RECIPE, mix=replace(FRAME_RECIPE.mix, alone=0.5))
+    assert len(list(dev_batches(prepare(job), recipe))) == 24
+    manifest.write_text("\n".join(line for line in lines if "high" not in line or '"dev"' in line))
+    assert survey(job).problems == ["high: no clip of it is left to mix: give it a speaker more, or a split"]

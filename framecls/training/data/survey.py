@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from framecls.checkpoints.frontends import look_up
 from framecls.errors import ManifestError
+from framecls.training.data.band import describe_lost
 from framecls.training.data.clips import check_kind, late_spans, measure_lengths
 from framecls.training.data.manifest import Recording, Span, find_labels, find_unknown_labels, load_manifest
 from framecls.training.data.splits import Parts
 from framecls.training.examples.voices import find_dev_fault
+from framecls.training.head.plan import plan_folds
 from framecls.training.job import Job, choose_features, find_label_fault, reading, split
 from framecls.training.recipe import Recipe
 
@@ -60,11 +63,20 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
     parts = split(job, whole)
     labels = job.recipe.answers(find_labels(whole))
     length_s = partial(_length_s, lengths_s=lengths_s)
-    faults = [parts.find_fault(), find_label_fault(job.recipe, labels)]
+    how, faults = parts.how, [parts.find_fault(), find_label_fault(job.recipe, labels)]
+    if job.recipe.head.enabled:
+        how, faults[0] = _plan(job, whole)
+    elif job.recipe.mix.enabled:
+        lost = [label for label in labels if label not in find_labels(parts.train)]
+        faults += [f"{label}: no clip of it is left to mix: give it a speaker more, or a split" for label in lost]
     if job.recipe.embedding and parts.dev:
         faults.append(find_dev_fault(parts.dev, length_s, job.recipe.voices.dev_length_s))
     problems += [fault for fault in faults if fault]
-    notes = manifest.notes + find_warnings(job.recipe, labels, parts.train, parts.dev, length_s)
+    notes = list(manifest.notes)
+    if not job.recipe.head.enabled:
+        notes += find_warnings(job.recipe, labels, parts.train, parts.dev, length_s)
+    if lost_band := describe_lost(whole, features if job.recipe.features.kind != "pretrained" else look_up(features)):
+        notes.append(lost_band)
     return Survey(
         {
             "read as": manifest.kind,
@@ -72,7 +84,7 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
             "files": len({recording.audio for recording in whole}),
             "seconds": round(sum(lengths_s.values()), 1),
             "speakers": _describe_speakers(whole, parts),
-            "split": parts.how,
+            "split": how,
             "splits": {name: _count(side, lengths_s) for name, side in (("train", parts.train), ("dev", parts.dev))},
             "labels": _by_label(parts, lengths_s),
             **({"sources": _by_source(parts, lengths_s)} if any(recording.source for recording in whole) else {}),
@@ -80,6 +92,14 @@ def survey(job: Job, progress: Callable[[int, int], None] | None = None) -> Surv
         },
         problems,
     )
+
+
+def _plan(job: Job, recordings: list[Recording]) -> tuple[str, str | None]:
+    """Return how clips are held out from a head, in words, and why they cannot be, if so."""
+    try:
+        return plan_folds(job, recordings).how, None
+    except ManifestError as error:
+        return "in no way", str(error)
 
 
 def _describe_speakers(recordings: Iterable[Recording], parts: Parts) -> str:

@@ -81,6 +81,8 @@ class MixtureExamples(FrameExamples):
             self.begin_note()
             only = str(rng.choice(labels)) if mix.alone and rng.random() < mix.alone else ""
             for column, label in enumerate(labels):
+                if not self._by_source[label]:  # of which no clip is on this side of the split
+                    continue
                 if label == only or (not only and rng.random() < mix.presence.get(label, 0.6)):
                     active, posteriors = self._fill_track(rng, label, tracks[example, column])
                     hard = targets[example, column]

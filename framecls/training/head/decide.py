@@ -105,19 +105,27 @@ def decide_frames(
         label: choose_threshold(flat[:, column], holds[:, column], 0, precision) for column, label in enumerate(labels)
     }
     cuts = np.array([thresholds[label] for label in labels], np.float32)
-    lengths, gaps = _usual_lengths(truth)
-    tried = {(round(a * lengths), round(b * gaps)) for a, b in product(_SHARES, _SHARES)}
-    found = [rows >= cuts for rows in scores]
-    # Of equally good ones the mildest.
-    best = max(sorted(tried), key=lambda pair: (round(segment_f1(found, truth, *pair), 3), -pair[0] - pair[1]))
-    return DecisionConfig(
-        thresholds=thresholds, min_duration_s=round(best[0] * hop_s, 3), min_gap_s=round(best[1] * hop_s, 3)
-    )
+    durations_s, gaps_s = {}, {}
+    for column, label in enumerate(labels):
+        found, holds_here = [rows[:, column] >= cuts[column] for rows in scores], [rows[:, column] for rows in truth]
+        n_frames, n_gap_frames = _least_lengths(found, holds_here)
+        durations_s[label], gaps_s[label] = round(n_frames * hop_s, 3), round(n_gap_frames * hop_s, 3)
+    return DecisionConfig(thresholds=thresholds, min_durations_s=durations_s, min_gaps_s=gaps_s)
+
+
+def _least_lengths(found: Sequence[Truth], truth: Sequence[Truth]) -> tuple[int, int]:
+    """Return how many frames a segment of a label must have at least, and a gap, for the most segments to be right.
+
+    Of equally good ones the mildest.
+    """
+    length, gap = _usual_lengths(truth)
+    tried = {(round(a * length), round(b * gap)) for a, b in product(_SHARES, _SHARES)}
+    return max(sorted(tried), key=lambda pair: (round(segment_f1(found, truth, *pair), 3), -sum(pair)))
 
 
 def _usual_lengths(truth: Sequence[Truth]) -> tuple[float, float]:
     """Return how many frames the shorter segments of the truth have, and the shorter gaps within a label."""
-    runs = [find_runs(rows[:, column]) for rows in truth for column in range(rows.shape[1])]
+    runs = [find_runs(rows) for rows in truth]
     lengths = [last - first for each in runs for first, last in each]
     gaps = [second[0] - first[1] for each in runs for first, second in pairwise(each)]
     shortest = float(np.quantile(lengths, _SHORTEST)) if lengths else 0.0
@@ -125,35 +133,30 @@ def _usual_lengths(truth: Sequence[Truth]) -> tuple[float, float]:
 
 
 def segment_f1(found: Sequence[Truth], truth: Sequence[Truth], min_frames: int, min_gap_frames: int) -> float:
-    """Return the mean over labels of the F1 of segments.
+    """Return the F1 of the segments of a label, in which one that is found counts as far as it covers the truth.
 
     Args:
-        found: of each recording, (frame, label) whether the label reaches its threshold.
-        truth: of each, (frame, label) whether it holds.
+        found: of each recording, (frame,) whether the label reaches its threshold.
+        truth: of each, (frame,) whether it holds.
         min_frames: shorter segments are dropped.
         min_gap_frames: closer ones are joined before.
     """
-    values = []
-    for column in range(truth[0].shape[1]):
-        hits = n_found = n_true = 0
-        for rows, holds in zip(found, truth, strict=True):
-            given = clean_runs(find_runs(rows[:, column]), min_frames, min_gap_frames)
-            wanted = find_runs(holds[:, column])
-            hits += count_matches(given, wanted)
-            n_found, n_true = n_found + len(given), n_true + len(wanted)
-        if n_true:
-            values.append(2 * hits / (n_found + n_true))
-    return float(np.mean(values)) if values else 0.0
+    hits, n_found, n_true = 0.0, 0, 0
+    for rows, holds in zip(found, truth, strict=True):
+        given, wanted = clean_runs(find_runs(rows), min_frames, min_gap_frames), find_runs(holds)
+        hits += sum(match_segments(given, wanted))
+        n_found, n_true = n_found + len(given), n_true + len(wanted)
+    return 2 * hits / max(1, n_found + n_true)
 
 
-def count_matches(given: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, int]]) -> int:
-    """Return how many wanted segments are found: each by one segment that mostly covers the same frames."""
-    left, hits = list(given), 0
+def match_segments(given: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the intersection over union of each wanted segment that is found, by one segment each."""
+    left, found = list(given), []
     for first, last in wanted:
         for run in left:
-            shared = min(last, run[1]) - max(first, run[0])
-            if shared > 0 and shared >= _MATCH * (max(last, run[1]) - min(first, run[0])):
+            shared = max(0, min(last, run[1]) - max(first, run[0])) / (max(last, run[1]) - min(first, run[0]))
+            if shared >= _MATCH:
                 left.remove(run)
-                hits += 1
+                found.append(shared)
                 break
-    return hits
+    return found

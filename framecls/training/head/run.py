@@ -15,12 +15,13 @@ from torch import Tensor
 
 from framecls.checkpoints.frontends import look_up
 from framecls.checkpoints.network import new_network, save_model
-from framecls.config import ModelConfig, PretrainedConfig
+from framecls.config import FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import ConfigError, ManifestError, OutputError
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Window, WindowOutput, stitch
 from framecls.nn.network import Network
 from framecls.report import Epoch, TrainingReport, report_path
+from framecls.training.data.band import describe_lost, measure_band
 from framecls.training.data.clips import ClipStore, array_size, open_clips
 from framecls.training.data.manifest import Recording, find_labels, read_manifest
 from framecls.training.data.splits import assign_folds
@@ -34,6 +35,8 @@ from framecls.training.head.report import Findings, make_report
 from framecls.training.head.vectors import Heard, Hearing, VectorCache, hear
 from framecls.training.job import Job, find_label_fault, reading
 from framecls.training.recipe import Recipe
+
+ENCODER_RATE = 16000  # Hz, of all encoders
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,12 @@ def prepare_course(job: Job, listener: Listener) -> Course:
     if fault := find_label_fault(recipe, labels):
         raise ManifestError(f"{job.manifest}: {fault}")
     plan = plan_folds(job, recordings)
-    asked = job.recipe.features.pretrained
-    features = replace(job.recipe.features, pretrained=PretrainedConfig(asked.source, asked.layer, carried=True))
+    asked = recipe.features
+    if asked.sample_rate > ENCODER_RATE:  # no higher than what is there
+        rate = max(ENCODER_RATE, min(asked.sample_rate, measure_band(recordings, 0.0).highest_rate))
+        recipe = replace(recipe, features=replace(asked, sample_rate=rate, f_max_hz=min(asked.f_max_hz, rate / 2)))
     config = recipe.model_config(labels, ())
-    config = replace(config, name=job.output.stem, features=look_up(features, own_rate=True))
+    config = replace(config, name=job.output.stem, features=find_features(recipe, asked.pretrained.layer))
     cache = job.cache or job.folder
     store = open_clips(
         recordings, config.features.sample_rate, cache, lambda done, total: listener.show("decoding", done, total)
@@ -154,7 +159,20 @@ def prepare_course(job: Job, listener: Listener) -> Course:
         recipe, config = replace(recipe, overlapping=False), replace(config, overlapping=False)
     course = Course(job, recipe, listener, recordings, plan, config, store)
     listener.note(_announce(course))
+    if lost := describe_lost(recordings, config.features):
+        listener.note(lost)
     return course
+
+
+def find_features(recipe: Recipe, layer: int) -> FeatureConfig:
+    """Return the settings of a layer of a frozen encoder, whose weights the model is to carry.
+
+    At a higher sample rate than its own the encoder hears recordings slowed down: all frequencies are lower for it.
+    """
+    one = PretrainedConfig(recipe.features.pretrained.source, layer, carried=True)
+    found = look_up(replace(recipe.features, pretrained=one), own_rate=True)
+    rate = max(found.sample_rate, recipe.features.sample_rate)
+    return replace(found, sample_rate=rate, f_max_hz=min(found.f_max_hz, rate / 2))
 
 
 def _is_dense(recordings: Sequence[Recording], store: ClipStore) -> bool:
@@ -207,9 +225,7 @@ def _hear(course: Course, began: float) -> None:
         engine = Engine(Hearing(course.config, asked.source, all_layers=True).eval(), device)
         layers, folds = course.recipe.head.layers, course.plan.folds
         layer, _ = choose_layer(engine, layers, course.recordings, folds, frames, store)
-        one = PretrainedConfig(asked.source, layer, carried=True)
-        features = look_up(replace(course.recipe.features, pretrained=one), own_rate=True)
-        course.config = replace(course.config, features=features)
+        course.config = replace(course.config, features=find_features(course.recipe, layer))
     engine = Engine(Hearing(course.config, asked.source).eval(), device)
     cache = VectorCache((job.cache or job.folder) / "vectors", course.config)
     course.heard = hear(

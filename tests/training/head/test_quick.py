@@ -229,3 +229,45 @@ def test_settings_out_of_range() -> None:
     for change in ({"folds": 1}, {"precision": 1.5}, {"epochs": -1}, {"layers": ()}, {"dropout": 1.0}):
         with pytest.raises(ConfigError):
             HeadConfig(**change)  # type: ignore[arg-type]
+
+
+def test_training_from_python(tmp_path: Path, encoder: str) -> None:
+    import framecls
+
+    manifest = write_clips(tmp_path)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    settings = ["encoder.dim=16", "encoder.ff_dim=16", "encoder.n_heads=2", "head.epochs=1", "head.layers=[1, 2]"]
+    settings += ["window.length_s=2.0", f"features.pretrained.source={encoder}", "optim.batch_s=20.0"]
+    pairs = [(tmp_path / row["file"], row["label"]) for row in rows]
+    model = framecls.train(pairs, "identify", settings=settings, device="cpu")
+    assert model.report is not None
+    assert model.report.split.startswith("5 folds by file")
+    assert model.identify(tmp_path / "low0.wav").top[0].label == "low"
+    pandas = pytest.importorskip("pandas", reason="an extra")
+    frame = pandas.DataFrame([row | {"file": tmp_path / row["file"], "end": float("nan")} for row in rows])
+    output = tmp_path / "m.safetensors"
+    again = framecls.train(frame, "identify", output, settings=settings, device="cpu", precision=0.9)
+    assert again.report is not None
+    assert again.report.split.startswith("4 folds by speaker")
+    assert (tmp_path / "m.report.json").exists()
+    for data, task, said in (
+        (3, "identify", "a path"),
+        ([3], "identify", "a pair"),
+        (pairs, "sing", "tag or identify"),
+    ):
+        with pytest.raises(framecls.UsageError, match=said):
+            framecls.train(data, task)
+    with pytest.raises(framecls.UsageError, match="presett"):
+        framecls.train(pairs, presett="speech")
+
+
+def test_what_is_checked_is_what_a_run_would_die_of(tmp_path: Path, encoder: str) -> None:
+    from framecls.training.data.survey import survey
+
+    manifest = write_clips(tmp_path)
+    job = Job(manifest, tmp_path / "m.safetensors", quick("identify", encoder))
+    found = survey(job)
+    assert (found.problems, found.figures["split"]) == ([], "3 folds by speaker")
+    manifest.write_text("\n".join(line.replace("s1", "s0") for line in manifest.read_text().splitlines()[:4]))
+    [problem] = survey(job).problems
+    assert "high: its only clip is s0" in problem or "high: all" in problem
