@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from framecls.checkpoints.file import dequantize, quantize
 from framecls.config import FeatureConfig, ModelConfig
 from framecls.nn.network import Network
 from framecls.nn.pooling import AttentiveStatisticsPooling
@@ -29,6 +30,7 @@ _CROP = (0.4, 1.0)  # share of a window that an example is cut to
 _MASKED = 0.1  # share of an example's frames that is hidden (SpecAugment, Park et al. 2019)
 _LEAST_BATCHES, _MOST_BATCHES = 8, 40  # of an epoch
 _EPSILON = 1e-5
+_LEAST_VARIANCE = 0.05  # of a principal component that is brought to 1, relative to the mean of all
 _OVERHEAD = 3.0  # of a step, beside its matrix products
 
 
@@ -249,10 +251,13 @@ def _whiten(layer: nn.Module, examples: Examples, rng: np.random.Generator) -> N
     centred = frames - mean
     values, directions = torch.linalg.eigh(centred.T @ centred / len(frames))  # ascending
     size = min(layer.out_features, layer.in_features)
-    chosen = directions[:, -size:].flip(1) / values[-size:].flip(0).clamp(min=_EPSILON).sqrt()
+    # Directions in which next to nothing differs would be noise alone.
+    least = _LEAST_VARIANCE * float(values.mean()) + _EPSILON
+    chosen = directions[:, -size:].flip(1) / values[-size:].flip(0).clamp(min=least).sqrt()
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[:size] = chosen.T
+        # As a model file rounds it: the vectors lie far from zero, so what rounding adds must be a part of the mean.
+        layer.weight[:size] = dequantize(quantize({"": chosen.T.contiguous()}, "int8"))[""]
         layer.bias.copy_(-(layer.weight @ mean))
 
 
