@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"model"},
     "cluster": {"model"},
     "cli": {"bench", "cluster", "training", "output"},
-    "recipes": {"model", "training"},
+    "recipes": {"", "model", "training"},
     "__main__": {"cli"},
 }
 
