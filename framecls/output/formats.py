@@ -150,7 +150,7 @@ class FigureWriter(Writer):
         self._sounds: list[str | None] = []  # of a recording with several tiers, above the first of them
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        if len(self._results) == self._most:
+        if len(self._results) >= self._most:
             raise UsageError(f"a figure has room for {self._most} recordings: name a folder with -o, for a figure each")
         tiers = result.tiers if isinstance(result, TieredResult) else [result]
         self._results += [replace(tier, file=result.file) for tier in tiers]
