@@ -148,15 +148,15 @@ class StringResult(TagResult):
         return " ".join(self.phones)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment(StringResult):
     """A text in a recording: `segments` are the phones of its words, and nothing is where nobody speaks."""
 
     words: tuple[Segment, ...] = ()  # as they are written; in order
 
 
-@dataclass(frozen=True, eq=False)
-class TieredResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TieredResult(Shown):
     """What several models found in one recording, which was read once: a tier each."""
 
     file: str
@@ -192,6 +192,18 @@ class TieredResult:
     def channel(self) -> int | None:
         """The only one that was heard, counted from 1."""
         return self.tiers[0].channel
+
+    def __repr__(self) -> str:
+        return f"<TieredResult {self.file!r}: {self.model} in {self.duration:.1f} s>"
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas table with a row a segment, and the model that gave it in the last column.
+
+        Raises:
+            PackageError: pandas is not installed.
+        """
+        pandas = packages.load("to_dataframe", "pandas")
+        return pandas.concat([tier.to_dataframe().assign(model=tier.model) for tier in self.tiers], ignore_index=True)
 
 
 @dataclass(frozen=True)

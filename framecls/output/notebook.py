@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from framecls.output.images import PALETTE
-from framecls.results import Identification, Segment, Shown, TagResult
+from framecls.results import Identification, Segment, Shown, TagResult, TieredResult
 from framecls.text import clock
 
 _MOST_ROWS = 20  # of a table
@@ -48,6 +48,8 @@ def result_html(result: Shown) -> str:
         answer = result.label if result.reason is None else f"{result.label}: {result.reason}"
         rows = [(c.label, f"{c.score:.3f}") for c in result.top]
         return _block(f"{result.file}: {answer}", "", ("Label", "Score"), rows, len(rows))
+    if isinstance(result, TieredResult):
+        return "".join(map(result_html, result.tiers))
     assert isinstance(result, TagResult)
     named = list(result.labels) if result.overlapping else [""]
     tracks = []

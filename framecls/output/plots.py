@@ -16,7 +16,7 @@ from framecls.errors import FrameclsError
 from framecls.output.images import PALETTE, mel_levels
 from framecls.output.strip import outline_of
 from framecls.report import TrainingPoint
-from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, add_up
+from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, TieredResult, add_up
 from framecls.text import clock, escape
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ def plot(result: Shown, audio: Source | None, sample_rate: int | None) -> Any:
     """Return the figure of one result; the arguments are those of `Shown.plot`."""
     if isinstance(result, Identification):
         return identify_figure([result])
-    assert isinstance(result, TagResult)
-    return tag_figure([result], [result.file if audio is None else audio], sample_rate)
+    assert isinstance(result, TagResult | TieredResult)
+    tiers = list(result.tiers) if isinstance(result, TieredResult) else [result]
+    sound = result.file if audio is None else audio
+    return tag_figure(tiers, [sound, *[None] * (len(tiers) - 1)], sample_rate)
 
 
 def tag_figure(results: Sequence[TagResult], sounds: Sequence[Source | None], sample_rate: int | None = None) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from framecls.errors import PackageError, UsageError
 from framecls.output.formats import WRITERS, make_writer
 from framecls.output.images import colours, mel_levels, png
-from framecls.results import Candidate, Identification, Segment, TagResult
+from framecls.results import Candidate, Identification, Segment, TagResult, TieredResult
 from support.commands import Cli
 from support.results import make_identification, make_string, make_tag
 from support.signals import make_tone, write_wav
@@ -154,6 +154,17 @@ def test_dataframes() -> None:
     assert make_tag().to_dataframe().iloc[0].end == 1.26
     assert make_identification().to_dataframe().score.tolist() == [0.93456, 0.04, 0.01]
     assert make_tag(empty=True).to_dataframe().empty
+
+
+def test_several_models_are_shown_below_each_other() -> None:
+    both = TieredResult("array", 12.3, (make_tag("array"), make_string("array")))
+    assert repr(both) == "<TieredResult 'array': sound, phones in 12.3 s>"
+    assert len(both.plot(make_tone(2.0, 440.0, 16000), 16000).axes) == 3
+    assert both._repr_html_() == make_tag("array")._repr_html_() + make_string("array")._repr_html_()
+    pytest.importorskip("pandas")
+    table = both.to_dataframe()
+    assert table.model.tolist() == ["sound"] * 3 + ["phones"] * 4
+    assert table.index.tolist() == list(range(7))
 
 
 def test_notebooks_get_html_that_is_escaped() -> None:
