@@ -92,6 +92,8 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         report_data(messages, data, recipe)
+        way = f"a whole network learns by the recipe {escape(recipe.name)}, {recipe.optim.steps} steps"
+        messages.note(f"{way}: hours on a CPU; without --recipe and the like a small head learns in minutes")
         last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done))
     except KeyboardInterrupt:
         report.bar.hide()

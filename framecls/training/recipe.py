@@ -204,7 +204,12 @@ class HeadConfig:
     enabled: bool = False
     folds: int = 0  # in which clips are held out; 0: five, or three of 200 clips or more
     epochs: int = 8  # at most: as many are learnt as were best on clips held out
-    layers: tuple[int, ...] = (3, 4, 5, 6)  # of the encoder, of which the best on a sample is taken
+    layers: tuple[int, ...] = (
+        4,
+        3,
+        5,
+        6,
+    )  # of the encoder: the first, unless a sample is clearly better off with another
     dropout: float = 0.2  # before the last layer
     inverse_penalty: float = 0.1  # of the linear probe that the head begins as: scikit-learn's C
     # What each label is to reach where it is given, of clips or frames held out; None: thresholds of the best F1.

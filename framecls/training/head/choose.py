@@ -17,6 +17,7 @@ from framecls.training.metrics import scores as metrics
 _MOST_EXCERPTS = 60
 _EXCERPT_S = 6.0
 _MOST_FRAMES = 3000
+_CLEARLY = 0.02  # better, for another layer than the usual one: a sample says no more
 _PENALTY = 100.0  # of ridge regression
 
 
@@ -32,7 +33,7 @@ def choose_layer(
 
     Args:
         engine: of a `Hearing` of all layers.
-        layers: to choose from, counted from 1.
+        layers: to choose from, counted from 1; the usual one first.
         recordings: that may be sampled.
         folds: (recording,) in which each is held out.
         examples: tells the labels of frames; None: recordings have one label each.
@@ -61,7 +62,9 @@ def choose_layer(
     x, y, fold = np.concatenate(rows), np.concatenate(truth).astype(bool), np.concatenate(held)
     some = np.random.default_rng(0).permutation(len(x))[:_MOST_FRAMES]
     found = {layer: _separation(x[some, layer - 1], y[some], fold[some]) for layer in layers if layer <= n_layers}
-    return max(found, key=lambda layer: (round(found[layer], 3), -layer)), found
+    usual = next(iter(found))
+    best = max(found, key=lambda layer: found[layer])
+    return (best if found[best] >= found[usual] + _CLEARLY else usual), found
 
 
 def _sample(recordings: Sequence[Recording]) -> list[int]:

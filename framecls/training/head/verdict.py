@@ -53,9 +53,12 @@ def judge_run(
     lines += _confusions(config.labels, confusion)
     if len(curve) > 1:
         gain = curve[-1].score.mean - curve[0].score.mean
-        what = f"from {curve[0].clips} to {curve[-1].clips} clips the score went from "
+        things = "clips" if config.task == "pooled" else "recordings"
+        what = f"from {curve[0].clips} to {curve[-1].clips} {things} the score went from "
         what += f"{curve[0].score.mean:.2f} to {curve[-1].score.mean:.2f}: "
-        lines.append(what + ("more clips would help" if gain >= _GAIN else "more clips of this kind would help little"))
+        lines.append(
+            what + (f"more {things} would help" if gain >= _GAIN else f"more {things} of this kind would help little")
+        )
     return tuple(lines)
 
 
