@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 import framecls
+from framecls.checkpoints.file import read_config
 from framecls.checkpoints.network import save_model
+from framecls.checkpoints.registry import locate
 from framecls.config import UNKNOWN, DecisionConfig, DiarizationConfig
 from framecls.errors import ConfigError, UsageError
 from framecls.nn.network import Network
@@ -354,6 +356,11 @@ def test_a_voice_is_taken_where_it_speaks_alone(tmp_path: Path) -> None:
     ramp = np.arange(1200, dtype=np.float32)
     heard = cut_spans(np.split(ramp, [7, 450, 451]), voice.spans, 100)
     assert heard.tolist() == [*range(400), *range(1000, 1050), *range(1100, 1200)]
+
+
+def test_the_usual_settings_are_those_chosen_for_the_shipped_model() -> None:
+    """A model file that was written before they were chosen holds what was usual then."""
+    assert read_config(locate("speaker")).diarization == DiarizationConfig()
 
 
 def test_two_who_speak_at_once_are_both_named(home: Path) -> None:
