@@ -12,7 +12,7 @@ from framecls.cli import checks
 from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ExplainOptions
 from framecls.config import EACH
-from framecls.errors import UsageError
+from framecls.errors import AudioError, UsageError
 from framecls.text import escape
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def explain_recording(options: ExplainOptions) -> int:
     if options.channel == EACH:
         raise UsageError("--channel each: name the one that is to be explained")
     _check_what(options)
+    if options.recording == "-":
+        raise UsageError("explain reads a recording more than once, which standard input cannot be: give a file")
     if options.output is not None and options.output.suffix.casefold() not in _PICTURES:
         raise UsageError(f"-o {options.output}: a picture is wanted, {', '.join(_PICTURES)}")
     checks.check_overwrites(
@@ -48,7 +50,11 @@ def explain_recording(options: ExplainOptions) -> int:
     from framecls.model import load
 
     model = load(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
-    explanation = model.explain(options.recording, options.at, segment=options.segment, **reading)
+    try:
+        explanation = model.explain(options.recording, options.at, segment=options.segment, **reading)
+    except AudioError as error:
+        messages.input_failed(options.recording, error)
+        return messages.status
     if options.output is not None:
         _draw(explanation, options.output)
         messages.note(f"{escape(str(options.output))}: written")

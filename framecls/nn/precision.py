@@ -66,9 +66,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def lower(network: nn.Module) -> None:
-    """Let the wide encoders of a network multiply in bfloat16, in place, on the device where they are."""
+    """Let the wide self-attention encoders of a network multiply in bfloat16, in place, on their device."""
     for encoder in [module for module in network.modules() if isinstance(module, Encoder)]:
-        for name, layer in list(encoder.named_modules()) if encoder.config.dim >= _MIN_DIM else ():
+        is_wide = encoder.config.kind == "attention" and encoder.config.dim >= _MIN_DIM
+        for name, layer in list(encoder.named_modules()) if is_wide else ():
             if isinstance(layer, nn.Linear):
                 encoder.set_submodule(name, BFloat16Linear(layer))
 

@@ -185,6 +185,14 @@ def test_wrong_usage(arguments: list[str], said: str, tag_model: str, cli: Cli) 
     assert said in answer.err
 
 
+def test_a_recording_that_cannot_be_read_is_named(tag_model: str, cli: Cli, here: Path) -> None:
+    (here / "empty.wav").touch()
+    answer = cli("explain", "empty.wav", "-m", tag_model, "--at", "1")
+    assert (answer.status, answer.err) == (1, "framecls: error: empty.wav: the file is empty (0 bytes)\n")
+    answer = cli("explain", "-", "-m", tag_model, "--at", "1")
+    assert (answer.status, "give a file" in answer.err) == (2, True)
+
+
 def test_a_pooled_model_has_no_segments(identify_model: str, cli: Cli) -> None:
     answer = cli("explain", "x.wav", "-m", identify_model, "--segment", "1")
     assert (answer.status, "--at chooses the window" in answer.err) == (2, True)

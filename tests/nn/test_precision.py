@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def test_a_lowered_network_is_near_to_what_it_was(position: str) -> None:
     assert near.dtype == torch.float32
     assert not torch.equal(near, exact)
     torch.testing.assert_close(near, exact, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["fc", "window", "lstm"])
+def test_an_encoder_without_attention_stays_as_it_is(kind: Any) -> None:
+    config = large_config("convolution")
+    network = Network(replace(config, encoder=replace(config.encoder, kind=kind, subsampling=1))).eval()
+    lower(network)
+    assert not is_lowered(network)
 
 
 @pytest.mark.parametrize("position", _POSITIONS)
