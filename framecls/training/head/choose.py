@@ -60,8 +60,9 @@ def choose_layer(
             truth.append(examples.annotate(recordings[index], start, len(vectors)) > 0.5)
         held.append(np.full(len(rows[-1]), folds[index]))
     x, y, fold = np.concatenate(rows), np.concatenate(truth).astype(bool), np.concatenate(held)
+    known = [layer for layer in layers if layer <= n_layers] or range(n_layers, 0, -1)  # of an encoder with few
     some = np.random.default_rng(0).permutation(len(x))[:_MOST_FRAMES]
-    found = {layer: _separation(x[some, layer - 1], y[some], fold[some]) for layer in layers if layer <= n_layers}
+    found = {layer: _separation(x[some, layer - 1], y[some], fold[some]) for layer in known}
     usual = next(iter(found))
     best = max(found, key=lambda layer: found[layer])
     return (best if found[best] >= found[usual] + _CLEARLY else usual), found

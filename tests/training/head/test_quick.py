@@ -45,7 +45,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def quick(task: str, encoder: str, *changes: str) -> Recipe:
     """Return the recipe of the quick way, on a small encoder."""
     small = ("encoder.dim=16", "encoder.ff_dim=16", "encoder.n_heads=2", "head.epochs=2", "head.folds=3")
-    layer = ("head.layers=[1, 2]", "window.length_s=2.0", "window.overlap_s=0.0", "optim.batch_s=20.0")
+    layer = ("window.length_s=2.0", "window.overlap_s=0.0", "optim.batch_s=20.0")
     recipe = read_recipe(find_recipe(f"quick_{task}"))
     return change_recipe(recipe, [*small, *layer, f"features.pretrained.source={encoder}", *changes])
 
