@@ -21,7 +21,7 @@ from framecls.inference.identify import find_rejection
 from framecls.inference.segments import OutlineMaker, SegmentRules, clean_runs, find_runs, order_segments
 from framecls.inference.timeline import smooth
 from framecls.inference.windows import frame_times
-from framecls.results import Segment, TagResult
+from framecls.results import Candidate, Segment, TagResult
 from framecls.speakers.listening import Heard, ListeningEngine, collect
 from framecls.speakers.recognition import Enrolled
 
@@ -287,21 +287,30 @@ def name_speakers(turns: Turns, enrolled: Enrolled, config: ModelConfig) -> list
     found: dict[str, tuple[int, ...]] = {}
     numbered = (name for name in map("speaker {}".format, itertools.count(1)) if name not in enrolled.names)
     clusters, first = np.unique(turns.best, return_index=True)
+    known = {cluster: _recognise(turns, cluster, enrolled, config) for cluster in clusters[clusters >= 0].tolist()}
+    # Clusters are voices that differ: of several that sound like one person, the likeliest is.
+    likeliest = {best.label: cluster for cluster, best in sorted(known.items(), key=_score) if best is not None}
     for cluster in clusters[np.argsort(first)].tolist():
         if cluster == NOBODY:
             continue
-        name = UNKNOWN if cluster == SOMEBODY else _recognise(turns, cluster, enrolled, config) or next(numbered)
+        best = known.get(cluster)
+        is_known = best is not None and likeliest[best.label] == cluster
+        name = UNKNOWN if cluster == SOMEBODY else best.label if best is not None and is_known else next(numbered)
         found[name] = (*found.get(name, ()), cluster)
     return [Speaker(name, clusters) for name, clusters in found.items()]
 
 
-def _recognise(turns: Turns, cluster: int, enrolled: Enrolled, config: ModelConfig) -> str | None:
+def _score(known: tuple[int, Candidate | None]) -> float:
+    return known[1].score if known[1] is not None else 0.0
+
+
+def _recognise(turns: Turns, cluster: int, enrolled: Enrolled, config: ModelConfig) -> Candidate | None:
     """Return who of those enrolled a cluster is, by the rules of `identify`; None: none of them."""
     if not enrolled.names:
         return None
     ranking = enrolled.rank(turns.centroids[cluster], config, 1)
     heard_s = float((turns.best == cluster).sum()) * turns.frame_s
-    return ranking.top[0].label if find_rejection(ranking, heard_s, config) is None else None
+    return ranking.top[0] if find_rejection(ranking, heard_s, config) is None else None
 
 
 def tag_speakers(

@@ -179,6 +179,13 @@ def test_those_who_are_enrolled_by_name_and_others_by_number() -> None:
     ]
     among = enrolled.among(["Bob"])
     assert [speaker.name for speaker in name_speakers(found, among, CONFIG)][3] == "Bob"
+    alike = enrol(0.8 * voices[[1]] + 0.6 * voices[[3]], ["Ada"])  # both would be taken for her
+    assert [speaker.name for speaker in name_speakers(found, alike, CONFIG)] == [
+        "speaker 1",
+        "Ada",
+        "speaker 2",
+        "speaker 3",
+    ]
     taken = enrol(voices[[1]], ["speaker 1"])
     names = [speaker.name for speaker in name_speakers(found, taken, CONFIG)]
     assert names == ["speaker 2", "speaker 1", "speaker 3", "speaker 4"]
