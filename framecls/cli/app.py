@@ -76,6 +76,7 @@ def root(
         "framecls tag recordings/ -f textgrid -o tiers/",
         "framecls tag programme.mp3 --coarse --totals",
         "framecls tag call.wav --threshold speech=0.7 --min-gap speech=0.5 -f csv",
+        "framecls tag -m speaker meeting.wav --speakers 3",
         "framecls tag -m phones --string call.wav -f text",
         "framecls tag -m phones recordings/ --align .txt -f textgrid -o recordings/ --naming stem",
     ),
@@ -111,7 +112,7 @@ def identify(options: IdentifyOptions) -> int:
 
 @app.command(
     cls=Command,
-    epilog=examples('framecls enroll "Ada" ada1.wav ada2.wav', 'framecls enroll "Bob" bob/ --gallery team.sqlite'),
+    epilog=examples('framecls enroll "Ada" ada1.wav ada2.wav', 'framecls enroll --from monday.jsonl "speaker 2" "Bob"'),
 )
 @takes(EnrollOptions)
 def enroll(options: EnrollOptions) -> int:

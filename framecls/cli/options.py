@@ -267,7 +267,7 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
         _labels(
             "--threshold",
             metavar="LABEL=P",
-            help="Probability from which a label counts; identify: unknown=P for all.",
+            help="Probability from which a label counts; unknown=P: of languages and voices.",
             show_default=False,
         ),
     ] = field(default_factory=list)
