@@ -82,7 +82,8 @@ def mel_filters(
         hz_to_mel(f_min_hz, scale), hz_to_mel(f_max_hz, scale), n_mels + 2, dtype=torch.float32
     )
     if scale == "kaldi":
-        corners, bins = corners_mel, torch.tensor([hz_to_mel(bin_hz, scale) for bin_hz in bins_hz.tolist()])
+        bins_mel = [hz_to_mel(bin_hz, scale) for bin_hz in bins_hz.tolist()]
+        corners, bins = corners_mel, torch.tensor(bins_mel, dtype=torch.float32)
     else:
         corners, bins = mel_to_hz(corners_mel, scale), bins_hz
     widths = corners.diff()
