@@ -421,8 +421,8 @@ class ModelConfig:
         known = {*self.labels, UNKNOWN}
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
-        own = {"threshold": self.decision.thresholds, "min_duration_s": self.decision.min_durations_s}
-        for rule, labels in (own | {"min_gap_s": self.decision.min_gaps_s}).items():
+        own = {"threshold": self.decision.thresholds, "shortest duration": self.decision.min_durations_s}
+        for rule, labels in (own | {"shortest gap": self.decision.min_gaps_s}).items():
             for label in labels:
                 has = f"it has {listed(self.labels or (UNKNOWN,))}"
                 _require(label in known, f"a {rule} for {label!r}, which is no label of this model; {has}")
@@ -487,7 +487,7 @@ class ModelConfig:
             has = f"{UNKNOWN}, for voices that are not enrolled" if self.embedding else others
             _require(known, f"a threshold for {label!r}, which is no label of this model; it has {has}")
         gapless = tiles and bool(min_gap_s) and min_gap_s != self.decision.min_gap_s
-        _require(not gapless, f"min_gap_s {min_gap_s}: between segments of {self.name} there are no gaps to bridge")
+        _require(not gapless, f"between segments of {self.name} there are no gaps to bridge")
 
     @property
     def hop_samples(self) -> int:

@@ -14,11 +14,13 @@ _SUFFIX = ".safetensors"
 GATE_MODEL = "sound"
 # The shipped model that tells where several voices speak at once.
 OVERLAP_MODEL = "overlap"
+# Parts of other models, which load by name like any, and are offered nowhere.
+_INTERNAL = frozenset({OVERLAP_MODEL})
 
 
 def names() -> list[str]:
-    """Return the names of the shipped models."""
-    return sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}"))
+    """Return the names of the shipped models that have an answer for people."""
+    return sorted({path.stem for path in _FOLDER.glob(f"*{_SUFFIX}")} - _INTERNAL)
 
 
 def locate(model: str | Path) -> Path:
@@ -29,7 +31,7 @@ def locate(model: str | Path) -> Path:
         ModelError: there is no file at that path.
     """
     text = str(model)
-    if text in names():
+    if text in names() or text in _INTERNAL:
         return _FOLDER / f"{text}{_SUFFIX}"
     path = Path(model)
     try:

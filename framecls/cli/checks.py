@@ -151,7 +151,9 @@ def parse_lengths(option: str, texts: Sequence[str]) -> tuple[float | None, dict
     for_all: float | None = None
     of_label: dict[str, float] = {}
     for text in texts:
-        label, _, value = text.rpartition("=")
+        label, equals, value = text.rpartition("=")
+        if equals and not label:
+            raise UsageError(f"{option} {text}: [LABEL=]S is expected, such as speech=0.5, or 0.5 for all labels")
         length_s = parse_seconds(option)(value)
         check_seconds(option, length_s)
         if label:

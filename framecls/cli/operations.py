@@ -127,8 +127,6 @@ class TagOperation(Operation):
         if options.beam is not None:
             raise UsageError("--beam goes with --string: add that, or leave it out")
         super().__init__(options, options.model, frames=options.frames, totals=options.totals)
-        if options.stream:
-            check_stream(options, self.writer)
         self._options = options
         self._among: tuple[str, ...] | None = None
         self._labels: tuple[str, ...] | None = None  # None: all
@@ -143,6 +141,11 @@ class TagOperation(Operation):
         self._speakers = checks.choose_speakers(options.speakers, options.min_speakers, options.max_speakers)
 
     def check(self, config: ModelConfig) -> None:
+        if self._options.stream:
+            if config.task != "frame":
+                wanted = "a model that gives labels to frames, such as -m sound"
+                raise UsageError(f"--stream wants {wanted}, not {config.name}")
+            check_stream(self._options, self.writer)
         super().check(config)
         if not config.embedding and (self._options.gallery is not None or self._speakers is not None):
             option = "--gallery" if self._options.gallery is not None else "--speakers"
@@ -159,8 +162,6 @@ class TagOperation(Operation):
             if self._options.among:
                 raise UsageError(f"--among goes with a model such as -m language, not with {config.name}")
             return
-        if self._options.stream:
-            raise UsageError(f"--stream wants a model that gives labels to frames, such as -m sound, not {config.name}")
         if not config.embedding:
             self._among = checks.parse_labels("--among", self._options.among, config.labels)
 

@@ -87,6 +87,7 @@ ModelsOption = Annotated[
         "--model",
         metavar="NAME|PATH",
         help="A shipped model or a file; repeatable.",
+        show_default="sound; phones with --string and --align",
         autocompletion=registry.names,
     ),
 ]
@@ -277,7 +278,7 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
 class TagOptions(RunOptions):
     """`framecls tag`."""
 
-    model: ModelsOption = field(default_factory=lambda: ["sound"])
+    model: ModelsOption = field(default_factory=list)  # none: see below
     frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
     string: Annotated[bool, _phones("--string", help="The phones that are said, in order (-m phones).")] = False
     among: AmongOption = field(default_factory=list)
@@ -302,7 +303,9 @@ class TagOptions(RunOptions):
     ] = field(default_factory=list)
     labels: Annotated[
         list[str],
-        _labels("--labels", metavar="L1,L2", help="Give only these; repeatable.", show_default=False),
+        _labels(
+            "--labels", metavar="L1,L2", help="Only these, of each model that has some; repeatable.", show_default=False
+        ),
     ] = field(default_factory=list)
     exclusive: Annotated[
         bool, _labels("--exclusive", help="One label at a time, the first of --labels that holds.")
@@ -327,6 +330,11 @@ class TagOptions(RunOptions):
     max_speakers: Annotated[int | None, _labels("--max-speakers", metavar="N", help="-m speaker: at most so many.")] = (
         None
     )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            about_phones = self.string or self.align is not None
+            object.__setattr__(self, "model", ["phones" if about_phones else "sound"])
 
 
 @dataclass(frozen=True, kw_only=True)

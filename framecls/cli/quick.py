@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from framecls.cli.messages import DONE, INTERRUPTED, Messages
 from framecls.cli.progress import ProgressBar
-from framecls.report import TrainingReport, page_path, report_path
 from framecls.text import escape, hms
-from framecls.training.job import Job
+
+if TYPE_CHECKING:
+    from framecls.report import TrainingReport
+    from framecls.training.job import Job
 
 
 def train_quickly(job: Job, messages: Messages, bar: ProgressBar) -> int:
@@ -15,6 +19,7 @@ def train_quickly(job: Job, messages: Messages, bar: ProgressBar) -> int:
     Raises:
         FrameclsError: the manifest or a recording cannot be used, or the model not be written.
     """
+    from framecls.report import page_path  # numpy: only once the options are right
     from framecls.training.head.run import Listener, train_head
 
     def note(line: str) -> None:
@@ -34,6 +39,8 @@ def train_quickly(job: Job, messages: Messages, bar: ProgressBar) -> int:
 
 def report_result(report: TrainingReport, job: Job, messages: Messages) -> None:
     """Say what a model is worth, and where it is."""
+    from framecls.report import page_path, report_path
+
     spread = f" ± {report.score.spread:.2f} over {len(report.folds)} folds" if len(report.folds) > 1 else ""
     messages.note(f"{report.score_name}: {report.score.mean:.3f}{spread} ({escape(report.split)})")
     for line in report.verdict:

@@ -22,7 +22,6 @@ from framecls.cli.progress import ProgressBar
 from framecls.cli.quick import train_quickly
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
-from framecls.report import Epoch, page_path
 from framecls.text import escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import (
@@ -36,6 +35,7 @@ from framecls.training.recipe import (
 )
 
 if TYPE_CHECKING:
+    from framecls.report import Epoch
     from framecls.training.job import Data, Job
     from framecls.training.loop import Progress
     from framecls.training.metrics.report import DevReport
@@ -80,6 +80,7 @@ def train_model(options: TrainOptions) -> int:
 
 
 def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messages: Messages) -> int:
+    from framecls.report import page_path
     from framecls.training.job import prepare
     from framecls.training.loop import train
 
@@ -113,6 +114,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
 def _write_page(job: Job, report: TrainReport) -> None:
     """Measure the model once more, on whole recordings where there are any, and write the page of that beside it."""
     from framecls.inference.engine import load_engine
+    from framecls.report import page_path
     from framecls.training.metrics.evaluate import Test, evaluate
 
     mixed = job.recipe if job.recipe.mix.enabled else None
@@ -284,6 +286,8 @@ class TrainReport:
 
     def step(self, progress: Progress) -> None:
         """Show a step, and log a new dev measurement."""
+        from framecls.report import Epoch
+
         is_new = progress.dev is not None and (self.at is None or progress.dev is not self.at.dev)
         self.at = progress
         if is_new and progress.dev is not None:

@@ -230,18 +230,32 @@ class _TieredTable:
                 yield from strip
 
     def _segments(self, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Yield a row for each segment of each model, by their starts, its label in the model's column."""
+        """Yield a row for each segment of each model, by their starts, its label in the model's column.
+
+        Where there is no room for a column a model, one has the models' names, and the next their labels.
+        """
         tiers = self.result.tiers
         names = [printable(tier.model, options.encoding) for tier in tiers]
         found = [(s, column) for column, tier in enumerate(tiers) for s in tier.segments]
         found.sort(key=lambda pair: pair[0].start)
-        rows = [[Text(title) for title in ("Start", "End", *names, "Score")]]
-        for s, column in found:
-            label = Text(printable(s.label, options.encoding), _label_style(tiers[column], s.label))
-            labels = [label if other == column else Text() for other in range(len(tiers))]
-            rows.append([Text(clock(s.start)), Text(clock(s.end)), *labels, Text(_score(tiers[column], s))])
+        labels = [
+            Text(printable(s.label, options.encoding), _label_style(tiers[column], s.label)) for s, column in found
+        ]
+        start = [Text("Start"), *(Text(clock(s.start)) for s, _ in found)]
+        end = [Text("End"), *(Text(clock(s.end)) for s, _ in found)]
+        score = [Text("Score"), *(Text(_score(tiers[column], s)) for s, column in found)]
+        own = [
+            [Text(name), *(label if column == n else Text() for label, (_, column) in zip(labels, found, strict=True))]
+            for n, name in enumerate(names)
+        ]
+        indent, gap = "  ", _GAP
+        if sum(_width(cells) + len(_GAP) for cells in (start, end, *own, score)) > options.max_width:
+            model, indent, gap = [Text("Model"), *(Text(names[column]) for _, column in found)], "", " "
+            room = options.max_width - sum(_width(cells) + 1 for cells in (start, end, model, score))
+            own = [model, [Text("Label"), *(Text("\n".join(fold(x.plain, max(room, 1))), x.style) for x in labels)]]
         if found:
-            yield from _lines(rows, {0, 1, len(names) + 2})
+            rows = list(zip(start, end, *own, score, strict=True))
+            yield from _lines(rows, {0, 1, len(own) + 2}, indent, gap)
         for name, tier in zip(names, tiers, strict=True):
             if not tier.segments:
                 yield Text(f"  {name}: {_nothing(tier, options.encoding)}", style="italic")

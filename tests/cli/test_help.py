@@ -21,6 +21,10 @@ from support.commands import Answer, Cli, environment, run_command
         (["tag", "x.wav", "-f", "nope"], 2),
         (["tag", "x.wav", "--threshold", "speech=2"], 2),
         (["tag", "x.wav", "-m", "nope"], 2),
+        (["evaluate", "speaker", "x.csv", "--collar", "1"], 2),
+        (["train", "tag", "x.csv"], 2),
+        (["explain", "x.wav"], 2),
+        (["compare", "x.csv", "--rungs", "nope"], 2),
     ],
 )
 def test_cheap_answers_import_nothing_heavy(arguments: list[str], status: int) -> None:

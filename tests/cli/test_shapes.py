@@ -28,8 +28,14 @@ def here(here: Path) -> Path:
     [
         (["--labels", "sppech"], "--labels: 'sppech' is no label of this model: did you mean speech?"),
         (["--labels", ","], "--labels: name at least one label, such as speech,music"),
-        (["--min-gap", "song=1"], "--min-gap: a min_gap_s for 'song', which is no label of this model; it has speech"),
+        (
+            ["--min-gap", "song=1"],
+            "--min-gap: a shortest gap for 'song', which is no label of this model; it has speech",
+        ),
         (["--min-duration", "speech=x"], "--min-duration x: a length of time in seconds is expected"),
+        (["--min-duration", "=3"], "--min-duration =3: [LABEL=]S is expected, such as speech=0.5"),
+        (["-m", "language", "--stream"], "--stream wants a model that gives labels to frames"),
+        (["-m", "sound", "--align", "hello"], "the model sound does not hear the phones of English"),
         (["--min-duration", "speech=-1"], "--min-duration -1.0: a length of time in seconds, 0 or more"),
         (["--coarse", "--min-gap", "speech=1"], "--coarse has one --min-gap"),
         (["-m", "speaker", "--coarse"], "--coarse makes blocks of talk and music"),

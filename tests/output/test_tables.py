@@ -23,8 +23,9 @@ from framecls.output.tables import (
     fold,
     identify_table,
     tag_table,
+    tiered_table,
 )
-from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult
+from framecls.results import AudioInfo, Candidate, Identification, Outline, Segment, TagResult, TieredResult
 from support.results import segment_whole
 
 LABELS = ("speech", "music", "noise")
@@ -365,3 +366,24 @@ def test_a_table_stands_below_its_name() -> None:
     lines = show_figures(200).splitlines()
     assert lines[lines.index("sources") + 1].startswith("  ")
     assert any(line.split()[:3] == ["given", "threshold", "0.5000"] for line in lines)
+
+
+@pytest.mark.parametrize("width", [40, 50, 70, 100])
+def test_several_models_fit_any_width(width: int) -> None:
+    names = ("Ada Lovelace", "speaker 1")
+    voices = (Segment(0.0, 3.5, "speaker 1", 0.91), Segment(3.5, 40.0, "Ada Lovelace", 0.83))
+    empty = np.zeros((0, 2), np.float32)
+    speakers = TagResult("interview.mp3", "speaker", 42.3, 0.24, names, voices, np.zeros(0), empty, True)
+    language = dataclasses.replace(
+        make_tag(), model="language", labels=("en",), segments=(Segment(0, 42.3, "en", 1.0),)
+    )
+    stream = io.StringIO()
+    result = TieredResult("interview.mp3", 42.3, (make_tag(), language, speakers))
+    Console(file=stream, width=width, highlight=False).print(tiered_table(result))
+    lines = stream.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= width
+    text = "".join(stream.getvalue().split())
+    assert "speaker1" in text
+    assert {"0.91", "0.83", "1.00"} <= set(stream.getvalue().split())
+    assert ("Model" in stream.getvalue()) == (width < 60)
+    assert width < 50 or "Ada Lovelace" in stream.getvalue()
