@@ -402,6 +402,7 @@ class Model(Configured):
         *,
         segment: int | None = None,
         label: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
         **reading: Unpack[ReadKeywords],
     ) -> Explanation:
         """Say what an answer drew on: attention, and beside it what hiding frames does to the answer.
@@ -411,6 +412,7 @@ class Model(Configured):
             at: seconds from the start; of a model with one label a recording any time in the window to explain.
             segment: in place of `at` the number of a segment that `tag` gives, from 1.
             label: to explain; None: that of the segment, or else the likeliest.
+            progress: called with how often the window was read with frames hidden, and how often it will be.
 
         Raises:
             UsageError: neither `at` nor `segment` where frames have labels, or what the recording does not have.
@@ -430,7 +432,7 @@ class Model(Configured):
                 raise UsageError(f"segment {segment}: {name_source(source)} has {len(segments)}")
             span = segments[segment - 1]
             label = label or span.label
-        return explain(self._engine, source, span, label, options)
+        return explain(self._engine, source, span, label, options, progress)
 
     def enrolled(self, gallery: str | Path | None = None, *, anybody: bool = True) -> Enrolled:
         """Read whom this model can name from a gallery, once for many recordings; None: the user's own.

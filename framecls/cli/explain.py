@@ -11,6 +11,7 @@ from framecls.checkpoints import registry
 from framecls.cli import checks
 from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ExplainOptions
+from framecls.cli.progress import ProgressBar
 from framecls.config import EACH
 from framecls.errors import AudioError, UsageError
 from framecls.text import escape
@@ -50,8 +51,16 @@ def explain_recording(options: ExplainOptions) -> int:
     from framecls.model import load
 
     model = load(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
-        explanation = model.explain(options.recording, options.at, segment=options.segment, **reading)
+        with bar.hidden_at_end():
+            explanation = model.explain(
+                options.recording,
+                options.at,
+                segment=options.segment,
+                progress=lambda done, total: bar.show("hiding frames", done, total),
+                **reading,
+            )
     except AudioError as error:
         messages.input_failed(options.recording, error)
         return messages.status

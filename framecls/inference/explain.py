@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from framecls.inference.windows import Item, cut_windows
 from framecls.nn.network import recorded_attention
 from framecls.results import Attention, Explanation, Segment
 
-_N_HIDDEN = 50  # parts of a window that are hidden one after the other
+_N_HIDDEN = 50  # parts of a window that are hidden one after the other, at most
+_LEAST_HIDDEN_S = 0.1  # seconds of a part, where there are more frames than parts
 _SHARE = 0.5  # of the relevance that the frames pointed at hold, if they are
 _MAX_POINTED = 0.2  # of all frames
 _N_DRAWS = 5  # of as many other frames
@@ -40,6 +41,7 @@ def explain(
     span: Segment,
     label: str | None = None,
     options: ReadOptions = DEFAULT_READING,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
     """Explain the answer at the frames of a segment, in the window around its middle.
 
@@ -49,6 +51,7 @@ def explain(
         span: of what to explain; of no length: the frame there. A pooled model explains its answer for the window.
         label: to explain; None: the likeliest.
         options: how the recording is read.
+        progress: called with how often the network has read the window with frames hidden, and how often it will.
 
     Raises:
         UsageError: the recording does not last so long.
@@ -59,7 +62,7 @@ def explain(
     if label is not None and label not in labels:
         raise ConfigError(f"{label!r} is no label of {engine.config.name}: it has {', '.join(labels) or 'none'}")
     item = _find_window(engine, source, (span.start + span.end) / 2, options)
-    return _Explainer(engine, item, name_source(source)).explain(span, label)
+    return _Explainer(engine, item, name_source(source), progress).explain(span, label)
 
 
 def _find_window(engine: Engine, source: object, at_s: float, options: ReadOptions) -> Item:
@@ -82,7 +85,11 @@ def _find_window(engine: Engine, source: object, at_s: float, options: ReadOptio
 class _Explainer:
     """One window, the vectors that the network reads of it, and what it attends to."""
 
-    def __init__(self, engine: Engine, item: Item, file: str) -> None:
+    def __init__(
+        self, engine: Engine, item: Item, file: str, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._progress = progress
+        self._n_done = self._n_planned = 0  # readings of the window with frames hidden
         self._engine, self._network, self._config = engine, engine.network, engine.config
         window = item[0]
         self._n_frames = n_frames = window.n_frames
@@ -129,6 +136,11 @@ class _Explainer:
         relevance = self._relevance()
         score, sureness = self._judge(self._logits[None])
         pointed = self._point(relevance) if len(attention.weights) or self._is_weighed() else ()
+        n_parts = min(_N_HIDDEN, self._n_frames)
+        if self._n_frames > _N_HIDDEN:
+            n_parts = max(1, min(n_parts, int(self._n_frames * config.hop_s / _LEAST_HIDDEN_S)))
+        parts = np.array_split(np.arange(self._n_frames), n_parts)
+        self._n_planned = n_parts + (1 + _N_DRAWS if pointed else 0)
         return Explanation(
             attention=attention,
             first=self._first,
@@ -136,7 +148,7 @@ class _Explainer:
             label="" if config.embedding else config.labels[self._label],
             score=float(score[0]),
             relevance=relevance,
-            occlusion=self._occlude(float(sureness[0])),
+            occlusion=self._occlude(parts, float(sureness[0])),
             pointed=pointed,
             score_without=float(self._hide([pointed])[0][0]) if pointed else None,
             score_without_others=self._hide_others(pointed) if pointed else None,
@@ -175,9 +187,8 @@ class _Explainer:
         draws = [rng.choice(rest, min(len(pointed), len(rest)), replace=False) for _ in range(_N_DRAWS)]
         return float(self._hide(draws)[0].mean())
 
-    def _occlude(self, sureness: float) -> NDArray[np.float64]:
+    def _occlude(self, parts: Sequence[NDArray[np.int64]], sureness: float) -> NDArray[np.float64]:
         """Return (frame,) by how much the answer is less sure where the part of the window around a frame is hidden."""
-        parts = np.array_split(np.arange(self._n_frames), min(_N_HIDDEN, self._n_frames))
         return np.repeat(sureness - self._hide(parts)[1], list(map(len, parts)))
 
     @torch.inference_mode()
@@ -193,6 +204,9 @@ class _Explainer:
                 row.unflatten(0, (-1, per_frame))[torch.as_tensor(np.array(frames), device=row.device)] = mean
             output = self._network.classify(batch, self._lengths.expand(len(some))).logits.float().cpu().numpy()
             logits.append(output[:, : self._n_frames] if output.ndim == 3 else output)
+            self._n_done += len(some)
+            if self._progress is not None:
+                self._progress(self._n_done, self._n_planned)
         return self._judge(np.concatenate(logits))
 
     def _judge(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
