@@ -211,7 +211,9 @@ class HeadConfig:
         6,
     )  # of the encoder: the first, unless a sample is clearly better off with another
     dropout: float = 0.2  # before the last layer
-    inverse_penalty: float = 0.1  # of the linear probe that the head begins as: scikit-learn's C
+    # Of the linear probe that the head begins as (scikit-learn's C): the first, unless clips held out are clearly
+    # better off with another.
+    inverse_penalties: tuple[float, ...] = (1.0, 0.1, 0.01)
     # What each label is to reach where it is given, of clips or frames held out; None: thresholds of the best F1.
     precision: float | None = None
     # Time without a label: "nothing" of the labels holds there, and they may overlap; "ignored": it teaches nothing,
@@ -224,7 +226,8 @@ class HeadConfig:
         _require(self.precision is None or 0 < self.precision < 1, "precision must be between 0 and 1")
         _require(0 <= self.epochs <= 1000, "epochs must be in 0..1000")
         _require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
-        _require(0 < self.inverse_penalty < 1e6, "inverse_penalty must be in (0, 1e6)")
+        bounded = all(0 < penalty < 1e6 for penalty in self.inverse_penalties)
+        _require(bool(self.inverse_penalties) and bounded, "inverse_penalties must be in (0, 1e6)")
         _require(bool(self.layers) and min(self.layers) >= 1, "layers must be 1 or more")
 
 

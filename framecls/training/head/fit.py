@@ -30,7 +30,6 @@ _CROP = (0.4, 1.0)  # share of a window that an example is cut to
 _MASKED = 0.1  # share of an example's frames that is hidden (SpecAugment, Park et al. 2019)
 _LEAST_BATCHES, _MOST_BATCHES = 8, 40  # of an epoch
 _EPSILON = 1e-5
-_LEAST_VARIANCE = 0.05  # of a principal component that is brought to 1, relative to the mean of all
 _OVERHEAD = 3.0  # of a step, beside its matrix products
 
 
@@ -210,9 +209,9 @@ def _loss(logits: Tensor, targets: Sequence[Tensor], mask: Tensor, recipe: Recip
 
 
 def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: np.random.Generator) -> None:
-    """Make a network of whitened principal components, identities, and a linear probe."""
+    """Make a network of principal components, identities, and a linear probe."""
     encoder, config = network.encoder, network.config
-    _whiten(encoder.input, examples, rng)
+    _rotate(encoder.input, examples, rng)
     encoder.init_identity(0)
     if isinstance(network.pooling, AttentiveStatisticsPooling):  # plain statistics
         last = network.pooling.attention[2]
@@ -220,40 +219,43 @@ def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: n
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
     network.eval()
-    described, truth = [], []
+    described = []
     with torch.inference_mode():
         for first in range(0, len(examples.vectors), 64):
             vectors, mask = pad([window.float() for window in examples.vectors[first : first + 64]])
             rows = _describe(network, encoder.project(vectors, mask), mask)
             described.append(rows if network.pooling is not None else rows[mask])
+    x = torch.cat(described).numpy()
     if network.pooling is not None:
-        truth = [torch.stack(examples.targets)]
-        weights = window_weights(examples, config)
+        y, weights = torch.stack(examples.targets).numpy(), window_weights(examples, config)
     else:
-        truth = [torch.cat(examples.targets)]
-        weights = np.ones(len(truth[0]))
-    x, y = torch.cat(described).numpy(), truth[0].numpy()
-    if network.pooling is None:
+        y = torch.cat(examples.targets).numpy()
         some = _sample_frames(y, rng)
-        x, y, weights = x[some], y[some], weights[some]
-    weight, bias = fit_linear(x, y, weights / weights.mean(), len(config.labels), recipe.head.inverse_penalty)
+        x, y, weights = x[some], y[some], np.ones(len(some))
+    parts = x.reshape(len(x), -1, encoder.output_size)  # means and deviations, or frames as they are
+    scale = np.repeat(np.sqrt(parts.var(axis=0).mean(axis=1)) + _EPSILON, encoder.output_size)
+    penalty = recipe.head.inverse_penalties[0]
+    weight, bias = fit_linear(x, scale, y, weights / weights.mean(), len(config.labels), penalty)
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(weight))
         network.head.bias.copy_(torch.from_numpy(bias))
 
 
-def _whiten(layer: nn.Module, examples: Examples, rng: np.random.Generator) -> None:
-    """Make a linear layer give the first principal components of vectors, each of variance 1."""
+def _rotate(layer: nn.Module, examples: Examples, rng: np.random.Generator) -> None:
+    """Make a linear layer give the first principal components of standardised vectors, of mean variance 1.
+
+    Each keeps its share of the variance: so a penalty on weights above them is one on weights of the vectors
+    themselves. Were each brought to the same variance, as whitening does, a few clips would be told apart by noise.
+    """
     assert isinstance(layer, nn.Linear)
     frames = torch.cat(examples.vectors)
     frames = frames[torch.from_numpy(rng.permutation(len(frames))[:_MOST_FRAMES])].float()
-    mean = frames.mean(dim=0)
-    centred = frames - mean
-    values, directions = torch.linalg.eigh(centred.T @ centred / len(frames))  # ascending
+    mean, deviation = frames.mean(dim=0), frames.std(dim=0, correction=0) + _EPSILON
+    scaled = (frames - mean) / deviation
+    values, directions = torch.linalg.eigh(scaled.T @ scaled / len(frames))  # ascending
     size = min(layer.out_features, layer.in_features)
-    # Directions in which next to nothing differs would be noise alone.
-    least = _LEAST_VARIANCE * float(values.mean()) + _EPSILON
-    chosen = directions[:, -size:].flip(1) / values[-size:].flip(0).clamp(min=least).sqrt()
+    spread = values[-size:].clamp(min=0).mean().sqrt() + _EPSILON
+    chosen = directions[:, -size:].flip(1) / (deviation.unsqueeze(1) * spread)
     with torch.no_grad():
         layer.weight.zero_()
         # As a model file rounds it: the vectors lie far from zero, so what rounding adds must be a part of the mean.
@@ -274,15 +276,17 @@ def _sample_frames(truth: NDArray[np.float32] | NDArray[np.int64], rng: np.rando
 
 def fit_linear(
     x: NDArray[np.float32],
+    scale: NDArray[np.float32],
     truth: NDArray[np.float32] | NDArray[np.int64],
     weights: NDArray[np.float64],
     n_labels: int,
     inverse_penalty: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fit a logistic regression on standardised numbers.
+    """Fit a logistic regression on scaled numbers.
 
     Args:
         x: (item, number).
+        scale: (number,) that numbers are divided by, after their means are taken off.
         truth: (item,) label indices, or (item, label) 0 or 1 of labels that may overlap.
         weights: (item,) of mean 1.
         n_labels: of the model; one that no item has is never the answer.
@@ -293,8 +297,8 @@ def fit_linear(
     """
     from sklearn.linear_model import LogisticRegression
 
-    mean, deviation = x.mean(axis=0), x.std(axis=0) + _EPSILON
-    scaled = (x - mean) / deviation
+    mean = x.mean(axis=0)
+    scaled = (x - mean) / scale
     weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -8.0)
     model = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3)
     if truth.ndim == 2:
@@ -313,7 +317,7 @@ def fit_linear(
             weight[known], bias[known] = _by_label(model.coef_), _by_label(model.intercept_)
         else:
             bias[known] = 8.0
-    weight /= deviation
+    weight /= scale
     return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 
 

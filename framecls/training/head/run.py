@@ -107,6 +107,7 @@ def train_head(job: Job, listener: Listener | None = None) -> TrainingReport:
     began = time.monotonic()
     course = prepare_course(job, listener or Listener())
     _hear(course, began)
+    _choose_penalty(course)
     answers, best = _hold_out(course)
     curve = _halve(course, best)
     network = course.fit(-1, course.plan.final(), best, _log(course, -1))
@@ -266,13 +267,43 @@ def _hold_out(course: Course) -> tuple[list[Answers], int]:
 
         course.fit(fold, course.plan.train(fold), n_epochs, measure)
         kept.append(by_epoch)
-    best = int(np.nanmean(scores, axis=0).round(3).argmax())
+    best = prefer(scores)
     answers = [
         Answers(int(row), fold, logits, _truth(course, row))
         for fold in range(n_folds)
         for row, logits in zip(course.plan.held_out(fold), kept[fold][best], strict=True)
     ]
     return answers, best
+
+
+def _choose_penalty(course: Course) -> None:
+    """Choose the penalty of the linear probe by what it says of clips held out."""
+    penalties = course.recipe.head.inverse_penalties
+    scores = np.zeros((course.plan.n_folds, len(penalties)))
+    for fold, choice in np.ndindex(scores.shape if len(penalties) > 1 else (0, 0)):
+        course.listener.show("choosing a penalty", fold * len(penalties) + choice, scores.size)
+        recipe = with_penalty(course.recipe, penalties[choice])
+        known, rows = course.plan.train(fold), course.plan.held_out(fold)
+        network = fit_head(head_config(course.config), recipe, course.examples.of(known), 0, lambda *_: None)
+        truth = [_truth(course, row) for row in rows]
+        scores[fold, choice] = score_fold(course.config, course.answer(network, rows), truth)
+    course.recipe = with_penalty(course.recipe, penalties[prefer(scores)])
+
+
+def with_penalty(recipe: Recipe, penalty: float) -> Recipe:
+    """Return a recipe whose linear probe has one penalty."""
+    return replace(recipe, head=replace(recipe.head, inverse_penalties=(penalty,)))
+
+
+def prefer(scores: NDArray[np.float64]) -> int:
+    """Return the choice of the best mean of (fold, choice) scores; the first, unless folds agree on the gain.
+
+    They do if the mean of what is gained on each is more than its standard error.
+    """
+    gains = scores - scores[:, :1]
+    best = int(gains.mean(axis=0).round(4).argmax())
+    error = gains[:, best].std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return best if gains[:, best].mean() > error else 0
 
 
 def _truth(course: Course, row: int) -> NDArray[np.float32]:
