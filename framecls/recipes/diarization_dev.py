@@ -331,7 +331,7 @@ def measure_all(options: argparse.Namespace) -> None:
         for share, what in ((0.0, "nobody"), (0.5, "half"), (1.0, "all")):
             figures = Figures()
             for conversation in members:
-                figures.add(conversation, settings, engine.config, round(share * n_speakers))
+                figures.add(conversation, settings, engine.config, round(share * len(conversation.clips)))
             name = f"{n_speakers or 'any'} voices, {room}, {source.partition('-')[0]}, {what} enrolled"
             out.write(f"{name:44}{figures}\n")
             out.flush()

@@ -38,7 +38,7 @@ _MOST_OVERLAP = 0.5
 # Who speaks so near before or after an overlap is taken for the other voice in it, unless one fits so much better.
 _NEAR_S, _NEAR_COSINE = 2.0, 0.3
 _N_PASSES = 3
-_LEAST_RUN_S = 0.1  # of speech
+_LEAST_RUN_S = 0.2  # of speech, of several who speak, and of one who does
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns
     best[spoken[cosines[spoken].max(axis=1) < settings.unknown]] = SOMEBODY
     second = _find_second(cosines, best, round(_NEAR_S / hop_s))
     best, second = (who.repeat(n_per_step)[: len(speech)] for who in (best, second))
-    best, second = np.where(speech, best, NOBODY), np.where(overlap, second, NOBODY)
+    best = join_short(np.where(speech, best, NOBODY), speech, round(_LEAST_RUN_S / heard.hop_s))
+    second = np.where(overlap & (second != best) & (best >= 0), second, NOBODY)
     return Turns(centroids, speech, heard.hop_s, hop_s, scores, best, second, heard.overlap)
 
 
@@ -131,6 +132,27 @@ def _find_runs(likely: NDArray[np.bool_], pause_s: float, hop_s: float) -> NDArr
     for first, last in clean_runs(find_runs(likely), round(_LEAST_RUN_S / hop_s), round(pause_s / hop_s)):
         mask[first:last] = True
     return mask
+
+
+def join_short(best: NDArray[np.int64], speech: NDArray[np.bool_], n_least: int) -> NDArray[np.int64]:
+    """Give turns of less than `n_least` frames to the longer of those that they touch; a pause ends a turn.
+
+    Args:
+        best: (frame,) who speaks.
+        speech: (frame,) whether anybody does.
+    """
+    joined = best.copy()
+    for first, last in find_runs(speech):
+        turns = joined[first:last]
+        while len(cuts := [0, *(np.flatnonzero(np.diff(turns)) + 1).tolist(), len(turns)]) > 2:
+            lengths = np.diff(cuts)
+            short = int(lengths.argmin())
+            if lengths[short] >= n_least:
+                break
+            beside = [turn for turn in (short - 1, short + 1) if 0 <= turn < len(lengths)]
+            longer = max(beside, key=lambda turn: int(lengths[turn]))
+            turns[cuts[short] : cuts[short + 1]] = turns[cuts[longer]]
+    return joined
 
 
 def _share_of(mask: NDArray[np.bool_], heard: Heard) -> NDArray[np.float32]:
@@ -381,8 +403,9 @@ def _scores(turns: Turns, speakers: Sequence[Speaker]) -> NDArray[np.float32]:
 
 
 def runs_of(turns: Turns, speaker: Speaker) -> list[tuple[int, int]]:
-    """Return the runs of frames in which one speaks, alone or not."""
-    return find_runs(np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters))
+    """Return the runs of frames in which one speaks, alone or not, without very short ones."""
+    runs = find_runs(np.isin(turns.best, speaker.clusters) | np.isin(turns.second, speaker.clusters))
+    return clean_runs(runs, round(_LEAST_RUN_S / turns.frame_s), 1)
 
 
 def _segments(

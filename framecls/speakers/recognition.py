@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from framecls.inference.windows import WindowOutput
 from framecls.results import Candidate, Remarks
 from framecls.speakers.found import FoundVoice, cut_spans
 from framecls.speakers.gallery import Clip, Gallery, default_path, has_own_gallery, open_gallery
+
+_log = logging.getLogger(__name__)
 
 # Less than a second of speech does not tell a voice from others. Where somebody talks, the gate hears speech in about
 # half of the frames: the rest is pauses.
@@ -229,7 +232,8 @@ def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None, 
         model: what `identity` says of the model that is to recognise them.
         config: its settings.
         gallery: the file; None: the user's own.
-        anybody: somebody must be; without, there may be nobody, and no gallery of the user's own.
+        anybody: somebody must be; without, there may be nobody, and no gallery of the user's own, or one whose vectors
+            are another model's, which is said in the log.
 
     Raises:
         GalleryError: there is nobody, the file cannot be used, or its vectors are another model's.
@@ -239,7 +243,13 @@ def read_enrolled(model: str, config: ModelConfig, gallery: Path | None = None, 
     path = gallery or default_path()
     with open_gallery(path) as opened:
         clips = opened.clips()
-        check_model(opened, clips, model)
+        try:
+            check_model(opened, clips, model)
+        except GalleryError as error:
+            if anybody or gallery is not None:
+                raise
+            _log.warning("%s; until then voices have numbers for names", error)
+            return Enrolled([])
     if not clips and not anybody:
         return Enrolled([])
     if not clips:
