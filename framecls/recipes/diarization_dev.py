@@ -5,7 +5,7 @@ after pauses or before the other has ended (some 5 to 25 % of the speech is over
 pyroomacoustics, with a microphone's noise. The first seconds of each voice are kept to enroll it with. Half of the
 voices, by a digest of their names, are for choosing settings (--side fit), the others for the figures (--side dev).
 
-    pip install pyroomacoustics framecls[diarization]
+    pip install pyroomacoustics pyannote.metrics
     python -m framecls.recipes.diarization_dev make CORPUS/manifest.jsonl --out DIR
     python -m framecls.recipes.diarization_dev measure DIR [--model speaker] [--side fit --try same_speaker=0.3,0.4]
 """

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import framecls
 from framecls.audio import open_audio
 from framecls.errors import AudioError, ConfigError
+from support.commands import ROOT
 from support.signals import RATE
 
 Samples = NDArray[np.float32]
@@ -31,7 +32,7 @@ def sound() -> framecls.Model:
 
 @pytest.fixture(scope="module")
 def speech() -> Samples:
-    samples, rate = soundfile.read("samples/speech_flite.flac", dtype="float32")
+    samples, rate = soundfile.read(ROOT / "samples/speech_flite.flac", dtype="float32")
     assert rate == RATE
     return np.asarray(samples)
 

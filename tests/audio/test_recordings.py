@@ -571,13 +571,15 @@ def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 @pytest.mark.parametrize("options", [(), ("--stream",)])
 def test_hours_in_a_small_file_take_little_memory(
-    bomb: Path, tag: Cli, tmp_path: Path, options: tuple[str, ...]
+    bomb: Path, cli: Cli, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     config = tiny_config("frame")
     coarse = replace(config.features, window_samples=1600, hop_samples=1600, n_fft=1600)  # so that it takes seconds
     save_model(Network(replace(config, features=coarse)), tmp_path / "coarse.safetensors")
     with bounded(memory_bytes=512 << 20, cpu_s=60):  # decoded, it is 642 MB
-        answer = tag(bomb, "-q", "-m", tmp_path / "coarse.safetensors", *options)
+        answer = cli(
+            "tag", bomb, "-q", "-f", "jsonl", "-m", tmp_path / "coarse.safetensors", "--device", "cpu", *options
+        )
     assert (answer.status, answer.err) == (0, "")
     last = answer.records[-1] if options else answer.records[0]["segments"][-1]
     assert last["end"] == pytest.approx(2450 * 65535 / 16000)

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from framecls.inference.batching import Request
+from framecls.inference.tag import tag_recording
+from framecls.results import TagResult
 from support.commands import Cli, environment, run_command, start_command
 from support.signals import RATE, make_tone, write_wav
 
@@ -114,16 +117,12 @@ def test_no_input_could_be_done(tag: Cli, here: Path) -> None:
 
 
 def test_an_unexpected_error_is_one_failure(tag: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from framecls.model import Model
-
-    really_tag = Model._tag
-
-    def fail_on_bad(self: Model, recording: Any, keep_scores: bool) -> Any:
-        if "bad" in recording.name:
+    def fail_on_bad(request: Request, **settings: Any) -> TagResult:
+        if "bad" in request.name:
             raise TypeError("two\nlines")
-        return really_tag(self, recording, keep_scores)
+        return tag_recording(request, **settings)
 
-    monkeypatch.setattr(Model, "_tag", fail_on_bad)
+    monkeypatch.setattr("framecls.model.tag_recording", fail_on_bad)
     bad, good = write_wav(here / "bad.wav"), write_wav(here / "good.wav")
     answer = tag(bad, good, "-f", "jsonl", "-q")
     assert answer.status == 1

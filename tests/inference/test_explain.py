@@ -122,7 +122,8 @@ def test_what_cannot_be_explained(recording: Path, tmp_path: Path) -> None:
 
 def test_command(recording: Path, tag_model: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    answer = cli("explain", recording, "-m", tag_model, "--at", "2.6", "--device", "cpu")
+    monkeypatch.chdir(recording.parent)
+    answer = cli("explain", recording.name, "-m", tag_model, "--at", "2.6", "--device", "cpu")
     assert answer.status == 0, answer.err
     lines = answer.out.splitlines()
     assert "noise.wav at 0:02.6" in lines[0]

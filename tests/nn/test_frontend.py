@@ -281,7 +281,7 @@ def test_without_weights_there_is_one_clear_line(kind: str, tmp_path: Path, caps
     assert said.startswith("framecls: error: nobody/has-this: transformers cannot open this encoder: ")
     assert len(said.splitlines()) == 1
     tuned = ["--set", "features.pretrained.tuned=true"]
-    assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), *tuned]) == 2
+    assert run(["train", "identify", manifest, "-o", str(tmp_path / "x"), "--recipe", "identify", *tuned]) == 2
     assert "goes with --encoder" in capsys.readouterr().err
 
 
