@@ -83,12 +83,14 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
     from framecls.report import page_path
     from framecls.training.job import prepare
     from framecls.training.loop import train
+    from framecls.training.metrics.review import name_score
 
     messages.quiet = messages.quiet or not team.is_first
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
     report = TrainReport(messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
     try:
         data = prepare(job, report.decoded)
+        report.score_name = name_score(data.config)
         report.bar.hide()
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
@@ -273,6 +275,7 @@ class TrainReport:
 
     messages: Messages
     bar: ProgressBar
+    score_name: str = "score"
     at: Progress | None = None
     points: list[Epoch] = dataclasses.field(default_factory=list)  # a step for an epoch
 
@@ -295,7 +298,7 @@ class TrainReport:
             where = f"step {progress.step} of {progress.steps}"
             score = progress.dev.score if math.isfinite(progress.dev.score) else None
             self.points.append(Epoch(1, progress.step, progress.loss, score))
-            self.messages.note(f"{where}: loss {progress.loss:.4f}, dev score {progress.dev.score:.4f}")
+            self.messages.note(f"{where}: loss {progress.loss:.4f}, dev {self.score_name} {progress.dev.score:.4f}")
         dev = f"dev {progress.dev.score:.4f}, " if progress.dev is not None else ""
         text = f"loss {progress.loss:.4f}, {dev}{hms(progress.seconds_left)} left"
         self.bar.show("training", progress.step, progress.steps, text)

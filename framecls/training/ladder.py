@@ -28,6 +28,7 @@ from framecls.training.examples.loader import training_batches
 from framecls.training.job import Data, Job
 from framecls.training.loop import Run, measure_dev
 from framecls.training.metrics.report import DevReport
+from framecls.training.metrics.review import name_score
 
 _TOLERANCE = 0.02  # relative difference of parameter counts that is as good as none
 _SPEED_S = 0.4  # how long a network's speed is measured
@@ -109,7 +110,7 @@ def compare(
     return Ladder(
         task=data.config.task,
         labels=data.config.labels,
-        figure=name_figure(data.config),
+        figure=name_score(data.config),
         steps=optim.steps,
         seed=optim.seed,
         train_recordings=len(data.train),
@@ -260,13 +261,6 @@ def count_parameters(config: ModelConfig) -> int:
     """Return the number of parameters of a network of these settings, without those of a pre-trained encoder."""
     frontend = nn.Identity() if config.features.kind == "pretrained" else None
     return sum(p.numel() for p in Network(config, frontend).parameters())
-
-
-def name_figure(config: ModelConfig) -> str:
-    """Return the name of the dev score of this task."""
-    if config.task == "pooled":
-        return "balanced accuracy"
-    return "mean F1" if config.overlapping else "accuracy"
 
 
 def measure_speed(engine: Engine) -> float:

@@ -17,7 +17,14 @@ from framecls.training.data.manifest import Recording
 from framecls.training.metrics.report import Answers, DevReport
 from framecls.training.metrics.scores import confusion_matrix
 
-_SCORE_NAMES = {"voices": "1 - equal error rate", "pooled": "balanced accuracy", "frame": "accuracy", "many": "mean F1"}
+
+def name_score(config: ModelConfig) -> str:
+    """Return what the score of a measurement is."""
+    if config.embedding:
+        return "1 - equal error rate"
+    if config.task == "pooled":
+        return "balanced accuracy"
+    return "mean F1" if config.overlapping else "accuracy"
 
 
 def hold_out(
@@ -58,7 +65,6 @@ def review(report: DevReport, config: ModelConfig, recordings: Sequence[Recordin
         recordings: that were measured on.
         how: what they are, in words.
     """
-    kind = "voices" if config.embedding else "many" if config.overlapping else config.task
     rows: dict[str, Any] = report.figures.get("labels", {})
     confusion = np.zeros((0, 0), np.int64)
     if report.answers is not None:
@@ -71,7 +77,7 @@ def review(report: DevReport, config: ModelConfig, recordings: Sequence[Recordin
         hop_s=config.hop_s,
         way="",
         split=how,
-        score_name=_SCORE_NAMES[kind],
+        score_name=name_score(config),
         score=Figure(report.score),
         folds=(report.score,),
         seconds=0.0,
