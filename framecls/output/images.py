@@ -9,8 +9,12 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from framecls.config import UNKNOWN
+
 # Of labels: those of the 256 colours of a terminal that have contrast to a black and to a white background.
 PALETTE = ("#0087ff", "#d75f00", "#00875f", "#d7005f", "#875fd7", "#878700", "#008787", "#af5f5f")
+# Labels that get no colour of their own: nothing, or nobody known, is there.
+QUIET_LABELS = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 # Points of the colour map "magma" (Smith and van der Walt 2015), which rises in lightness evenly.
 _MAGMA = ((0, 0, 4), (40, 17, 89), (101, 26, 128), (159, 47, 127), (213, 74, 111), (247, 118, 92), (254, 176, 120),
           (252, 253, 191))  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from framecls import packages
 from framecls.config import UNKNOWN, ReadOptions
 from framecls.errors import FrameclsError
-from framecls.output.images import PALETTE, mel_levels
+from framecls.output.images import PALETTE, QUIET_LABELS, mel_levels
 from framecls.output.strip import outline_of
 from framecls.report import TrainingPoint
 from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, TieredResult, add_up
@@ -28,6 +28,9 @@ _N_COLUMNS = 1500  # of what is drawn over time: as many as the page has pixels 
 _SPECTROGRAM_S = 300.0  # a longer recording is drawn as its waveform
 _MOST_ROWS = 12  # labels that get a track each
 _MOST_RATE_HZ = 48000
+# Of a spectrogram, which would be most of the bytes of a picture otherwise.
+_N_SHADES, _N_TIMES = 16, 750
+_N_HEIGHTS = 32  # of a track
 _QUIET = "#8a8a8a"
 
 
@@ -123,7 +126,7 @@ def _read_sound(
         with open_audio(source, rate, sample_rate, ReadOptions(channel=channel)) as stream:
             if result.duration <= _SPECTROGRAM_S:
                 samples = np.concatenate(list(stream.blocks()))
-                levels = mel_levels(samples, rate, _N_COLUMNS)
+                levels = mel_levels(samples, rate, _N_TIMES)
                 return lambda axes, end_s: _draw_spectrogram(axes, levels, 0, end_s, rate)
             width = max(1, int(result.duration * rate / _N_COLUMNS))
             for block in stream.blocks(width * 100 / rate):
@@ -136,7 +139,8 @@ def _read_sound(
 
 def _draw_spectrogram(axes: Any, levels: NDArray[np.float32], start_s: float, end_s: float, rate: int) -> None:
     kept = {"interpolation": "none", "vmin": 0, "vmax": 1}  # an svg holds the levels as they are, not as many pixels
-    axes.imshow(levels, aspect="auto", origin="lower", cmap="magma", extent=(start_s, end_s, 0, 1), **kept)
+    shades = np.rint(levels * (_N_SHADES - 1)) / (_N_SHADES - 1)
+    axes.imshow(shades, aspect="auto", origin="lower", cmap="magma", extent=(start_s, end_s, 0, 1), **kept)
     axes.set_yticks([0, 1], ["0", f"{rate / 2000:g} kHz"], fontsize=7)
 
 
@@ -164,8 +168,11 @@ def _draw_tracks(axes: Any, result: TagResult, labels: Sequence[str]) -> None:
     for row, label in enumerate(labels):
         colour = _colour(result.labels, label)
         if label in result.labels and times.size:
-            values = means[:, result.labels.index(label)]
-            axes.fill_between(times, row + 0.3, row + 0.3 - 0.75 * values, color=colour, alpha=0.35, linewidth=0)
+            values = np.rint(means[:, result.labels.index(label)] * _N_HEIGHTS) / _N_HEIGHTS
+            changes = np.diff(values) != 0
+            corners = np.append(True, changes) | np.append(changes, True)
+            tops = row + 0.3 - 0.75 * values[corners]
+            axes.fill_between(times[corners], row + 0.3, tops, color=colour, alpha=0.35, linewidth=0)
         spans = [(s.start, s.end - s.start) for s in result.segments if s.label == label]
         axes.broken_barh(spans, (row + 0.3, 0.12), facecolors=colour, linewidth=0)
     if shared:
@@ -210,7 +217,8 @@ def _mark_time(axes: Any, start_s: float, end_s: float) -> None:
 
 
 def _colour(labels: Sequence[str], label: str) -> str:
-    return PALETTE[labels.index(label) % len(PALETTE)] if label in labels else _QUIET
+    is_quiet = label in QUIET_LABELS or label not in labels
+    return _QUIET if is_quiet else PALETTE[labels.index(label) % len(PALETTE)]
 
 
 def identify_figure(results: Sequence[Identification]) -> Any:

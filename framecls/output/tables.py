@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framecls.config import UNKNOWN
-from framecls.output.images import PALETTE
+from framecls.output.images import PALETTE, QUIET_LABELS
 from framecls.output.languages import LANGUAGES
 from framecls.output.strip import ASCII_BLOCKS, BLOCKS, TierLine, block_levels, outline_of, tick_line, tier_lines
 from framecls.results import (
@@ -48,7 +48,6 @@ _CHOICES = (
 )
 
 _QUIET_STYLE = "bright_black"
-_QUIET = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 
 
 def tag_table(result: TagResult) -> Renderable:
@@ -387,7 +386,7 @@ def _audio_facts(audio: AudioInfo | None) -> list[str]:
 
 
 def _style(labels: Sequence[str], index: int) -> str:
-    return _QUIET_STYLE if labels[index] in _QUIET else PALETTE[index % len(PALETTE)]
+    return _QUIET_STYLE if labels[index] in QUIET_LABELS else PALETTE[index % len(PALETTE)]
 
 
 def _score(result: TagResult, segment: Segment) -> str:
