@@ -158,6 +158,8 @@ class Runner(ABC):
 class Engine(Runner):
     """A network on a device, with a gate if its settings want one."""
 
+    may_lower = False  # what of it may be computed in lower precision, and gains
+
     def __init__(
         self, network: Network, device: torch.device, batch_size: int | None = None, gate: Network | None = None
     ) -> None:
@@ -346,7 +348,7 @@ def load_engine(
         )
     gate = load_network(locate(GATE_MODEL)) if network.config.gate else None
     engine = Engine(network, pick_device(device), batch_size, gate)
-    is_faster = multiplies_bfloat16(engine.device) and not network.config.embedding
-    if precision == "bf16" or (precision == "auto" and is_faster):
+    engine.may_lower = precision == "bf16" or (precision == "auto" and multiplies_bfloat16(engine.device))
+    if engine.may_lower and not network.config.embedding:
         lower(engine.network)
     return engine

@@ -50,6 +50,7 @@ class CamPlusPlus(nn.Module):
 
     def project(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, vector, feature) to (batch, frame, channel), the input of the first block."""
+        vectors = vectors.to(self.input.weight.dtype)  # which may be lower
         x = self.bands(vectors, mask.repeat_interleave(2, dim=1).to(vectors.dtype))
         return functional.relu(self.input(x.transpose(1, 2))).transpose(1, 2)
 
@@ -58,7 +59,7 @@ class CamPlusPlus(nn.Module):
         context = context_weights(mask, x.dtype)
         for block in self.layers[first:last]:
             x = block(x, mask.unsqueeze(2).to(x.dtype), context)
-        return functional.relu(x) if last == len(self.layers) else x
+        return functional.relu(x).float() if last == len(self.layers) else x
 
     def init_identity(self, first: int) -> None:
         """Leave the blocks random: they have no residual connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from framecls.checkpoints.registry import OVERLAP_MODEL, locate
 from framecls.config import ModelConfig, WindowConfig
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Item, Window, WindowOutput, stitch
+from framecls.nn.precision import lower_voices
 
 # What is read at once: in less the gate hears worse what is speech.
 _STRETCH_S = 10.0
@@ -81,6 +83,9 @@ class ListeningEngine(Engine):
         """Take over an engine's network and gate; `config` may have other rules of decision than the network's."""
         super().__init__(engine.network, engine.device, engine.batch_size)
         self.gate = engine.gate
+        if engine.may_lower:  # these vectors are compared with each other, and the means of many with stored ones
+            self.network = copy.deepcopy(self.network)
+            lower_voices(self.network)
         settings, hop_s = config.diarization, config.hop_s
         self._width, self.step_frames = round(settings.window_s / hop_s), round(settings.step_s / hop_s)
         n_steps = max(0, round((_STRETCH_S / hop_s - self._width) / self.step_frames))

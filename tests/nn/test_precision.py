@@ -16,8 +16,15 @@ from framecls.config import EncoderConfig, ModelConfig
 from framecls.errors import UsageError
 from framecls.inference.engine import load_engine
 from framecls.nn.network import Network
-from framecls.nn.precision import BFloat16Linear, is_lowered, lower
-from tests.support.models import noise_tensor, save_tiny_model, save_tiny_voice_model, tiny_config
+from framecls.nn.precision import BFloat16Linear, is_lowered, lower, lower_voices
+from framecls.speakers.listening import ListeningEngine
+from tests.support.models import (
+    noise_tensor,
+    save_tiny_model,
+    save_tiny_voice_model,
+    tiny_config,
+    tiny_voice_config,
+)
 
 _POSITIONS = {"convolution": {}, "sinusoidal": {"stem": "convolution", "activation": "gelu"}}
 
@@ -88,3 +95,31 @@ def test_precision_is_chosen_where_a_model_is_loaded(tmp_path: Path, monkeypatch
         load_engine(voices, device="cpu", precision="bf16")
     with pytest.raises(UsageError, match="choose auto, fp32, bf16"):
         load_engine(small, device="cpu", precision="int8")
+
+
+def test_vectors_of_voices_in_low_precision_are_near_to_what_they_were() -> None:
+    config = tiny_voice_config()
+    network = Network(replace(config, encoder=EncoderConfig(kind="campplus", dim=256, n_layers=3, subsampling=2)))
+    network.eval().requires_grad_(False)
+    margin = network.config.features.margin_samples
+    waveform = torch.stack([noise_tensor(64 * network.config.hop_samples + 2 * margin, seed) for seed in range(3)])
+    n_frames = torch.tensor([64, 64, 40])
+    exact = network(waveform, n_frames).logits
+    lower_voices(network)
+    near = network(waveform, n_frames).logits
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    assert float(functional.cosine_similarity(near, exact).min()) > 0.999
+
+
+def test_windows_of_voices_are_heard_in_low_precision_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for multiplies, precision, dtype in (
+        (True, "auto", torch.bfloat16),
+        (True, "fp32", torch.float32),
+        (False, "auto", torch.float32),
+    ):
+        monkeypatch.setattr("framecls.inference.engine.multiplies_bfloat16", lambda _device, yes=multiplies: yes)
+        engine = load_engine("speaker", device="cpu", precision=precision)
+        listening = ListeningEngine(engine, engine.config)
+        assert {parameter.dtype for parameter in listening.network.encoder.parameters()} == {dtype}
+        assert {parameter.dtype for parameter in engine.network.parameters()} == {torch.float32}
