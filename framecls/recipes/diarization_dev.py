@@ -23,13 +23,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from pyannote.core import Annotation, Segment
-from pyannote.metrics import diarization as diarization_metrics
 from scipy.signal import fftconvolve
 
 from framecls.config import DiarizationConfig, ModelConfig
@@ -43,6 +41,9 @@ from framecls.speakers import diarization, listening
 from framecls.speakers.gallery import Clip
 from framecls.speakers.recognition import Enrolled, embed_recording
 from framecls.training.data.labels.labelfiles import parse_rttm
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
 
 # LibriSpeech: the voices that no model of ours has heard. FLEURS: a voice a language in each conversation, because its
 # voices were told apart by clustering within a language.
@@ -249,7 +250,9 @@ class Figures:
     """The figures of several conversations."""
 
     def __init__(self) -> None:
-        self._rate: Any = diarization_metrics.DiarizationErrorRate()
+        from pyannote.metrics.diarization import DiarizationErrorRate
+
+        self._rate: Any = DiarizationErrorRate()
         self._n_wrong = self._n_speech = self._n_off = self._n = 0
 
     def add(self, conversation: Heard, settings: DiarizationConfig, config: ModelConfig, n_enrolled: int) -> None:
@@ -288,6 +291,8 @@ class Figures:
 
 
 def _annotate(rows: Iterable[tuple[float, float, str]]) -> Annotation:
+    from pyannote.core import Annotation, Segment
+
     annotation = Annotation()
     for number, (start, end, label) in enumerate(rows):
         annotation[Segment(start, end), number] = label
