@@ -87,7 +87,7 @@ ModelsOption = Annotated[
         "--model",
         metavar="NAME|PATH",
         help="A shipped model or a file; repeatable.",
-        show_default="sound; phones with --string and --align",
+        show_default="sound",
         autocompletion=registry.names,
     ),
 ]
@@ -268,7 +268,7 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
         _labels(
             "--threshold",
             metavar="LABEL=P",
-            help="Probability from which a label counts; unknown=P: of languages and voices.",
+            help="Least probability of a label; unknown=P: of an answer.",
             show_default=False,
         ),
     ] = field(default_factory=list)
