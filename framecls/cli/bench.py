@@ -66,10 +66,7 @@ def run_bench(options: BenchOptions) -> int:
         length_s=options.length,
         repeats=options.repeats,
         against=against,
-        device=options.device,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        precision=options.precision,
+        **options.loading(),
     )
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []

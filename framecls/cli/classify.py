@@ -160,10 +160,7 @@ def _open_model(operation: Operation, n_inputs: int) -> Iterator[Any]:
         operation.models[0],
         address=options.address,
         workers=options.workers,
-        device=options.device,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        precision=options.precision,
+        **options.loading(),
         n_inputs=n_inputs,
     )
     # What goes wrong in its processes Ray prints to `sys.stdout`; results go to the stream that was opened for them.
@@ -176,13 +173,7 @@ def _load(operation: Operation) -> Any:
     from framecls.model import load_group
 
     options, start = operation.options, time.monotonic()
-    group = load_group(
-        operation.models,
-        device=options.device,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        precision=options.precision,
-    )
+    group = load_group(operation.models, **options.loading())
     for model in group.models:
         _log.info("model %s on %s, loaded in %.1f s", model.name, model.device, time.monotonic() - start)
     return group if len(group.models) > 1 else group.models[0]

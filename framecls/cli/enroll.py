@@ -76,7 +76,7 @@ def _enroll(
     from framecls.speakers.recognition import Embedding, embed_found, embed_recording, enroll, identity
 
     name, found = whom
-    engine = load_engine(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    engine = load_engine(options.model, **options.loading())
     path = options.gallery or default_path()
     if os.path.lexists(path):  # that it does not fit is said before hours of recordings are heard
         model = identity(engine)

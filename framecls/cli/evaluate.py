@@ -53,13 +53,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from framecls.training.metrics import evaluate
     from framecls.training.metrics.timelines import TimelineRules
 
-    engine = load_engine(
-        options.model,
-        device=options.device,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        precision=options.precision,
-    )
+    engine = load_engine(options.model, **options.loading())
     if isinstance(split := engine.config.card.get("split"), dict) and split.get("final") == "all":
         messages.note("this model learnt from all of its clips: if these are among them, the figures flatter")
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))

@@ -50,7 +50,7 @@ def explain_recording(options: ExplainOptions) -> int:
 
     from framecls.model import load
 
-    model = load(options.model, device=options.device, threads=options.threads, batch_size=options.batch_size)
+    model = load(options.model, **options.loading())
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     try:
         with bar.hidden_at_end():

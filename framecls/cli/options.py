@@ -164,6 +164,10 @@ class MachineOptions:
         int | None, _machine("--batch-size", metavar="N", help="Windows that the network reads at once.")
     ] = None
 
+    def loading(self) -> dict[str, Any]:
+        """Return these options by the names that `framecls.load` and its twins give them."""
+        return {"device": self.device, "threads": self.threads, "batch_size": self.batch_size}
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(MachineOptions):
@@ -178,6 +182,9 @@ class NetworkOptions(MachineOptions):
             autocompletion=_one_of(*PRECISIONS),
         ),
     ] = "auto"
+
+    def loading(self) -> dict[str, Any]:
+        return {**super().loading(), "precision": self.precision}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from framecls.checkpoints.network import save_model
@@ -35,6 +36,19 @@ def large_config(position: str) -> ModelConfig:
     return replace(tiny_config("pooled"), encoder=replace(encoder, **_POSITIONS[position]))
 
 
+def exact_and_lowered(network: Network, lower_it: Callable[[Network], object]) -> tuple[Tensor, Tensor]:
+    """Return the answers of a network to three windows before and after it is lowered; they must differ."""
+    margin = network.config.features.margin_samples
+    waveform = torch.stack([noise_tensor(64 * network.config.hop_samples + 2 * margin, seed) for seed in range(3)])
+    n_frames = torch.tensor([64, 64, 40])
+    exact = network(waveform, n_frames).logits
+    lower_it(network)
+    near = network(waveform, n_frames).logits
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    return exact, near
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -51,14 +65,7 @@ def test_a_linear_layer_gives_what_torch_gives(n_rows: int) -> None:
 @pytest.mark.parametrize("position", _POSITIONS)
 def test_a_lowered_network_is_near_to_what_it_was(position: str) -> None:
     network = Network(large_config(position)).eval().requires_grad_(False)
-    margin = network.config.features.margin_samples
-    waveform = torch.stack([noise_tensor(64 * network.config.hop_samples + 2 * margin, seed) for seed in range(3)])
-    n_frames = torch.tensor([64, 64, 40])
-    exact = network(waveform, n_frames).logits
-    lower(network)
-    near = network(waveform, n_frames).logits
-    assert near.dtype == torch.float32
-    assert not torch.equal(near, exact)
+    exact, near = exact_and_lowered(network, lower)
     torch.testing.assert_close(near, exact, atol=0.02, rtol=0.02)
 
 
@@ -101,14 +108,7 @@ def test_vectors_of_voices_in_low_precision_are_near_to_what_they_were() -> None
     config = tiny_voice_config()
     network = Network(replace(config, encoder=EncoderConfig(kind="campplus", dim=256, n_layers=3, subsampling=2)))
     network.eval().requires_grad_(False)
-    margin = network.config.features.margin_samples
-    waveform = torch.stack([noise_tensor(64 * network.config.hop_samples + 2 * margin, seed) for seed in range(3)])
-    n_frames = torch.tensor([64, 64, 40])
-    exact = network(waveform, n_frames).logits
-    lower_voices(network)
-    near = network(waveform, n_frames).logits
-    assert near.dtype == torch.float32
-    assert not torch.equal(near, exact)
+    exact, near = exact_and_lowered(network, lower_voices)
     assert float(functional.cosine_similarity(near, exact).min()) > 0.999
 
 
