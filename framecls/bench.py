@@ -342,7 +342,7 @@ def _make_webrtc(webrtcvad: Any) -> Run:
     return run_webrtc
 
 
-PEERS = {
+PEERS = {  # by the names of --against
     "silero": Peer("silero_vad", "silero-vad", _make_silero),
     # The package webrtcvad imports what setuptools no longer brings.
     "webrtc": Peer("webrtcvad", "webrtcvad-wheels", _make_webrtc),

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from framecls import bench
+from framecls.cli.options import PEERS
 from framecls.errors import FrameclsError
 from framecls.inference.engine import count_decoders, load_engine
 from framecls.model import Model
@@ -159,6 +160,10 @@ def test_silero_leaves_the_threads_of_torch_alone() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("webrtcvad") is None, reason="needs the package webrtcvad")
 def test_webrtc_judges_every_frame() -> None:
     assert bench.PEERS["webrtc"].load()(np.zeros(16000, np.float32)) == [False] * 33
+
+
+def test_the_peers_are_those_that_help_names() -> None:
+    assert tuple(bench.PEERS) == PEERS
 
 
 def test_a_peer_is_told_by_its_module() -> None:

@@ -129,6 +129,7 @@ def _write(stored: Mapping[str, Tensor], path: Path, config: ModelConfig) -> Non
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    # Defaults, too: a model goes on as it was trained and measured when a later version has other defaults.
     metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config))}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -11,7 +11,7 @@ from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.cli import checks
 from framecls.cli.messages import DONE, FAILED, open_messages
-from framecls.cli.options import BenchOptions, ExportOptions
+from framecls.cli.options import PEERS, BenchOptions, ExportOptions
 from framecls.cli.progress import ProgressBar
 from framecls.errors import AudioError, UsageError
 from framecls.text import escape, hms
@@ -52,14 +52,14 @@ def run_bench(options: BenchOptions) -> int:
     checks.check_count("--repeats", options.repeats)
     if not 1 <= options.length <= 36000:
         raise UsageError(f"--length {options.length} s: 1 to 36000 s")
+    against = tuple(dict.fromkeys(name.strip() for name in (options.against or "").split(",") if name.strip()))
+    for name in against:
+        if name not in PEERS:
+            raise UsageError(f"--against {name!r}: there is no such peer, choose {', '.join(PEERS)}")
     read_config(registry.locate(options.model))
 
     from framecls import bench
 
-    against = tuple(dict.fromkeys(name.strip() for name in (options.against or "").split(",") if name.strip()))
-    for name in against:
-        if name not in bench.PEERS:
-            raise UsageError(f"--against {name!r}: there is no such peer, choose {', '.join(bench.PEERS)}")
     benchmark = bench.Benchmark(
         model=options.model,
         file=options.file,

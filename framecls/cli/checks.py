@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from framecls.cli.options import MachineOptions, RunOptions, TagOptions
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
-# The task of the models that a command takes, and the other way round.
+# The task of the models that a command trains.
 TASKS: dict[str, Literal["frame", "pooled"]] = {"tag": "frame", "identify": "pooled"}
-COMMANDS = {task: command for command, task in TASKS.items()}
 
 
 def choose_format(name: str | None, output: str | None, *, frames: bool = False, totals: bool = False) -> str:

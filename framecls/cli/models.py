@@ -14,7 +14,6 @@ from rich.text import Text
 
 from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
-from framecls.cli.checks import COMMANDS
 from framecls.cli.messages import DONE, open_messages
 from framecls.cli.options import ModelsOptions
 from framecls.cli.tables import show_figure
@@ -25,11 +24,23 @@ from framecls.text import escape
 
 _TRAINED = "trained with"  # the key "command" of a card, as "command" is shown for how to use the model
 _ENROLLED = "people who are enrolled (framecls enroll)"
+# The commands that take a model, by its task: what answers for a recording answers for parts of it, too.
+_COMMANDS = {"frame": ("tag",), "pooled": ("identify", "tag")}
 _MANY = 12  # more labels than this are abbreviated in the list
 
 
-def list_models(options: ModelsOptions) -> int:
-    """Print a table of the shipped models and return the exit status; report those that cannot be read."""
+def show_models(options: ModelsOptions) -> int:
+    """Print the card of one model, or a table of those that are shipped, and return the exit status.
+
+    Raises:
+        UsageError: no model has that name.
+        ModelError: there is no such file, or it is no model.
+    """
+    return _list_models(options) if options.model is None else _show_model(options, options.model)
+
+
+def _list_models(options: ModelsOptions) -> int:
+    """Print a table of the shipped models and report those that cannot be read."""
     messages = open_messages(options)
     table = make_table(("Name", "left"), ("Command", "left"), ("Labels", "fold"), ("Size", "right"), ("Date", "left"))
     for name in registry.names():
@@ -39,7 +50,7 @@ def list_models(options: ModelsOptions) -> int:
         except ModelError as error:
             messages.input_failed(name, error)
             continue
-        row = (COMMANDS[config.task], _summarise(config), _size(path), str(config.card.get("date", "")))
+        row = (", ".join(_COMMANDS[config.task]), _summarise(config), _size(path), str(config.card.get("date", "")))
         table.add_row(Text(name, style="bold"), *(Text(escape(cell)) for cell in row))
     if table.row_count:
         make_console(sys.stdout).print(table)
@@ -48,16 +59,9 @@ def list_models(options: ModelsOptions) -> int:
     return messages.status
 
 
-def show_model(options: ModelsOptions) -> int:
-    """Print the card of one model and return the exit status.
-
-    Raises:
-        UsageError: no model has that name.
-        ModelError: there is no such file, or it is no model.
-    """
+def _show_model(options: ModelsOptions, model: str) -> int:
     open_messages(options)
-    assert options.model is not None
-    path = registry.locate(options.model)
+    path = registry.locate(model)
     config = read_config(path)
     make_console(sys.stdout).print(
         Group(Text(escape(config.name), style="bold"), Padding(_card(path, config), (0, 0, 0, 2), expand=False))
@@ -72,7 +76,7 @@ def _card(path: Path, config: ModelConfig) -> Table:
     card = {_TRAINED if key == "command" else key: value for key, value in config.card.items() if key != "description"}
     rows: list[tuple[str, Any]] = [
         ("description", config.card.get("description", "")),
-        ("command", f"framecls {COMMANDS[config.task]}"),
+        ("command", ", ".join(f"framecls {name}" for name in _COMMANDS[config.task])),
         ("file", str(path)),
         ("size", _size(path)),
         ("labels", f"{len(config.labels)}: {', '.join(config.labels)}{overlap}" if config.labels else _ENROLLED),

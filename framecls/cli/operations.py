@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from framecls.cli import checks
+from framecls.cli.classify import classify
 from framecls.cli.options import LOCAL, IdentifyOptions, RunOptions, TagOptions
 from framecls.cli.streaming import check_stream
 from framecls.config import DEFAULT_BEAM, UNKNOWN, DecisionConfig, DecisionKeywords, ModelConfig
@@ -431,3 +432,17 @@ class IdentifyOperation(Operation):
             progress=progress,
             **self.reading,
         )
+
+
+def tag(options: TagOptions) -> int:
+    """Run `framecls tag` and return the exit status; see `classify` for what it raises."""
+    if len(options.model) > 1:
+        return classify(TiersOperation(options))
+    if options.align is not None:
+        return classify(AlignOperation(options))
+    return classify(StringOperation(options) if options.string else TagOperation(options))
+
+
+def identify(options: IdentifyOptions) -> int:
+    """Run `framecls identify` and return the exit status; see `classify` for what it raises."""
+    return classify(IdentifyOperation(options))

@@ -31,6 +31,7 @@ _labels, _phones, _training, _output, _reading, _machine = (
 _argument = partial(typer.Argument, show_default=False)
 
 FULL, STEM = NAMINGS = ("full", "stem")  # of the results in a folder
+PEERS = ("silero", "webrtc")  # of bench
 LOCAL, RAY = ENGINES = ("local", "ray")
 
 
@@ -633,7 +634,7 @@ class BenchOptions(MessageOptions, NetworkOptions):
     model: ModelOption = "sound"
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="P1,P2", help="Other programs, if installed: silero, webrtc."),
+        typer.Option("--against", metavar="P1,P2", help=f"Other programs, if installed: {', '.join(PEERS)}."),
     ] = None
     repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
     length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
@@ -681,32 +682,28 @@ class GuideOptions:
     ] = None
 
 
-def takes(options: type[T]) -> Callable[[Callable[[T], int]], Callable[..., Callable[[], int]]]:
-    """Give a command the parameters that the fields of a dataclass declare; it is called with one instance.
+def taking(options: type[T], function: Callable[[T], int]) -> Callable[..., Callable[[], int]]:
+    """Return a command with the parameters that the fields of a dataclass declare, for a function of one instance.
 
     Typer reads a command's parameters from its signature, so the signature is made from the fields. What Typer gets
     back is the call that is still to be made: outside of it, where it does not turn interrupts and broken pipes into
     its own exceptions.
     """
+
+    def command(**values: Any) -> Callable[[], int]:
+        return partial(function, options(**values))
+
     hints = typing.get_type_hints(options, include_extras=True)
     fields = dataclasses.fields(options)  # type: ignore[arg-type]
-    parameters = [
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=_parsed(hints[f.name])
-        )
-        for f in sorted(fields, key=lambda f: _place(f.name, hints[f.name]))
-    ]
-
-    def decorate(function: Callable[[T], int]) -> Callable[..., Callable[[], int]]:
-        def command(**values: Any) -> Callable[[], int]:
-            return partial(function, options(**values))
-
-        command.__name__ = function.__name__
-        command.__doc__ = function.__doc__
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=_parsed(hints[f.name])
+            )
+            for f in sorted(fields, key=lambda f: _place(f.name, hints[f.name]))
+        ]
+    )
+    return command
 
 
 def _place(name: str, annotation: Any) -> tuple[int, bool]:

@@ -31,6 +31,10 @@ def test_a_card_says_what_the_model_does_before_how_it_was_made(
     assert [key for key, *_ in lines].count("size") == 2
 
 
+def test_what_answers_for_a_recording_can_be_asked_about_parts_of_it(cli: Cli, identify_model: str) -> None:
+    assert re.search(r"command +framecls identify, framecls tag +\n", cli("models", identify_model).out)
+
+
 def test_models_lists_what_is_shipped(
     cli: Cli, tag_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
