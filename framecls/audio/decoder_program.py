@@ -255,8 +255,7 @@ class Track:
 
     def _write(self, frame: Any) -> None:
         if frame.samples:
-            n_bytes = 4 * frame.samples * self._channels // self._n_planes
-            self._output.add([memoryview(plane)[:n_bytes] for plane in frame.planes])
+            self._output.add(_samples(frame, self._channels // self._n_planes))
             self._n_written += frame.samples
 
     def _send_header(self) -> None:
@@ -349,6 +348,15 @@ def choose(path: str, streams: list[Any], track: int) -> tuple[int, str]:
     return chosen, f"{said}; {silent}track {chosen} is read; --track N chooses another"
 
 
+def _samples(frame: Any, n_interleaved: int) -> list[memoryview]:
+    """Return the 32-bit samples of each plane of a frame, without what pads a plane: that was never written.
+
+    Args:
+        n_interleaved: channels in a plane.
+    """
+    return [memoryview(plane)[: 4 * frame.samples * n_interleaved] for plane in frame.planes]
+
+
 def _is_heard(path: str, track: int, deadline: float) -> bool:
     """Tell whether a track is not silent, as far as it is decoded in limited time."""
     import av
@@ -371,11 +379,11 @@ def _is_heard(path: str, track: int, deadline: float) -> bool:
                     resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
                 searched_s += frame.samples / frame.sample_rate
                 try:
-                    samples = [np.frombuffer(bytes(part.planes[0]), np.float32) for part in resampler.resample(frame)]
+                    planes = [_samples(part, part.layout.nb_channels)[0] for part in resampler.resample(frame)]
                 except ValueError:  # of another rate from here on
                     resampler = None
                     continue
-                if any(len(part) and np.abs(part).max() > _SILENCE for part in samples):
+                if any(len(plane) and np.abs(np.frombuffer(plane, np.float32)).max() > _SILENCE for plane in planes):
                     return True
             if searched_s > _SEARCH_S or time.monotonic() > deadline:
                 return False
