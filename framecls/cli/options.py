@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,22 +25,33 @@ T = TypeVar("T")
 # Panels of --help, from top to bottom; None: what Typer titles "Arguments" or "Options".
 OUTPUT = "Output"
 _PANELS = ("Input", None, "Labels", "Phones", "Training", OUTPUT, "Reading", "Machine")
-_labels, _phones, _training, _output, _reading, _machine = (
-    partial(typer.Option, rich_help_panel=panel) for panel in _PANELS[2:]
-)
+
+
+def _option(
+    declared: str, help: str, *, panel: str | None = None, choices: Iterable[str] | None = None, **more: Any
+) -> Any:
+    """Return an option as --help shows it.
+
+    Args:
+        declared: its names, and behind them what it takes, such as "-m --model NAME".
+        help: a sentence.
+        panel: of `_PANELS`.
+        choices: what completes it.
+        more: of `typer.Option`.
+    """
+    words = declared.split()
+    names = [word for word in words if word.startswith("-")]
+    if choices is not None:
+        more["autocompletion"] = lambda: list(choices)
+    return typer.Option(*names, metavar=" ".join(words[len(names) :]) or None, help=help, rich_help_panel=panel, **more)
+
+
+_labels, _phones, _training, _output, _reading, _machine = (partial(_option, panel=panel) for panel in _PANELS[2:])
 _argument = partial(typer.Argument, show_default=False)
 
 FULL, STEM = NAMINGS = ("full", "stem")  # of the results in a folder
 PEERS = ("silero", "webrtc")  # of bench
 LOCAL, RAY = ENGINES = ("local", "ray")
-
-
-def _one_of(*names: str) -> Callable[[], list[str]]:
-    """Return what completes one of these names.
-
-    No lambda in the annotations themselves: they are evaluated where a lambda finds no global of this module.
-    """
-    return lambda: list(names)
 
 
 def _recipes() -> list[str]:
@@ -72,22 +83,13 @@ InputsArgument = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str,
-    _labels(
-        "-m",
-        "--model",
-        metavar="NAME|PATH",
-        help="A shipped model or a model file.",
-        autocompletion=registry.names,
-    ),
+    str, _labels("-m --model NAME|PATH", "A shipped model or a model file.", autocompletion=registry.names)
 ]
 ModelsOption = Annotated[
     list[str],
     _labels(
-        "-m",
-        "--model",
-        metavar="NAME|PATH",
-        help="A shipped model or a file; repeatable.",
+        "-m --model NAME|PATH",
+        "A shipped model or a file; repeatable.",
         show_default="sound",
         autocompletion=registry.names,
     ),
@@ -100,49 +102,33 @@ ManifestArgument = Annotated[
     _argument(metavar="MANIFEST", help="Labelled recordings: a list, a folder or arrays (framecls guide training)."),
 ]
 GalleryOption = Annotated[
-    Path | None,
-    _labels("--gallery", metavar="FILE", help="The enrolled voices; by default in your data folder."),
+    Path | None, _labels("--gallery FILE", "The enrolled voices; by default in your data folder.")
 ]
 AmongOption = Annotated[
-    list[str],
-    _labels(
-        "--among",
-        metavar="L1,L2",
-        help="Only these can be the answer, or none of them; repeatable.",
-        show_default=False,
-    ),
+    list[str], _labels("--among L1,L2", "Only these can be the answer, or none of them; repeatable.")
 ]
 RecipeOption = Annotated[
-    str | None,
-    _training("--recipe", metavar="NAME|FILE", help="All settings, in a TOML file.", autocompletion=_recipes),
+    str | None, _training("--recipe NAME|FILE", "All settings, in a TOML file.", autocompletion=_recipes)
 ]
 SetOption = Annotated[
     list[str],
     _training(
-        "--set",
-        metavar="NAME=VALUE",
-        help="A setting in place of the recipe's: optim.steps=500; repeatable.",
-        show_default=False,
+        "--set NAME=VALUE", "A setting in place of the recipe's: optim.steps=500; repeatable.", show_default=False
     ),
 ]
-NoiseOption = Annotated[
-    Path | None, _reading("--noise", metavar="MANIFEST", help="Recordings to mix into the others as noise.")
-]
-CacheOption = Annotated[Path | None, _reading("--cache", metavar="FOLDER", help="Keep the decoded recordings there.")]
-JsonOption = Annotated[
-    str,
-    _output("-f", "--format", metavar="FORMAT", help="table or json.", autocompletion=_one_of("table", "json")),
-]
+NoiseOption = Annotated[Path | None, _reading("--noise MANIFEST", "Recordings to mix into the others as noise.")]
+CacheOption = Annotated[Path | None, _reading("--cache FOLDER", "Keep the decoded recordings there.")]
+JsonOption = Annotated[str, _output("-f --format FORMAT", "table or json.", choices=("table", "json"))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MessageOptions:
     """What goes to stderr."""
 
-    no_progress: Annotated[bool, _output("--no-progress", help="Show no progress.")] = False
-    quiet: Annotated[bool, _output("-q", "--quiet", help="Only errors and warnings.")] = False
-    verbose: Annotated[int, _output("-v", "--verbose", count=True, show_default=False, help="Say more.")] = 0
-    debug: Annotated[bool, _output("--debug", help="Show the traceback of an error.")] = False
+    no_progress: Annotated[bool, _output("--no-progress", "Show no progress.")] = False
+    quiet: Annotated[bool, _output("-q --quiet", "Only errors and warnings.")] = False
+    verbose: Annotated[int, _output("-v --verbose", "Say more.", count=True, show_default=False)] = 0
+    debug: Annotated[bool, _output("--debug", "Show the traceback of an error.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +136,10 @@ class MachineOptions:
     """What the network runs on."""
 
     device: Annotated[
-        str,
-        _machine(
-            "--device",
-            metavar="NAME",
-            help="auto, cpu, cuda, cuda:N or mps.",
-            autocompletion=_one_of("auto", "cpu", "cuda", "mps"),
-        ),
+        str, _machine("--device NAME", "auto, cpu, cuda, cuda:N or mps.", choices=("auto", "cpu", "cuda", "mps"))
     ] = "auto"
-    threads: Annotated[
-        int | None, _machine("--threads", metavar="N", help="CPU threads; by default torch decides.")
-    ] = None
-    batch_size: Annotated[
-        int | None, _machine("--batch-size", metavar="N", help="Windows that the network reads at once.")
-    ] = None
+    threads: Annotated[int | None, _machine("--threads N", "CPU threads; by default torch decides.")] = None
+    batch_size: Annotated[int | None, _machine("--batch-size N", "Windows that the network reads at once.")] = None
 
     def loading(self) -> dict[str, Any]:
         """Return these options by the names that `framecls.load` and its twins give them."""
@@ -175,13 +151,7 @@ class NetworkOptions(MachineOptions):
     """How a network that is not to learn runs."""
 
     precision: Annotated[
-        str,
-        _machine(
-            "--precision",
-            metavar="NAME",
-            help="auto, fp32 or bf16: coarser, faster.",
-            autocompletion=_one_of(*PRECISIONS),
-        ),
+        str, _machine("--precision NAME", "auto, fp32 or bf16: coarser, faster.", choices=PRECISIONS)
     ] = "auto"
 
     def loading(self) -> dict[str, Any]:
@@ -193,29 +163,18 @@ class ReadingOptions:
     """How recordings are read."""
 
     raw: Annotated[
-        str | None,
-        _reading("--raw", metavar="RATE[,N[,ENC]]", help="Samples without a header: 16000, or 48000,2,f32le."),
+        str | None, _reading("--raw RATE[,N[,ENC]]", "Samples without a header: 16000, or 48000,2,f32le.")
     ] = None
-    track: Annotated[
-        int | None,
-        _reading("--track", metavar="N", help="Audio track, from 1; else the default one, unless silent."),
-    ] = None
+    track: Annotated[int | None, _reading("--track N", "Audio track, from 1; else the default one, unless silent.")] = (
+        None
+    )
     channel: Annotated[
         str | None,
-        _reading(
-            "--channel",
-            metavar="NAME|N",
-            help="left, right, a number, or each; by default all, mixed.",
-            autocompletion=_one_of(*CHANNELS),
-        ),
+        _reading("--channel NAME|N", "left, right, a number, or each; by default all, mixed.", choices=CHANNELS),
     ] = None
-    strict: Annotated[bool, _reading("--strict", help="A recording that is cut off or damaged is a failure.")] = False
-    max_duration: Annotated[
-        float | None, _reading("--max-duration", metavar="S", help="Refuse a recording longer than this.")
-    ] = None
-    timeout: Annotated[float, _reading("--timeout", metavar="S", help="Give a file up that stalls for this long.")] = (
-        DEFAULT_TIMEOUT_S
-    )
+    strict: Annotated[bool, _reading("--strict", "A recording that is cut off or damaged is a failure.")] = False
+    max_duration: Annotated[float | None, _reading("--max-duration S", "Refuse a recording longer than this.")] = None
+    timeout: Annotated[float, _reading("--timeout S", "Give a file up that stalls for this long.")] = DEFAULT_TIMEOUT_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,20 +182,10 @@ class ClusterOptions:
     """Where a run computes: in this process, or in others on this machine and on more."""
 
     engine: Annotated[
-        str,
-        _machine(
-            "--engine",
-            metavar="NAME",
-            help="local, or ray: several processes or machines.",
-            autocompletion=_one_of(*ENGINES),
-        ),
+        str, _machine("--engine NAME", "local, or ray: several processes or machines.", choices=ENGINES)
     ] = LOCAL
-    address: Annotated[
-        str | None, _machine("--address", metavar="HOST:PORT", help="ray: the cluster; auto: the one here.")
-    ] = None
-    workers: Annotated[
-        int | None, _machine("--workers", metavar="N", help="ray: processes; by default as many as fit.")
-    ] = None
+    address: Annotated[str | None, _machine("--address HOST:PORT", "ray: the cluster; auto: the one here.")] = None
+    workers: Annotated[int | None, _machine("--workers N", "ray: processes; by default as many as fit.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,39 +195,22 @@ class RunOptions(MessageOptions, NetworkOptions, ClusterOptions, ReadingOptions)
     inputs: InputsArgument
     format: Annotated[
         str | None,
-        _output(
-            "-f",
-            "--format",
-            metavar="FORMAT",
-            help=f"{', '.join(WRITERS)}; else by the suffix of -o, or table.",
-            autocompletion=_one_of(*WRITERS),
-        ),
+        _output("-f --format FORMAT", f"{', '.join(WRITERS)}; else by the suffix of -o, or table.", choices=WRITERS),
     ] = None
-    output: Annotated[
-        str | None, _output("-o", "--output", metavar="PATH", help="A file for all, or a folder: a file an input.")
-    ] = None
+    output: Annotated[str | None, _output("-o --output PATH", "A file for all, or a folder: a file an input.")] = None
     naming: Annotated[
         str,
         _output(
-            "--naming",
-            metavar="full|stem",
-            help="In a folder, of a.wav: a.wav.TextGrid, or a.TextGrid.",
+            "--naming full|stem",
+            "In a folder, of a.wav: a.wav.TextGrid, or a.TextGrid.",
+            choices=NAMINGS,
             show_default=False,
-            autocompletion=_one_of(*NAMINGS),
         ),
     ] = FULL
-    errors: Annotated[
-        Path | None, _output("--errors", metavar="FILE", help="Write each failure there as a JSON line.")
-    ] = None
-    resume: Annotated[bool, _output("--resume", help="Skip what an earlier run to the same -o has done.")] = False
+    errors: Annotated[Path | None, _output("--errors FILE", "Write each failure there as a JSON line.")] = None
+    resume: Annotated[bool, _output("--resume", "Skip what an earlier run to the same -o has done.")] = False
     threshold: Annotated[
-        list[str],
-        _labels(
-            "--threshold",
-            metavar="LABEL=P",
-            help="Least probability of a label; unknown=P: of an answer.",
-            show_default=False,
-        ),
+        list[str], _labels("--threshold LABEL=P", "Least probability of a label; unknown=P: of an answer.")
     ] = field(default_factory=list)
 
 
@@ -287,57 +219,34 @@ class TagOptions(RunOptions):
     """`framecls tag`."""
 
     model: ModelsOption = field(default_factory=list)  # none: see below
-    frames: Annotated[bool, _output("--frames", help="Give the probabilities of every frame.")] = False
-    string: Annotated[bool, _phones("--string", help="The phones that are said, in order (-m phones).")] = False
+    frames: Annotated[bool, _output("--frames", "Give the probabilities of every frame.")] = False
+    string: Annotated[bool, _phones("--string", "The phones that are said, in order (-m phones).")] = False
     among: AmongOption = field(default_factory=list)
-    beam: Annotated[
-        int | None,
-        _phones("--beam", metavar="N", help=f"--string: width of the search, by default {DEFAULT_BEAM}."),
-    ] = None
-    min_duration: Annotated[
-        list[str],
-        _labels(
-            "--min-duration",
-            metavar="[LABEL=]S",
-            help="Drop segments shorter than this; repeatable.",
-            show_default=False,
-        ),
-    ] = field(default_factory=list)
-    min_gap: Annotated[
-        list[str],
-        _labels(
-            "--min-gap", metavar="[LABEL=]S", help="Join segments less than this apart; repeatable.", show_default=False
-        ),
-    ] = field(default_factory=list)
-    labels: Annotated[
-        list[str],
-        _labels(
-            "--labels", metavar="L1,L2", help="Only these, of each model that has some; repeatable.", show_default=False
-        ),
-    ] = field(default_factory=list)
-    exclusive: Annotated[
-        bool, _labels("--exclusive", help="One label at a time, the first of --labels that holds.")
-    ] = False
-    coarse: Annotated[bool, _labels("--coarse", help="Blocks of talk and music, as of a programme, no crumbs.")] = False
-    totals: Annotated[bool, _output("--totals", help="Give the seconds and the share of each label.")] = False
-    ipa: Annotated[bool, _phones("--ipa", help="Write phones in the International Phonetic Alphabet.")] = False
-    align: Annotated[
-        str | None,
-        _phones(
-            "--align",
-            metavar="TEXT|@FILE|.txt",
-            help="When these words are said; .txt, .lab: of the file beside each.",
-        ),
-    ] = None
-    stream: Annotated[bool, _output("--stream", help="Print each segment as soon as it is final.")] = False
-    gallery: GalleryOption = None
-    speakers: Annotated[int | None, _labels("--speakers", metavar="N", help="-m speaker: so many voices.")] = None
-    min_speakers: Annotated[
-        int | None, _labels("--min-speakers", metavar="N", help="-m speaker: at least so many.")
-    ] = None
-    max_speakers: Annotated[int | None, _labels("--max-speakers", metavar="N", help="-m speaker: at most so many.")] = (
+    beam: Annotated[int | None, _phones("--beam N", f"--string: width of the search, by default {DEFAULT_BEAM}.")] = (
         None
     )
+    min_duration: Annotated[
+        list[str], _labels("--min-duration [LABEL=]S", "Drop segments shorter than this; repeatable.")
+    ] = field(default_factory=list)
+    min_gap: Annotated[list[str], _labels("--min-gap [LABEL=]S", "Join segments less than this apart; repeatable.")] = (
+        field(default_factory=list)
+    )
+    labels: Annotated[list[str], _labels("--labels L1,L2", "Only these, of each model that has some; repeatable.")] = (
+        field(default_factory=list)
+    )
+    exclusive: Annotated[bool, _labels("--exclusive", "One label at a time, the first of --labels that holds.")] = False
+    coarse: Annotated[bool, _labels("--coarse", "Blocks of talk and music, as of a programme, no crumbs.")] = False
+    totals: Annotated[bool, _output("--totals", "Give the seconds and the share of each label.")] = False
+    ipa: Annotated[bool, _phones("--ipa", "Write phones in the International Phonetic Alphabet.")] = False
+    align: Annotated[
+        str | None,
+        _phones("--align TEXT|@FILE|.txt", "When these words are said; .txt, .lab: of the file beside each."),
+    ] = None
+    stream: Annotated[bool, _output("--stream", "Print each segment as soon as it is final.")] = False
+    gallery: GalleryOption = None
+    speakers: Annotated[int | None, _labels("--speakers N", "-m speaker: so many voices.")] = None
+    min_speakers: Annotated[int | None, _labels("--min-speakers N", "-m speaker: at least so many.")] = None
+    max_speakers: Annotated[int | None, _labels("--max-speakers N", "-m speaker: at most so many.")] = None
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -350,7 +259,7 @@ class IdentifyOptions(RunOptions):
     """`framecls identify`."""
 
     model: ModelOption = "language"
-    top_k: Annotated[int, _labels("--top-k", metavar="N", help="How many candidates to list.")] = DEFAULT_TOP_K
+    top_k: Annotated[int, _labels("--top-k N", "How many candidates to list.")] = DEFAULT_TOP_K
     among: AmongOption = field(default_factory=list)
     gallery: GalleryOption = None
 
@@ -362,10 +271,7 @@ class EnrollOptions(MessageOptions, MachineOptions, ReadingOptions):
     name: Annotated[str, _argument(metavar="NAME", help="Whose voice it is.", rich_help_panel="Input")]
     inputs: InputsArgument
     found: Annotated[
-        Path | None,
-        _labels(
-            "--from", metavar="FILE", help='What tag -m speaker -f jsonl wrote: enroll --from FILE "speaker 2" "Ada".'
-        ),
+        Path | None, _labels("--from FILE", 'What tag -m speaker -f jsonl wrote: enroll --from FILE "speaker 2" "Ada".')
     ] = None
     model: ModelOption = "speaker"
     gallery: GalleryOption = None
@@ -401,9 +307,7 @@ class SpeakersExportOptions(MessageOptions):
     """`framecls speakers export`."""
 
     names: Annotated[list[str] | None, _argument(metavar="[NAME...]", help="Only these people.")] = None
-    output: Annotated[
-        Path | None, _output("-o", "--output", metavar="FILE", help="Where to; by default to stdout.")
-    ] = None
+    output: Annotated[Path | None, _output("-o --output FILE", "Where to; by default to stdout.")] = None
     gallery: GalleryOption = None
 
 
@@ -419,20 +323,13 @@ class SpeakersImportOptions(MessageOptions):
 class LabelOptions:
     """How labels are read and split into what is learnt from and what is measured on."""
 
-    tier: Annotated[
-        str | None, _reading("--tier", metavar="NAME", help="Of TextGrids and ELAN files; '*': all of them.")
-    ] = None
+    tier: Annotated[str | None, _reading("--tier NAME", "Of TextGrids and ELAN files; '*': all of them.")] = None
     annotation: Annotated[
-        str | None, _reading("--annotation", metavar="COLUMN", help="Of Raven's tables: the one that is the label.")
+        str | None, _reading("--annotation COLUMN", "Of Raven's tables: the one that is the label.")
     ] = None
     split_by: Annotated[
         str | None,
-        _reading(
-            "--split-by",
-            metavar="WHAT",
-            help="What stays on one side of a split: source, speaker or file.",
-            autocompletion=_one_of(*SPLIT_BY),
-        ),
+        _reading("--split-by WHAT", "What stays on one side of a split: source, speaker or file.", choices=SPLIT_BY),
     ] = None
 
 
@@ -443,78 +340,46 @@ class TrainOptions(MessageOptions, MachineOptions, LabelOptions):
     task: Annotated[
         str,
         _argument(
-            metavar="tag|identify", help="What the model will be for.", autocompletion=_one_of("tag", "identify")
+            metavar="tag|identify", help="What the model will be for.", autocompletion=lambda: ["tag", "identify"]
         ),
     ]
     manifest: ManifestArgument
-    output: Annotated[
-        Path | None, _output("-o", "--output", metavar="MODEL", help="The model file to write.", show_default=False)
-    ] = None
-    check: Annotated[bool, _output("--check", help="Read everything, say what is there, train nothing.")] = False
-    format: Annotated[
-        str,
-        _output(
-            "-f",
-            "--format",
-            metavar="FORMAT",
-            help="Of --check: table or json.",
-            autocompletion=_one_of("table", "json"),
-        ),
-    ] = "table"
+    output: Annotated[Path | None, _output("-o --output MODEL", "The model file to write.")] = None
+    check: Annotated[bool, _output("--check", "Read everything, say what is there, train nothing.")] = False
+    format: Annotated[str, _output("-f --format FORMAT", "Of --check: table or json.", choices=("table", "json"))] = (
+        "table"
+    )
     preview: Annotated[
-        Path | None,
-        _output("--preview", metavar="FOLDER", help="Write 20 examples as they would be learnt from, train nothing."),
+        Path | None, _output("--preview FOLDER", "Write 20 examples as they would be learnt from, train nothing.")
     ] = None
     recipe: RecipeOption = None
     set: SetOption = field(default_factory=list)
     noise: NoiseOption = None
     preset: Annotated[
-        str | None,
-        _training(
-            "--preset",
-            metavar="NAME",
-            help=f"What the sounds need: {', '.join(PRESETS)}.",
-            autocompletion=_one_of(*PRESETS),
-        ),
+        str | None, _training("--preset NAME", f"What the sounds need: {', '.join(PRESETS)}.", choices=PRESETS)
     ] = None
     wanted_precision: Annotated[
-        float | None,
-        _labels("--precision", metavar="P", help="What each label is to reach where it is given, as 0.95."),
+        float | None, _labels("--precision P", "What each label is to reach where it is given, as 0.95.")
     ] = None
-    exclusive: Annotated[
-        bool, _labels("--exclusive", help="tag: one label a frame; time without one teaches nothing.")
-    ] = False
+    exclusive: Annotated[bool, _labels("--exclusive", "tag: one label a frame; time without one teaches nothing.")] = (
+        False
+    )
     init: Annotated[
         str | None,
-        _training(
-            "--init",
-            metavar="NAME|PATH",
-            help="Begin with the weights of this model that fit.",
-            autocompletion=registry.names,
-        ),
+        _training("--init NAME|PATH", "Begin with the weights of this model that fit.", autocompletion=registry.names),
     ] = None
     encoder: Annotated[
-        str | None,
-        _training(
-            "--encoder",
-            metavar="SOURCE",
-            help="Pre-trained: framecls:language, microsoft/wavlm-base-plus, a path.",
-        ),
+        str | None, _training("--encoder SOURCE", "Pre-trained: framecls:language, microsoft/wavlm-base-plus, a path.")
     ] = None
     teacher: Annotated[
-        Path | None,
-        _training("--teacher", metavar="FILE", help="Vectors, or posteriors of frames, of another model: npz."),
+        Path | None, _training("--teacher FILE", "Vectors, or posteriors of frames, of another model: npz.")
     ] = None
-    resume: Annotated[bool, _output("--resume", help="Go on where an earlier run left off.")] = False
+    resume: Annotated[bool, _output("--resume", "Go on where an earlier run left off.")] = False
     settings: Annotated[
         bool,
-        _training(
-            "--settings", callback=_print_settings, is_eager=True, help="List all settings of --set, with defaults."
-        ),
+        _training("--settings", "List all settings of --set, with defaults.", callback=_print_settings, is_eager=True),
     ] = False
-    save_every: Annotated[
-        float, _output("--save-every", metavar="S", help="Seconds between states that --resume can use.")
-    ] = 60.0
+    save_every: Annotated[float, _output("--save-every S", "Seconds between states that --resume can use.")] = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -523,46 +388,26 @@ class EvaluateOptions(MessageOptions, NetworkOptions, LabelOptions):
 
     model: ModelArgument
     manifest: ManifestArgument
-    split: Annotated[
-        str,
-        _reading("--split", metavar="NAME", help="train, dev or all of the manifest.", autocompletion=_one_of(*SPLITS)),
-    ] = "dev"
+    split: Annotated[str, _reading("--split NAME", "train, dev or all of the manifest.", choices=SPLITS)] = "dev"
     recipe: Annotated[
-        str | None,
-        _reading("--recipe", metavar="NAME|FILE", help="Mix recordings as this recipe does.", autocompletion=_recipes),
+        str | None, _reading("--recipe NAME|FILE", "Mix recordings as this recipe does.", autocompletion=_recipes)
     ] = None
-    length: Annotated[
-        float | None, _reading("--length", metavar="S", help="identify: join and cut each voice to this length.")
-    ] = None
+    length: Annotated[float | None, _reading("--length S", "identify: join and cut each voice to this length.")] = None
     codec: Annotated[
-        str | None,
-        _reading(
-            "--codec",
-            metavar="NAME",
-            help=f"Send recordings through one first: {', '.join(CODECS)}.",
-            autocompletion=_one_of(*CODECS),
-        ),
+        str | None, _reading("--codec NAME", f"Send recordings through one first: {', '.join(CODECS)}.", choices=CODECS)
     ] = None
     timeline: Annotated[
-        bool,
-        _labels("--timeline", help="Models of identify: who, or which language, when (RTTM, TextGrid, …): DER."),
+        bool, _labels("--timeline", "Models of identify: who, or which language, when (RTTM, TextGrid, …): DER.")
     ] = False
     collar: Annotated[
-        float | None,
-        _labels("--collar", metavar="S", help="--timeline: leave out so much on both sides of a start or end."),
+        float | None, _labels("--collar S", "--timeline: leave out so much on both sides of a start or end.")
     ] = None
-    skip_overlap: Annotated[
-        bool, _labels("--skip-overlap", help="--timeline: leave out where more than one speaks.")
-    ] = False
+    skip_overlap: Annotated[bool, _labels("--skip-overlap", "--timeline: leave out where more than one speaks.")] = (
+        False
+    )
     cache: CacheOption = None
-    output: Annotated[
-        Path | None,
-        _output("-o", "--output", metavar="FILE", help="Write all figures there as JSON.", show_default=False),
-    ] = None
-    report: Annotated[
-        Path | None,
-        _output("--report", metavar="FILE", help="Write a page to look at and listen to: .html.", show_default=False),
-    ] = None
+    output: Annotated[Path | None, _output("-o --output FILE", "Write all figures there as JSON.")] = None
+    report: Annotated[Path | None, _output("--report FILE", "Write a page to look at and listen to: .html.")] = None
     format: JsonOption = "table"
 
 
@@ -573,32 +418,17 @@ class CompareOptions(MessageOptions, MachineOptions, LabelOptions):
     manifest: Annotated[
         Path | None, _argument(metavar="[MANIFEST]", help="Labelled recordings, as for framecls train.")
     ] = None
-    saw: Annotated[bool, _reading("--saw", help="In place of a manifest: clips in which distant context decides.")] = (
-        False
-    )
+    saw: Annotated[bool, _reading("--saw", "In place of a manifest: clips in which distant context decides.")] = False
     recipe: RecipeOption = None
     set: SetOption = field(default_factory=list)
-    rungs: Annotated[
-        str, _training("--rungs", metavar="R1,R2", help=f"Some of {', '.join(RUNGS)}.", show_default=False)
-    ] = ",".join(LADDER)
-    seeds: Annotated[
-        int, _training("--seeds", metavar="N", help="Train each N times, and give the mean and the spread.")
-    ] = 1
+    rungs: Annotated[str, _training("--rungs R1,R2", f"Some of {', '.join(RUNGS)}.", show_default=False)] = ",".join(
+        LADDER
+    )
+    seeds: Annotated[int, _training("--seeds N", "Train each N times, and give the mean and the spread.")] = 1
     noise: NoiseOption = None
     cache: CacheOption = None
-    save: Annotated[
-        Path | None, _output("--save", metavar="FOLDER", help="Keep the trained models there.", show_default=False)
-    ] = None
-    output: Annotated[
-        Path | None,
-        _output(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Draw learning curves and table: .png or .svg.",
-            show_default=False,
-        ),
-    ] = None
+    save: Annotated[Path | None, _output("--save FOLDER", "Keep the trained models there.")] = None
+    output: Annotated[Path | None, _output("-o --output FILE", "Draw learning curves and table: .png or .svg.")] = None
     format: JsonOption = "table"
 
 
@@ -608,16 +438,9 @@ class ExplainOptions(MessageOptions, MachineOptions, ReadingOptions):
 
     recording: Annotated[str, _argument(metavar="RECORDING", help="One audio file.", rich_help_panel="Input")]
     model: ModelOption = "sound"
-    at: Annotated[
-        float | None, _labels("--at", metavar="S", help="Explain the frame there, seconds from the start.")
-    ] = None
-    segment: Annotated[
-        int | None, _labels("--segment", metavar="N", help="Explain the Nth segment that framecls tag lists.")
-    ] = None
-    output: Annotated[
-        Path | None,
-        _output("-o", "--output", metavar="FILE", help="A picture of it: .png, .svg or .html.", show_default=False),
-    ] = None
+    at: Annotated[float | None, _labels("--at S", "Explain the frame there, seconds from the start.")] = None
+    segment: Annotated[int | None, _labels("--segment N", "Explain the Nth segment that framecls tag lists.")] = None
+    output: Annotated[Path | None, _output("-o --output FILE", "A picture of it: .png, .svg or .html.")] = None
     format: JsonOption = "table"
 
 
@@ -632,12 +455,11 @@ class BenchOptions(MessageOptions, NetworkOptions):
         ),
     ] = None
     model: ModelOption = "sound"
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="P1,P2", help=f"Other programs, if installed: {', '.join(PEERS)}."),
-    ] = None
-    repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="How often each thing is done.")] = 5
-    length: Annotated[float, typer.Option("--length", metavar="S", help="Seconds of made-up sound.")] = 300.0
+    against: Annotated[str | None, _option("--against P1,P2", f"Other programs, if installed: {', '.join(PEERS)}.")] = (
+        None
+    )
+    repeats: Annotated[int, _option("--repeats N", "How often each thing is done.")] = 5
+    length: Annotated[float, _option("--length S", "Seconds of made-up sound.")] = 300.0
     format: JsonOption = "table"
 
 
@@ -646,10 +468,8 @@ class ExportOptions(MessageOptions):
     """`framecls export`."""
 
     model: ModelArgument
-    output: Annotated[
-        Path, _output("-o", "--output", metavar="FILE.onnx", help="The file to write.", show_default=False)
-    ]
-    no_features: Annotated[bool, _output("--no-features", help="Take feature vectors, not samples.")] = False
+    output: Annotated[Path, _output("-o --output FILE.onnx", "The file to write.")]
+    no_features: Annotated[bool, _output("--no-features", "Take feature vectors, not samples.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -677,8 +497,7 @@ class GuideOptions:
     """`framecls guide`."""
 
     name: Annotated[
-        str | None,
-        _argument(metavar="[NAME]", help="Which guide; without a name, list them.", autocompletion=_guides),
+        str | None, _argument(metavar="[NAME]", help="Which guide; without a name, list them.", autocompletion=_guides)
     ] = None
 
 
