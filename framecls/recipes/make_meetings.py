@@ -145,8 +145,16 @@ def microphone_noise(rng: Rng, n_samples: int) -> Samples:
     return np.asarray(noise / max(1e-6, float(noise.std())), np.float32)
 
 
-def make_meeting(rng: Rng, voices: dict[tuple[str, str], list[Clip]]) -> tuple[Samples, list[tuple[float, float]]]:
-    """Return (sample,) a meeting, peak 0.7, and the spans in seconds where anybody speaks."""
+def make_meeting(
+    rng: Rng, voices: dict[tuple[str, str], list[Clip]], snr_db: tuple[float, float] = (6.0, 40.0)
+) -> tuple[Samples, list[tuple[float, float]]]:
+    """Return (sample,) a meeting, peak 0.7, and the spans in seconds where anybody speaks.
+
+    Args:
+        rng: what draws.
+        voices: clips of each, by source and speaker.
+        snr_db: least and most power of the speech over the microphone's own noise.
+    """
     by_source: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for key in voices:
         by_source[key[0]].append(key)
@@ -160,7 +168,7 @@ def make_meeting(rng: Rng, voices: dict[tuple[str, str], list[Clip]]) -> tuple[S
     for dry, response in zip(said, draw_room(rng, len(chosen)), strict=True):
         heard += fftconvolve(dry, response)[: len(heard)].astype(np.float32)
     power = float(np.square(heard[active]).mean()) if active.any() else 1.0
-    heard += microphone_noise(rng, len(heard)) * np.float32((power * 10 ** (-rng.uniform(6, 40) / 10)) ** 0.5)
+    heard += microphone_noise(rng, len(heard)) * np.float32((power * 10 ** (-rng.uniform(*snr_db) / 10)) ** 0.5)
     runs = clean_runs(find_runs(active), 1, int(BRIDGE_S * RATE))
     spans = [(round(first / RATE, 3), round(last / RATE, 3)) for first, last in runs]
     return heard * np.float32(0.7 / max(1e-6, float(np.abs(heard).max()))), spans
@@ -174,13 +182,15 @@ def main() -> None:
     arguments.add_argument("--sources", nargs="*", default=[], help="of the voices; none: all")
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--meetings", type=int, default=400, help="of half a minute each")
+    # Noise that can be heard is no speech: recordings that `sound` learns speech from have little of it.
+    arguments.add_argument("--snr", type=float, nargs=2, default=(6.0, 40.0), help="dB over the microphone's noise")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     voices = read_voices(options.manifest, options.split, options.sources)
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "manifest.jsonl").open("w", encoding="utf-8") as out:
         for number in range(options.meetings):
-            samples, spans = make_meeting(np.random.default_rng((options.seed, number)), voices)
+            samples, spans = make_meeting(np.random.default_rng((options.seed, number)), voices, options.snr)
             name = f"{options.seed}-{number:04d}.flac"
             soundfile.write(options.out / name, samples, RATE)
             for start, end in spans:

@@ -62,7 +62,8 @@ class Teachers:
     def hear(self, samples: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
         """Return (frame, label) the mean of those that know a label; what nobody was asked about is not a number.
 
-        A clip of speech was said by somebody: there only the VAD is asked, where.
+        A clip of speech was said by somebody: there only the VAD is asked, where. In one of noise both networks must
+        hear a voice or music: each takes other cries for one of them.
         """
         heard = self._firered(samples)
         scores = np.full((len(heard["vad"]), len(LABELS)), np.nan, np.float32)
@@ -71,8 +72,9 @@ class Teachers:
             return scores
         events = self._yamnet(samples)
         sung = np.maximum(heard["singing"], heard["music"])
-        scores[:, 0] = (events["speech"] + heard["speech"] + np.minimum(heard["vad"], 1 - heard["singing"])) / 3
-        scores[:, 1] = (events["music"] + sung) / 2
+        said = (heard["speech"] + np.minimum(heard["vad"], 1 - heard["singing"])) / 2
+        for column, pair in enumerate([(events["speech"], said), (events["music"], sung)]):
+            scores[:, column] = np.min(pair, axis=0) if kind == "noise" else np.mean(pair, axis=0)
         return scores
 
 

@@ -1,4 +1,4 @@
-"""Music and room noise that recipes make: as composed, seeded, and free of speech."""
+"""Music, songs and room noise that recipes make: as composed, seeded, and free of speech."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from framecls.recipes import make_music, make_rooms
-from framecls.recipes.make_music import STYLES, compose, encode_number, find_grooves
+from framecls.recipes.make_music import STYLES, compose, draw_frame, encode_number, find_grooves
 from framecls.recipes.make_rooms import pauses, room_of
+from framecls.recipes.make_songs import Voice, bend, draw_tune
 
 RATE = 16000
 
@@ -82,6 +83,24 @@ def test_music_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (row["kind"], row["source"], rate, len(music)) == ("music", "made-beat", RATE, 2 * RATE)
     assert np.abs(music).max() == pytest.approx(0.5, abs=0.01)
     assert np.square(music).mean() > 1e-4
+
+
+def test_syllables_are_held_for_notes_of_the_scale(rng: np.random.Generator) -> None:
+    syllables = [(10 + 50 * n, 40 + 50 * n) for n in range(40)]
+    pitch_hz = np.zeros(2010)
+    for first, last in syllables:
+        pitch_hz[first:last] = 180.0
+    piece = draw_frame(rng, 2.0)
+    places, notes = draw_tune(Voice(pitch_hz, np.ones((2010, 3)), np.ones((2010, 3)), syllables), piece, 0.5)
+    assert len(places) == len(notes)
+    assert len(places) * 0.005 > 2 * 40 * 0.15  # vowels last longer than they were said
+    is_voiced = np.isfinite(notes)
+    assert set((np.unique(notes[is_voiced]) - piece.key).astype(int) % 12) <= set(piece.scale)
+    np.testing.assert_array_equal(pitch_hz[np.round(places).astype(int)] > 0, is_voiced)
+    assert 100 < 440 * 2 ** ((np.median(notes[is_voiced]) - 69) / 12) < 700
+    sung = bend(notes, rng)
+    assert np.isfinite(sung).all()
+    assert np.abs(sung - notes)[is_voiced].mean() < 1.5
 
 
 def test_pauses_keep_clear_of_speech() -> None:
