@@ -146,16 +146,24 @@ def filter_batch(
     frequency_hz = np.fft.rfftfreq(size, 1 / sample_rate)
     # The curve is smooth: a fiftieth of the frequencies is enough to interpolate from.
     coarse_hz = np.append(frequency_hz[::50], frequency_hz[-1])
-    response = np.zeros((len(waveforms), len(frequency_hz)), np.complex64)
-    for index, row in enumerate(response):
+    filtered = torch.zeros_like(waveforms)
+    heard = waveforms.any(dim=1)  # many tracks of a mixture are silent
+    response = torch.zeros(int(heard.sum()), len(frequency_hz), dtype=torch.complex64)
+    rows = iter(response)
+    for index, is_heard in enumerate(heard.tolist()):
         note = {} if notes is None else notes[index]
-        row += np.interp(frequency_hz, coarse_hz, equalizer(rng, config, coarse_hz, note))
+        gain, room = equalizer(rng, config, coarse_hz, note), None
         if rng.random() < config.reverb_chance:
             reverb_s = float(rng.uniform(*config.reverb_s))
             note["reverb_s"] = round(reverb_s, 2)
-            row *= np.fft.rfft(room_response(rng, reverb_s, sample_rate), size)
-    spectrum = torch.fft.rfft(waveforms, size) * torch.from_numpy(response)
-    filtered = torch.fft.irfft(spectrum, size)[:, :n_samples]
+            room = room_response(rng, reverb_s, sample_rate)
+        if is_heard:
+            row = next(rows)
+            row += torch.from_numpy(np.interp(frequency_hz, coarse_hz, gain).astype(np.float32))
+            if room is not None:
+                row *= torch.fft.rfft(torch.from_numpy(room), size)
+    if len(response):
+        filtered[heard] = torch.fft.irfft(torch.fft.rfft(waveforms[heard], size) * response, size)[:, :n_samples]
     before, after = waveforms.square().sum(dim=1), filtered.square().sum(dim=1)
     scaled: Tensor = filtered * (before / after.clamp(min=1e-12)).sqrt().unsqueeze(1)
     return scaled
