@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from framecls.config import from_dict
 from framecls.errors import ModelError, OutputError
+from framecls.replacing import replacing
 
 _VERSION = 1
 _STEPS = 255  # a score is kept to a 255th
@@ -128,12 +128,10 @@ class TrainingReport:
         data["held_out"] = [
             asdict(clip) | {"scores": _pack(clip.scores), "shape": list(clip.scores.shape)} for clip in self.held_out
         ]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
     def save_page(self, path: Path) -> None:

@@ -22,6 +22,7 @@ VOCABULARY = {
     "errors",
     "packages",
     "config",
+    "replacing",
     "report",
     "results",
     "shapes",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 from framecls.checkpoints.file import FORMAT_VERSION, quantize, read_config, read_stored, read_weights
 from framecls.config import ModelConfig, Precision, to_dict
 from framecls.errors import ModelError
+from framecls.replacing import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,15 +130,10 @@ def _write(stored: Mapping[str, Tensor], path: Path, config: ModelConfig) -> Non
 
     # Defaults, too: a model goes on as it was trained and measured when a later version has other defaults.
     metadata = {"framecls_format": str(FORMAT_VERSION), "config": json.dumps(to_dict(config))}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(stored), temporary, metadata)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(dict(stored), temporary, metadata)
+            temporary.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(f"{path}: cannot be written: {why}") from error
-    finally:
-        with contextlib.suppress(OSError):  # that of a folder which could not be made
-            temporary.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from framecls.errors import ModelError, UsageError
 from framecls.nn.features import ConvolutionFeatures, FeatureExtractor
 from framecls.nn.frontend import PretrainedFrontend
 from framecls.nn.network import Network
+from framecls.replacing import replacing
 
 _NEEDED = ("onnx", "onnxscript")
 _EXAMPLE_FRAMES = 50
@@ -110,16 +110,11 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
             verbose=False,
         )
     program.model.metadata_props.update(describe(network.config, features=features))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(str(temporary), external_data=False)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            program.save(str(temporary), external_data=False)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def describe(config: ModelConfig, *, features: bool = True) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from framecls.checkpoints.file import find_system_fault
 from framecls.config import to_dict
 from framecls.errors import ModelError, OutputError
+from framecls.replacing import replacing
 from framecls.training.data.manifest import Recording
 from framecls.training.job import Data, Job
 from framecls.training.recipe import Recipe
@@ -122,15 +123,12 @@ class StateFile:
             "since_best": str(state.since_best),
             "facts": json.dumps(identity.facts),
         }
-        temporary = self.path.with_suffix(".tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.cpu().contiguous() for k, v in state.tensors.items()}, temporary, metadata)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # before it replaces the old state, in case of a power failure
-            os.replace(temporary, self.path)
+            with replacing(self.path) as temporary:
+                save_file({k: v.cpu().contiguous() for k, v in state.tensors.items()}, temporary, metadata)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # before it replaces the old state, in case of a power failure
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise OutputError(
                 f"{self.path.parent}: the state of the run cannot be saved: {why}; make room there, then --resume"

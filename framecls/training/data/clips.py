@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from framecls.audio import open_audio
 from framecls.config import ModelConfig
 from framecls.errors import AudioError, ManifestError, OutputError
+from framecls.replacing import replacing
 from framecls.training.data.labels.arrays import load_vectors
 from framecls.training.data.labels.rows import ARRAY_SUFFIXES
 from framecls.training.data.manifest import Recording, Section
@@ -107,9 +108,8 @@ def open_clips(
             with _locked(cache):
                 if not index.exists():  # no other process has made it meanwhile
                     lengths = _decode_all(files, sample_rate, data, progress)
-                    temporary = index.with_suffix(".tmp")
-                    temporary.write_text(json.dumps(lengths), encoding="utf-8")
-                    os.replace(temporary, index)
+                    with replacing(index) as temporary:
+                        temporary.write_text(json.dumps(lengths), encoding="utf-8")
         lengths = json.loads(index.read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{cache}: decoded recordings cannot be kept here: {error.strerror or error}") from error
@@ -193,9 +193,8 @@ def _decode_all(
     files: Sequence[Path], sample_rate: int, data: Path, progress: Callable[[int, int], None] | None
 ) -> list[int]:
     lengths, problems = [], []
-    temporary = data.with_suffix(".part")
     decode = _Decoder(sample_rate)
-    try:
+    with replacing(data) as temporary:
         with temporary.open("wb") as out:
             for number, file in enumerate(files, start=1):
                 try:
@@ -206,9 +205,6 @@ def _decode_all(
                     progress(number, len(files))
         if problems:
             raise ManifestError(f"{len(problems)} of {len(files)} files cannot be read: leave them out", problems)
-        os.replace(temporary, data)
-    finally:
-        temporary.unlink(missing_ok=True)
     return lengths
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from framecls.config import DecisionConfig
 from framecls.inference.segments import clean_runs, find_runs
@@ -63,7 +64,7 @@ def decide_clips(
         precision: that each label is to reach where it is given; None: the best F1.
     """
     decision = DecisionConfig(temperature=metrics.fit_temperature(logits, truth))
-    probabilities = softmax(logits / decision.temperature)
+    probabilities = softmax(logits / decision.temperature, axis=1)
     answers = probabilities.argmax(axis=1)
     thresholds = {}
     for index, label in enumerate(labels):
@@ -71,17 +72,6 @@ def decide_clips(
         missed = int((holds & ~given).sum())
         thresholds[label] = choose_threshold(probabilities[given, index], holds[given], missed, precision)
     return replace(decision, thresholds=thresholds)
-
-
-def softmax(logits: Scores) -> Scores:
-    """Return (..., label) probabilities."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-
-
-def sigmoid(logits: Scores) -> Scores:
-    """Return the probability of each label alone."""
-    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
 def decide_frames(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from framecls.config import ModelConfig
-from framecls.training.head.decide import choose_threshold, sigmoid, softmax
+from framecls.training.head.decide import choose_threshold
 from framecls.training.metrics import scores as metrics
 
 Floats = NDArray[np.float32]
@@ -23,11 +24,6 @@ class Answers:
     fold: int  # from 0
     logits: Floats  # (label,), or (frame, label)
     truth: Floats  # of the same shape, 0 or 1
-
-
-def to_scores(config: ModelConfig, logits: Floats, temperature: float = 1.0) -> Floats:
-    """Return the probabilities of (..., label) logits: of each label alone where they may overlap."""
-    return sigmoid(logits / temperature) if config.overlapping else softmax(logits / temperature)
 
 
 def score_name(config: ModelConfig) -> str:
@@ -77,7 +73,7 @@ def decide_held_out(config: ModelConfig, answers: Sequence[Answers], precision: 
         known = truth.any(axis=1)
         given = np.eye(logits.shape[1], dtype=bool)[logits.argmax(axis=1)]
         return Decided(given[known], truth[known], folds[known])
-    scores, given = sigmoid(logits), np.zeros(truth.shape, bool)
+    scores, given = expit(logits), np.zeros(truth.shape, bool)
     for fold in np.unique(folds):
         here = folds == fold
         others = here if here.all() else ~here

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import expit
 
 from framecls.config import DecisionConfig, ModelConfig
+from framecls.inference.tag import to_probabilities
 from framecls.report import CurvePoint, Epoch, Figure, HeldOut, LabelFigures, TrainingReport
 from framecls.training.data.manifest import Recording
-from framecls.training.head.decide import decide_clips, decide_frames, sigmoid
+from framecls.training.head.decide import decide_clips, decide_frames
 from framecls.training.head.measure import (
     Answers,
     Decided,
@@ -19,7 +21,6 @@ from framecls.training.head.measure import (
     mean_score,
     rates,
     score_name,
-    to_scores,
 )
 from framecls.training.head.plan import Plan
 from framecls.training.head.verdict import judge_label, judge_run
@@ -85,7 +86,7 @@ def learn_decision(config: ModelConfig, answers: Sequence[Answers], precision: f
         return decide_clips(logits, truth, config.labels, precision)
     if not config.overlapping:
         return config.decision
-    scores, holds = [sigmoid(a.logits) for a in answers], [a.truth > 0.5 for a in answers]
+    scores, holds = [expit(a.logits) for a in answers], [a.truth > 0.5 for a in answers]
     return decide_frames(scores, holds, config.labels, config.hop_s, precision)
 
 
@@ -139,7 +140,7 @@ def _held_out(findings: Findings, answers: Answers, decision: DecisionConfig) ->
     return HeldOut(
         file=str(recording.audio),
         fold=answers.fold + 1,
-        scores=to_scores(findings.config, answers.logits, decision.temperature),
+        scores=to_probabilities(answers.logits, replace(findings.config, decision=decision)),
         start_s=start_s,
         duration_s=duration_s,
         spans=tuple(

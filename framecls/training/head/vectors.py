@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from framecls.checkpoints.frontends import open_frontend
 from framecls.config import ModelConfig, ReadOptions, to_dict
 from framecls.errors import OutputError
 from framecls.inference.engine import Engine
-from framecls.inference.windows import count_frames
 from framecls.nn.frontend import PretrainedFrontend
 from framecls.nn.network import Network, Output
+from framecls.replacing import replacing
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 
@@ -88,14 +87,10 @@ class VectorCache:
         Raises:
             OutputError: they cannot be written.
         """
-        path = self.path(recording)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        lengths = [len(window) for window in heard.windows]
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lengths = [len(window) for window in heard.windows]
-            with temporary.open("wb") as file:
+            with replacing(self.path(recording)) as temporary, temporary.open("wb") as file:
                 np.savez(file, vectors=np.concatenate(heard.windows), lengths=lengths, firsts=heard.firsts)
-            os.replace(temporary, path)
         except OSError as error:
             raise OutputError(f"{self._folder}: vectors cannot be kept here: {error.strerror}") from error
 
@@ -133,8 +128,3 @@ def hear(
         if progress is not None:
             progress(done_s, total_s)
     return [heard for heard in found if heard is not None]
-
-
-def n_frames_of(recording: Recording, store: ClipStore, hop_samples: int) -> int:
-    """Return how many frames a recording has."""
-    return count_frames(store.n_samples(recording.file), hop_samples)
