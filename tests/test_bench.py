@@ -80,13 +80,17 @@ def test_the_command_as_json(cli: Cli, tag_model: str, tmp_path: Path) -> None:
     assert line.startswith(f"framecls: {tmp_path / 'in' / 'text.wav'} is left out: not audio")
 
 
-def test_the_command_as_a_table(cli: Cli, identify_model: str) -> None:
-    """Of made-up sound, and a model that identifies."""
+def test_the_command_as_a_table(cli: Cli, identify_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of made-up sound, and a model that identifies; processes are started by the test above."""
+    run: list[list[str]] = []
+    monkeypatch.setattr(bench, "run_python", lambda arguments: run.append(list(arguments)) or "\n51200")
     answer = cli("bench", "-m", identify_model, "--device", "cpu", "--length", "2", "--repeats", "1", "-q")
     assert (answer.status, answer.err) == (0, "")
     assert "tiny-language on 2 s of made-up sound, 16 kHz wav (torch, cpu" in answer.out
     for words in (*STAGES, "× real time", "times as long as decoding alone", "identify, a clip of 10 s"):
         assert words in answer.out
+    assert "peak memory of the whole command: 52 MB" in answer.out or not Path("/proc").exists()
+    assert [arguments[-1][-4:] for arguments in run][-3:] == ["help", "orch", ".wav"]
 
 
 def test_a_folder_is_decoded_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import sys
 from importlib.metadata import version
@@ -42,70 +41,52 @@ def break_package(folder: Path, name: str, code: str) -> dict[str, str]:
     return environment(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
 
 
-def run_shipped_models(folder: Path, variables: dict[str, str]) -> list[str]:
-    """Return what tag, identify and enroll say with all shipped models."""
-    gallery = folder / "voices.json"
-    speech = SAMPLES / "speech_en.ogg"
-    common = ["--device", "cpu", "--threads", "1"]
-    commands = [
-        ["tag", str(speech), "-m", "sound", "-m", "phones", "-f", "jsonl", *common],
-        ["identify", str(speech), "-f", "jsonl", *common],
-        ["enroll", "ada", str(speech), "--gallery", str(gallery), *common],
-        ["identify", str(speech), "-m", "speaker", "--gallery", str(gallery), "-f", "jsonl", *common],
-    ]
-    code = f"from framecls.cli.boundary import run\nfor command in {commands!r}: assert run(command) == 0"
-    answer = run_command(code=code, env=variables)
-    assert answer.status == 0, answer.err
-    return answer.out.splitlines()
+# Runs a command line with a package that is broken in one way after the other, and prints each status behind a mark.
+RUN_BROKEN = """
+import importlib, pathlib, sys
+from framecls.cli.boundary import run
+folder, package, failures, command = {folder!r}, {package!r}, {failures!r}, {command!r}
+for number, code in enumerate(failures):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    made = pathlib.Path(folder, str(number), package)
+    made.mkdir(parents=True)
+    (made / "__init__.py").write_text(code)
+    sys.path.insert(0, str(made.parent))
+    importlib.invalidate_caches()
+    sys.stderr.write(str(run(command)) + "\\n")
+"""
 
 
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("usual")
-    return run_shipped_models(folder, environment())
-
-
-@pytest.mark.parametrize("failure", ["library", "absent"])
-def test_shipped_models_give_the_same_where_torchaudio_does_not_load(
-    failure: str, usual: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("package", "encoder", "said", "advice"),
+    [
+        ("transformers", "microsoft/wavlm-base", "a pre-trained encoder needs transformers", "transformers"),
+        ("torchaudio", "torchaudio:WAVLM_BASE", "a torchaudio encoder needs torchaudio", "torchaudio==2.11.0"),
+    ],
+)
+def test_an_encoder_says_what_is_wrong_with_its_package(
+    package: str, encoder: str, said: str, advice: str, tmp_path: Path
 ) -> None:
-    broken = break_package(tmp_path / "first", "torchaudio", FAILURES[failure].replace("transformers", "torchaudio"))
-    assert run_shipped_models(tmp_path, broken) == usual
-    assert [json.loads(line).get("label") for line in usual] == [None, "en", "ada"]
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_pretrained_encoder_says_what_is_wrong_with_transformers(failure: str, tmp_path: Path) -> None:
-    broken = break_package(tmp_path / "first", "transformers", FAILURES[failure])
     write_wav(tmp_path / "a.wav")
     (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
-    arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "microsoft/wavlm-base"]
-    answer = run_command(*arguments, env=broken)
-    assert (answer.status, answer.out) == (2, "")
-    [line] = answer.err.splitlines()
-    assert line.startswith("framecls: error: a pre-trained encoder needs transformers")
-    assert line.endswith("transformers")
-    assert ": pip install " in line
-    assert (SYMBOL in line) == (failure == "library")
-    assert ("not installed" in line) == (failure == "absent")
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_torchaudio_encoder_says_what_does_not_fit_what(failure: str, tmp_path: Path) -> None:
-    code = FAILURES[failure].replace("transformers", "torchaudio")
-    broken = break_package(tmp_path / "first", "torchaudio", code)
-    write_wav(tmp_path / "a.wav")
-    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
-    arguments = ["train", "identify", tmp_path / "m.csv", "-o", tmp_path / "x", "--encoder", "torchaudio:WAVLM_BASE"]
-    answer = run_command(*arguments, env=broken)
-    assert (answer.status, answer.out) == (2, "")
-    [line] = answer.err.splitlines()
-    assert line.startswith("framecls: error: a torchaudio encoder needs torchaudio")
-    assert f"beside torch {version('torch')}" in line
-    assert (f"torchaudio {version('torchaudio')} does not load" in line) == (failure != "absent")
-    assert line.endswith("pip install torch==2.11.0 torchaudio==2.11.0")
-    assert (SYMBOL in line) == (failure == "library")
-    assert ("not installed" in line) == (failure == "absent")
+    command = ["train", "identify", str(tmp_path / "m.csv"), "-o", str(tmp_path / "x"), "--encoder", encoder]
+    failures = [code.replace("transformers", package) for code in FAILURES.values()]
+    answer = run_command(
+        code=RUN_BROKEN.format(folder=str(tmp_path), package=package, failures=failures, command=command)
+    )
+    assert (answer.status, answer.out) == (0, ""), answer.err
+    assert answer.errors[1::2] == ["2"] * len(FAILURES)
+    for failure, line in zip(FAILURES, answer.errors[::2], strict=True):
+        assert line.startswith(f"framecls: error: {said}")
+        assert line.endswith(advice)
+        assert ": pip install " in line
+        assert (SYMBOL in line) == (failure == "library")
+        assert ("not installed" in line) == (failure == "absent")
+        if package == "torchaudio":
+            assert f"beside torch {version('torch')}" in line
+            assert (f"torchaudio {version('torchaudio')} does not load" in line) == (failure != "absent")
+            assert line.endswith("pip install torch==2.11.0 torchaudio==2.11.0")
 
 
 def test_a_model_file_that_carries_such_an_encoder_says_so_too(tmp_path: Path) -> None:
@@ -129,13 +110,14 @@ def test_a_model_file_that_carries_such_an_encoder_says_so_too(tmp_path: Path) -
 
 
 def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path) -> None:
+    """Nor a torchaudio that does not load."""
     speech, gallery, model = SAMPLES / "speech_en.ogg", tmp_path / "voices.json", save_tiny_model(tmp_path, "frame")
     commands = [
-        ["tag", str(speech), "-m", "sound", "-f", "csv"],
+        ["tag", str(speech), "-m", "sound", "-m", "phones", "-f", "jsonl"],
         ["tag", str(speech), "-m", str(model), "-f", "npz", "-o", str(tmp_path / "x.npz")],
-        ["identify", str(speech)],
+        ["identify", str(speech), "-f", "jsonl"],
         ["enroll", "ada", str(speech), "--gallery", str(gallery)],
-        ["identify", str(speech), "-m", "speaker", "--gallery", str(gallery)],
+        ["identify", str(speech), "-m", "speaker", "--gallery", str(gallery), "-f", "jsonl"],
     ]
     code = (
         "import sys, framecls\n"
@@ -146,8 +128,10 @@ def test_the_main_job_imports_nothing_that_only_other_parts_need(tmp_path: Path)
         "heavy &= sys.modules.keys()\n"
         "sys.exit(f'{heavy} was imported' if heavy else 100 + sum(status))"
     )
-    answer = run_command(code=code)
+    broken = break_package(tmp_path / "first", "torchaudio", FAILURES["library"])
+    answer = run_command(code=code, env=broken)
     assert answer.status == 100, answer.err
+    assert [record.get("label") for record in answer.records] == [None, "en", "ada"]
 
 
 # --- optional packages
@@ -233,30 +217,24 @@ for name in ("fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "mkfifo
 """
 
 
-def test_every_module_imports_without_what_only_posix_has() -> None:
+def test_every_module_imports_without_what_only_posix_has(tmp_path: Path) -> None:
+    """And recordings are decoded for training: their cache is the one place that would use flock."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
+    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
     code = HIDE_POSIX + (
         "import framecls\n"
         "names = [m.name for m in pkgutil.walk_packages(framecls.__path__, 'framecls.') if '__main__' not in m.name]\n"
         "for name in names:\n"
         "    importlib.import_module(name)\n"
-        "print(len(names))\n"
-    )
-    answer = run_command(code=code)
-    assert answer.status == 0, answer.err
-    assert int(answer.out) > 100
-
-
-def test_recordings_are_decoded_for_training_where_there_are_no_file_locks(tmp_path: Path) -> None:
-    """The cache of decoded clips is the one place that would use flock."""
-    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
-    (tmp_path / "m.csv").write_text("file,label\na.wav,x\n", encoding="utf-8")
-    code = HIDE_POSIX + (
         "from pathlib import Path\n"
         "from framecls.training.data.clips import open_clips\n"
         "from framecls.training.data.manifest import read_manifest\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "store = open_clips(read_manifest(folder / 'm.csv'), 16000, folder / 'cache')\n"
-        "print(store.n_samples(folder / 'a.wav'))\n"
+        "print(len(names), store.n_samples(folder / 'a.wav'))\n"
     )
     answer = run_command(code=code)
-    assert (answer.status, answer.out) == (0, "1600\n"), answer.err
+    assert answer.status == 0, answer.err
+    n_modules, n_samples = map(int, answer.out.split())
+    assert n_modules > 100
+    assert n_samples == 1600

@@ -201,7 +201,8 @@ def test_settings_that_are_named_exist(name: str) -> None:
     from framecls.training.recipe import Recipe
 
     tables: dict[str, Any] = to_dict(Recipe(name="any", task="frame"))
-    for setting in re.findall(r"\b(?:optim|mix|augment|sample|encoder|features)(?:\.[a-z_]+)+(?=[=`\s])", TEXTS[name]):
+    settings = r"\b(?:optim|mix|augment|sample|encoder|features)(?:\.(?!py\b)[a-z_]+)+(?=[=`\s])"
+    for setting in re.findall(settings, TEXTS[name]):
         table: Any = tables
         for part in setting.split("."):
             assert part in table, setting

@@ -99,19 +99,19 @@ def save_onnx(network: Network, path: Path, *, features: bool = True) -> None:
             f"{_MOST_FFT} are exported: --no-features exports what is above them"
         )
     module = (_FromWaveform(network) if features else _FromVectors(network)).eval()
-    with _quiet(), torch.no_grad():
-        program: Any = torch.onnx.export(
-            module,
-            _example(network.config, features),
-            input_names=["waveform" if features else "vectors", "n_frames"],
-            output_names=["logits"],
-            dynamic_shapes=_free_shapes(network.config, features),
-            dynamo=True,
-            verbose=False,
-        )
-    program.model.metadata_props.update(describe(network.config, features=features))
     try:
         with replacing(path) as temporary:
+            with _quiet(), torch.no_grad():
+                program: Any = torch.onnx.export(
+                    module,
+                    _example(network.config, features),
+                    input_names=["waveform" if features else "vectors", "n_frames"],
+                    output_names=["logits"],
+                    dynamic_shapes=_free_shapes(network.config, features),
+                    dynamo=True,
+                    verbose=False,
+                )
+            program.model.metadata_props.update(describe(network.config, features=features))
             program.save(str(temporary), external_data=False)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from error

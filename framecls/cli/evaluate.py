@@ -16,7 +16,7 @@ from framecls.cli.train import cache_folder, choose_split_by, load_recipe
 from framecls.errors import UsageError
 from framecls.text import escape
 from framecls.training.choices import CODECS, SPLITS
-from framecls.training.recipe import find_recipe
+from framecls.training.recipe import Recipe, find_recipe
 
 
 def evaluate_model(options: EvaluateOptions) -> int:
@@ -29,24 +29,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     messages = open_messages(options)
     if options.split not in SPLITS:
         raise UsageError(f"--split {options.split}: choose {', '.join(SPLITS)}")
-    checks.check_report_format(options.format)
-    checks.check_seconds("--length", options.length)
-    checks.check_machine(options)
-    if options.codec is not None and options.codec not in CODECS:
-        raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
-    recipe = load_recipe(options.recipe) if options.recipe is not None else None
-    if options.report is not None and options.report.suffix.casefold() not in (".html", ".htm"):
-        raise UsageError(f"--report {options.report}: a page is written, name it .html")
-    checks.check_overwrites(
-        {"-o": options.output, "--report": options.report},
-        {
-            "the manifest": options.manifest,
-            "the model": registry.locate(options.model),
-            "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
-        },
-    )
-    checks.check_measured(options.model, options.length)
-    _check_timeline(options)
+    recipe = _check_options(options)
 
     from framecls.inference.engine import load_engine
     from framecls.output.files import atomic_write
@@ -84,6 +67,33 @@ def evaluate_model(options: EvaluateOptions) -> int:
         messages.note(f"{escape(str(options.report))}: written")
     _print_figures(figures, options.format)
     return DONE
+
+
+def _check_options(options: EvaluateOptions) -> Recipe | None:
+    """Check the options, and return the recipe that they name.
+
+    Raises:
+        UsageError: one is wrong, or two do not go together.
+    """
+    checks.check_report_format(options.format)
+    checks.check_seconds("--length", options.length)
+    checks.check_machine(options)
+    if options.codec is not None and options.codec not in CODECS:
+        raise UsageError(f"--codec {options.codec}: choose {', '.join(CODECS)}")
+    recipe = load_recipe(options.recipe) if options.recipe is not None else None
+    if options.report is not None and options.report.suffix.casefold() not in (".html", ".htm"):
+        raise UsageError(f"--report {options.report}: a page is written, name it .html")
+    checks.check_overwrites(
+        {"-o": options.output, "--report": options.report},
+        {
+            "the manifest": options.manifest,
+            "the model": registry.locate(options.model),
+            "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
+        },
+    )
+    checks.check_measured(options.model, options.length)
+    _check_timeline(options)
+    return recipe
 
 
 def _check_timeline(options: EvaluateOptions) -> None:

@@ -259,8 +259,9 @@ def fit_size(config: ModelConfig, name: str, target: int) -> ModelConfig:
 
 def count_parameters(config: ModelConfig) -> int:
     """Return the number of parameters of a network of these settings, without those of a pre-trained encoder."""
-    frontend = nn.Identity() if config.features.kind == "pretrained" else None
-    return sum(p.numel() for p in Network(config, frontend).parameters())
+    with torch.device("meta"):  # without memory for them
+        network = Network(config, nn.Identity() if config.features.kind == "pretrained" else None)
+    return sum(p.numel() for p in network.parameters())
 
 
 def measure_speed(engine: Engine) -> float:

@@ -144,27 +144,24 @@ NOT_OF_THE_FILE = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_OF_THE_FILE)
-def test_a_state_that_cannot_be_read_now_is_kept(
-    name: str, cli: Cli, corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    error, said = NOT_OF_THE_FILE[name]
+def test_a_state_that_cannot_be_read_now_is_kept(cli: Cli, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = corpus.parent / "m.safetensors.training/state.safetensors"
     assert cli(*TRAIN, "-o", "m.safetensors", "-q").status == 0
     before = state.read_bytes()
+    for error, said in NOT_OF_THE_FILE.values():
 
-    def fail(path: Path, *arguments: Any, **settings: Any) -> Any:
-        raise error
+        def fail(path: Path, *arguments: Any, error: Exception = error, **settings: Any) -> Any:
+            raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(safetensors, "safe_open", fail)
-        answer = cli(*TRAIN, "-o", "m.safetensors", "-q", "--resume")
-    assert answer.status == 1
-    assert "state.safetensors: the state of the run cannot be read: " in answer.err
-    assert said in answer.err
-    assert "damaged" not in answer.err
-    assert "leave out" not in answer.err
-    assert state.read_bytes() == before
+        with monkeypatch.context() as patch:
+            patch.setattr(safetensors, "safe_open", fail)
+            answer = cli(*TRAIN, "-o", "m.safetensors", "-q", "--resume")
+        assert answer.status == 1
+        assert "state.safetensors: the state of the run cannot be read: " in answer.err
+        assert said in answer.err
+        assert "damaged" not in answer.err
+        assert "leave out" not in answer.err
+        assert state.read_bytes() == before
     answer = cli(*TRAIN, "-o", "m.safetensors", "--resume")
     assert (answer.status, "all 4 steps were done before" in answer.err) == (0, True)
 

@@ -52,9 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize(
-    ("command", "model"), [("tag", "tiny-sound"), ("tag -f svg", "tiny-sound"), ("identify", "tiny-language")]
+    ("command", "model", "columns"),
+    [("tag", "tiny-sound", 80), ("tag -f svg", "tiny-sound", 100), ("identify", "tiny-language", 100)],
 )
 def test_no_bar_is_left(command: str, model: str, columns: int, folder: Path) -> None:
     arguments = [*command.split(), "in", "-m", f"{model}.safetensors", "--device", "cpu"]

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from framecls.cli.app import app
-from framecls.cli.numbers import parse_seconds
+from framecls.cli.numbers import parse_seconds, parse_whole
 from framecls.errors import UsageError
 from support.commands import Cli
 from support.models import save_tiny_model
@@ -85,7 +85,7 @@ def test_the_walk_finds_the_options() -> None:
     } <= found
 
 
-@pytest.mark.parametrize("bad", ["two", "1x", "", "1,5", "--", "0x10", "1 2"])
+@pytest.mark.parametrize("bad", ["two", ""])
 def test_a_value_of_the_wrong_type(bad: str, cli: Cli) -> None:
     for words, name, takes_value in OPTIONS:
         if not takes_value:
@@ -140,10 +140,16 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
     assert parse_seconds("--min-gap")(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["s", "ms", "1:2:3:4", "1m", "1:", "half", "1:30s"])
+@pytest.mark.parametrize("text", ["s", "ms", "1:2:3:4", "1m", "1:", "half", "1:30s", "1x", "1,5", "--", "0x10", "1 2"])
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError, match=f"--min-gap {text}: a length of time in seconds is expected"):
         parse_seconds("--min-gap")(text)
+
+
+@pytest.mark.parametrize("text", ["1x", "1,5", "--", "0x10", "1 2", "1.5", "1_000"])
+def test_what_is_no_whole_number(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--track {text}: a whole number is expected"):
+        parse_whole("--track")(text)
 
 
 @pytest.fixture

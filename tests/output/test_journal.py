@@ -273,7 +273,7 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_order")
-@pytest.mark.parametrize(("format", "output"), [("audacity", "out/"), ("csv", "out.csv"), ("json", "out/all.json")])
+@pytest.mark.parametrize(("format", "output"), [("audacity", "out/"), ("csv", "out.csv")])
 def test_a_kill_at_every_step(format: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(tmp_path / "in")
 

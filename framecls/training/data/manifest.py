@@ -123,7 +123,7 @@ def load_manifest(path: Path, reading: LabelSettings | None = None) -> Manifest:
     is_there: dict[Path, bool] = {}
     for row in found.rows:
         if row.file not in is_there:
-            is_there[row.file] = _is_file(row.file)
+            is_there[row.file] = os.path.isfile(row.file)
         if not is_there[row.file]:
             missing.setdefault(row.file, []).append(row)
     problems = [*found.problems, *(_describe_missing(file, rows) for file, rows in missing.items())]
@@ -135,10 +135,6 @@ def load_manifest(path: Path, reading: LabelSettings | None = None) -> Manifest:
 def _describe_missing(file: Path, rows: Sequence[Row]) -> str:
     more = f" ({len(rows)} rows name it)" if len(rows) > 1 else ""
     return f"{rows[0].where}: {str(file)[:_MAX_NAME]}: there is no such file{more}"
-
-
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)
 
 
 def _group(rows: Iterable[Row], root: Path, reading: LabelSettings, found: Found) -> list[Recording]:

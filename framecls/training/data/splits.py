@@ -122,11 +122,15 @@ def _choose_sides(recordings: Sequence[Recording], seed: int, by: SplitBy) -> li
 
 def find_groups(recordings: Sequence[Recording], by: SplitBy) -> list[str]:
     """Return for each recording the name of the group that it cannot be parted from."""
-    sets = _DisjointSets()
+    from scipy.cluster.hierarchy import DisjointSet
+
     keys = [_keys(recording, by) for recording in recordings]
-    for names in keys:
-        sets.join(names)
-    return [sets.representative(names[0]) for names in keys]
+    sets = DisjointSet(name for names in keys for name in names)
+    for first, *others in keys:
+        for other in others:
+            sets.merge(first, other)
+    first_of = {name: min(together) for together in sets.subsets() for name in together}
+    return [first_of[names[0]] for names in keys]
 
 
 def assign_folds(recordings: Sequence[Recording], groups: Sequence[str], n_folds: int, seed: int) -> Folds:
@@ -227,24 +231,3 @@ def _keys(recording: Recording, by: SplitBy) -> list[str]:
         return [recording.name]
     speakers = [recording.speaker, *recording.others]
     return [f"source {recording.source}", *speakers] if by == "source" and recording.source else speakers
-
-
-class _DisjointSets:
-    """Sets of names that stay together (union-find)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def representative(self, key: str) -> str:
-        """Return the alphabetically first name of the set of a name."""
-        root = key
-        while self._parent.setdefault(root, root) != root:
-            root = self._parent[root]
-        while self._parent[key] != root:
-            self._parent[key], key = root, self._parent[key]
-        return root
-
-    def join(self, keys: Sequence[str]) -> None:
-        first, *others = sorted({self.representative(key) for key in keys})
-        for other in others:
-            self._parent[other] = first

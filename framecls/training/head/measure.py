@@ -100,21 +100,3 @@ def mean_score(config: ModelConfig, decided: Decided, rows: NDArray[np.bool_]) -
     given, truth = decided.given[rows], decided.truth[rows]
     values = [rates(given[:, c], truth[:, c])[which] for c in range(truth.shape[1]) if truth[:, c].any()]
     return float(np.mean(values)) if values else 0.0
-
-
-def count_confusions(decided: Decided, *, overlapping: bool) -> NDArray[np.int64]:
-    """Return (true, given) counts; of labels that may overlap with a last row and column for "none".
-
-    There a label that is missed is counted with the wrong ones that are given in its place, or with "none".
-    """
-    given, truth = decided.given, decided.truth
-    if not overlapping:
-        return metrics.confusion_matrix(given.argmax(axis=1), truth.argmax(axis=1), truth.shape[1])
-    hit, missed, false = given & truth, truth & ~given, given & ~truth
-    none_given, none_true = ~false.any(axis=1, keepdims=True), ~missed.any(axis=1, keepdims=True)
-    rows = np.concatenate([missed, none_true], axis=1).astype(np.int64)
-    columns = np.concatenate([false, none_given], axis=1).astype(np.int64)
-    counts = rows.T @ columns
-    counts[-1, -1] = int((~truth.any(axis=1) & ~given.any(axis=1)).sum())
-    counts[np.arange(truth.shape[1]), np.arange(truth.shape[1])] = hit.sum(axis=0)
-    return np.asarray(counts, np.int64)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from framecls.config import DecisionConfig, ModelConfig
-from framecls.inference.tag import to_probabilities
 from framecls.report import CurvePoint, Epoch, Figure, HeldOut, LabelFigures, TrainingReport
+from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.head.decide import decide_clips, decide_frames
 from framecls.training.head.measure import (
     Answers,
     Decided,
-    count_confusions,
     decide_held_out,
     mean_score,
     rates,
@@ -24,6 +24,8 @@ from framecls.training.head.measure import (
 )
 from framecls.training.head.plan import Plan
 from framecls.training.head.verdict import judge_label, judge_run
+from framecls.training.metrics.review import hold_out
+from framecls.training.metrics.scores import confusion_matrix, overlapping_confusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class Findings:
     """What a run has found out."""
 
     recordings: Sequence[Recording]
+    store: ClipStore
     plan: Plan
     config: ModelConfig
     answers: list[Answers]  # to what was held out
@@ -52,7 +55,7 @@ def make_report(findings: Findings, precision: float | None) -> tuple[TrainingRe
     decision = learn_decision(config, findings.answers, precision)
     decided = decide_held_out(config, findings.answers, precision)
     score, by_fold = _score(config, decided)
-    confusion = count_confusions(decided, overlapping=config.overlapping)
+    confusion = _confuse(decided, config)
     curve = _curve(findings, precision, score)
     figures = _label_figures(findings, decision, decided)
     figures = {label: judge_label(label, row, precision) for label, row in figures.items()}
@@ -72,7 +75,7 @@ def make_report(findings: Findings, precision: float | None) -> tuple[TrainingRe
         confusion=confusion,
         epochs=tuple(findings.epochs),
         curve=curve,
-        held_out=tuple(_held_out(findings, each, decision) for each in findings.answers),
+        held_out=_held_out(findings, decision),
         verdict=judge_run(config, figures, confusion, curve),
         figures=_plain_figures(config, score, figures),
     )
@@ -88,6 +91,14 @@ def learn_decision(config: ModelConfig, answers: Sequence[Answers], precision: f
         return config.decision
     scores, holds = [expit(a.logits) for a in answers], [a.truth > 0.5 for a in answers]
     return decide_frames(scores, holds, config.labels, config.hop_s, precision)
+
+
+def _confuse(decided: Decided, config: ModelConfig) -> NDArray[np.int64]:
+    """Return (true label, given label) counts; of overlapping labels as `overlapping_confusion` gives them."""
+    given, truth = decided.given, decided.truth
+    if config.overlapping:
+        return overlapping_confusion(given, truth)
+    return confusion_matrix(given.argmax(axis=1), truth.argmax(axis=1), truth.shape[1])
 
 
 def _score(config: ModelConfig, decided: Decided) -> tuple[Figure, list[float]]:
@@ -132,21 +143,12 @@ def _seconds(findings: Findings, column: int) -> float:
     return 0.0
 
 
-def _held_out(findings: Findings, answers: Answers, decision: DecisionConfig) -> HeldOut:
-    recording = findings.recordings[answers.row]
-    start_s = recording.section.start_s if recording.section else 0.0
-    n_frames = len(answers.logits) if findings.config.task == "frame" else 0
-    duration_s = n_frames * findings.hop_s
-    return HeldOut(
-        file=str(recording.audio),
-        fold=answers.fold + 1,
-        scores=to_probabilities(answers.logits, replace(findings.config, decision=decision)),
-        start_s=start_s,
-        duration_s=duration_s,
-        spans=tuple(
-            (span.label, span.start_s, duration_s if span.end_s is None else span.end_s) for span in recording.spans
-        ),
-    )
+def _held_out(findings: Findings, decision: DecisionConfig) -> tuple[HeldOut, ...]:
+    """Return what was said of each recording while it was held out, by the decisions that were learnt."""
+    config, answers = replace(findings.config, decision=decision), findings.answers
+    recordings, logits = [findings.recordings[each.row] for each in answers], [each.logits for each in answers]
+    held_out = hold_out(config, recordings, logits, findings.store)
+    return tuple(replace(clip, fold=each.fold + 1) for clip, each in zip(held_out, answers, strict=True))
 
 
 def _curve(findings: Findings, precision: float | None, score: Figure) -> tuple[CurvePoint, ...]:

@@ -111,7 +111,7 @@ def train_head(job: Job, listener: Listener | None = None) -> TrainingReport:
     answers, best = _hold_out(course)
     curve = _halve(course, best)
     network = course.fit(-1, course.plan.final(), best, _log(course, -1))
-    findings = Findings(course.recordings, course.plan, course.config, answers, course.epochs, curve)
+    findings = Findings(course.recordings, course.store, course.plan, course.config, answers, course.epochs, curve)
     findings = replace(findings, hop_s=course.config.hop_s, way=_way(course), seconds=time.monotonic() - began)
     report, decision = make_report(findings, course.recipe.head.precision)
     card = {

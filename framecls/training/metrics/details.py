@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecls.config import DEFAULT_BEAM, ModelConfig, ReadOptions
+from framecls.config import DEFAULT_BEAM, ModelConfig
 from framecls.inference.ctc import Edits, count_edits
 from framecls.inference.engine import Engine
 from framecls.inference.phones import decode, phone_engine, stitch_phones
@@ -18,6 +18,7 @@ from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.data.phones import with_phones
 from framecls.training.metrics import scores as metrics
+from framecls.training.metrics.frames import run_over
 from framecls.training.metrics.report import DevReport
 
 
@@ -135,16 +136,12 @@ def phone_figures(
         beam: as in `tag_string`.
     """
     annotated = [recording for recording in with_phones(recordings, engine.config.phones) if recording.phones]
-    sounds = (store.read(recording.file) for recording in annotated)
-    running = phone_engine(engine).run(sounds, ReadOptions(sample_rate=store.sample_rate))
     edits, n_phones = Edits(), 0
-    for number, (recording, windows) in enumerate(zip(annotated, running, strict=True), start=1):
+    for recording, windows in run_over(phone_engine(engine), annotated, store, progress):
         log_probs = stitch_phones(windows, windows.config.overlap_frames)
         predicted = [engine.config.phones[span.symbol - 1] for span in decode(log_probs, beam)]
         edits += count_edits(recording.phones, predicted)
         n_phones += len(recording.phones)
-        if progress is not None:
-            progress(number, len(annotated))
     if not n_phones:
         return {}
     return {

@@ -25,7 +25,7 @@ from framecls.training.examples.mixtures import MixtureExamples
 from framecls.training.examples.pooled import PooledExamples
 from framecls.training.examples.voices import VoiceExamples
 from framecls.training.metrics.details import describe, phone_figures
-from framecls.training.metrics.frames import collect_frames, report_frames
+from framecls.training.metrics.frames import collect_frames, report_frames, run_over
 from framecls.training.metrics.measure import measure
 from framecls.training.metrics.pooled import report_pooled
 from framecls.training.metrics.report import DevReport
@@ -184,13 +184,9 @@ def _whole_recordings(
     engine: Engine, recordings: list[Recording], store: ClipStore, progress: Callable[[int, int], None] | None
 ) -> DevReport:
     logits, truth, sources = [], [], []
-    sounds = (store.read(recording.file) for recording in recordings)
-    running = engine.run(sounds, ReadOptions(sample_rate=store.sample_rate))
-    for number, (recording, windows) in enumerate(zip(recordings, running, strict=True), start=1):
+    for recording, windows in run_over(engine, recordings, store, progress):
         logits.append(pool_windows(windows)[0])
         truth.append(engine.config.labels.index(recording.label))
         sources.append(recording.source)
-        if progress is not None:
-            progress(number, len(recordings))
     report = report_pooled(np.stack(logits), np.array(truth), sources, engine.config.labels, engine.config.decision)
     return replace(report, held_out=hold_out(engine.config, recordings, logits, store))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from framecls.config import DecisionConfig, ModelConfig, ReadOptions
+from framecls.inference.batching import Request
 from framecls.inference.engine import Engine
 from framecls.inference.windows import stitch
 from framecls.training.data.clips import ClipStore
@@ -56,6 +57,27 @@ def report_exclusive(
     return DevReport(accuracy, decision, figures, Answers(logits, truth))
 
 
+def run_over(
+    engine: Engine,
+    recordings: Sequence[Recording],
+    store: ClipStore,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Recording, Request]]:
+    """Yield each recording with what an engine makes of it.
+
+    Args:
+        engine: that runs.
+        recordings: in any order.
+        store: their sound.
+        progress: called with how many are done, and of how many.
+    """
+    running = engine.run((store.read(each.file) for each in recordings), ReadOptions(sample_rate=store.sample_rate))
+    for number, pair in enumerate(zip(recordings, running, strict=True), start=1):
+        yield pair
+        if progress is not None:
+            progress(number, len(recordings))
+
+
 def collect_frames(
     engine: Engine,
     recordings: Sequence[Recording],
@@ -65,13 +87,9 @@ def collect_frames(
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Return for each recording (frame, label) logits, and (frame, label) annotated targets."""
     logits, truth = [], []
-    sounds = (store.read(recording.file) for recording in recordings)
-    running = engine.run(sounds, ReadOptions(sample_rate=store.sample_rate))
-    for number, (recording, windows) in enumerate(zip(recordings, running, strict=True), start=1):
+    for recording, windows in run_over(engine, recordings, store, progress):
         logits.append(stitch(windows, engine.config.overlap_frames))
         truth.append(frames.annotate(recording, 0, len(logits[-1])))
-        if progress is not None:
-            progress(number, len(recordings))
     return logits, truth
 
 

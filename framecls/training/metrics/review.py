@@ -15,7 +15,7 @@ from framecls.report import Figure, HeldOut, LabelFigures, TrainingReport
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
 from framecls.training.metrics.report import Answers, DevReport
-from framecls.training.metrics.scores import confusion_matrix
+from framecls.training.metrics.scores import confusion_matrix, overlapping_confusion
 
 
 def name_score(config: ModelConfig) -> str:
@@ -103,19 +103,9 @@ def _describe(label: str, row: dict[str, Any], config: ModelConfig, recordings: 
 
 
 def _confuse(answers: Answers, config: ModelConfig) -> NDArray[np.int64]:
-    """Return (true label, predicted label) counts; of overlapping labels the last row and column are "none of these".
-
-    Where labels overlap, a label that is missed is counted as taken for each label that was said wrongly.
-    """
+    """Return (true label, predicted label) counts; of overlapping labels as `overlapping_confusion` gives them."""
     if not config.overlapping:
         return confusion_matrix(answers.logits.argmax(axis=1), answers.truth.astype(np.int64), len(config.labels))
-    truth = answers.truth.astype(bool)
     limits = [config.decision.thresholds.get(label, DEFAULT_THRESHOLD) for label in config.labels]
     said = to_probabilities(answers.logits, config) >= np.array(limits, np.float32)
-    missed, false = truth & ~said, said & ~truth
-    counts = np.zeros((len(config.labels) + 1,) * 2, np.int64)
-    counts[:-1, :-1] = missed.T.astype(np.int64) @ false + np.diag((truth & said).sum(axis=0))
-    counts[:-1, -1] = (missed & ~false.any(axis=1, keepdims=True)).sum(axis=0)
-    counts[-1, :-1] = (false & ~missed.any(axis=1, keepdims=True)).sum(axis=0)
-    counts[-1, -1] = (~truth & ~said).all(axis=1).sum()
-    return counts
+    return overlapping_confusion(said, answers.truth.astype(bool))

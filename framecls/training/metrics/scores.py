@@ -174,3 +174,21 @@ def confusion_matrix(predicted: Ints, truth: Ints, n_labels: int) -> NDArray[np.
 
     counts: NDArray[np.int64] = sklearn_metrics.confusion_matrix(truth, predicted, labels=np.arange(n_labels))
     return counts
+
+
+def overlapping_confusion(said: Bools, truth: Bools) -> NDArray[np.int64]:
+    """Return (true label, said label) counts of labels that may overlap; the last row and column are "none of these".
+
+    A label that is missed is counted as taken for each label that was said wrongly.
+
+    Args:
+        said: (item, label).
+        truth: (item, label).
+    """
+    missed, false = truth & ~said, said & ~truth
+    counts = np.zeros((truth.shape[1] + 1,) * 2, np.int64)
+    counts[:-1, :-1] = missed.T.astype(np.int64) @ false + np.diag((truth & said).sum(axis=0))
+    counts[:-1, -1] = (missed & ~false.any(axis=1, keepdims=True)).sum(axis=0)
+    counts[-1, :-1] = (false & ~missed.any(axis=1, keepdims=True)).sum(axis=0)
+    counts[-1, -1] = (~truth & ~said).all(axis=1).sum()
+    return counts

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,13 @@ def load_array(file: Path) -> NDArray[Any]:
         value = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ManifestError(f"cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, _unpickling_error()) as error:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, UnpicklingError) as error:
         if is_out_of_memory(error):
             raise
         raise ManifestError(f"no plain array of numbers ({type(error).__name__})") from None
     if not isinstance(value, torch.Tensor):
         raise ManifestError(f"it holds a {type(value).__name__}, not one tensor")
     return np.asarray(value.float().numpy() if value.is_floating_point() else value.numpy())
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def load_vectors(file: Path) -> NDArray[np.float32]:
