@@ -8,7 +8,6 @@ from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from framecls.config import DecisionConfig
 from framecls.inference.segments import clean_runs, find_runs
@@ -63,6 +62,8 @@ def decide_clips(
         labels: of the model.
         precision: that each label is to reach where it is given; None: the best F1.
     """
+    from scipy.special import softmax
+
     decision = DecisionConfig(temperature=metrics.fit_temperature(logits, truth))
     probabilities = softmax(logits / decision.temperature, axis=1)
     answers = probabilities.argmax(axis=1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from framecls.config import ModelConfig
 from framecls.training.head.decide import choose_threshold
@@ -66,6 +65,8 @@ class Decided:
 
 def decide_held_out(config: ModelConfig, answers: Sequence[Answers], precision: float | None) -> Decided:
     """Decide on each fold as the other folds would have it; where there are no others, as it would have it itself."""
+    from scipy.special import expit
+
     folds = np.concatenate([np.full(_n_items(config, each), each.fold) for each in answers])
     logits = _flat(config, [each.logits for each in answers])
     truth = _flat(config, [each.truth for each in answers]) > 0.5

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from framecls.config import DecisionConfig, ModelConfig
 from framecls.report import CurvePoint, Epoch, Figure, HeldOut, LabelFigures, TrainingReport
@@ -89,6 +88,8 @@ def learn_decision(config: ModelConfig, answers: Sequence[Answers], precision: f
         return decide_clips(logits, truth, config.labels, precision)
     if not config.overlapping:
         return config.decision
+    from scipy.special import expit
+
     scores, holds = [expit(a.logits) for a in answers], [a.truth > 0.5 for a in answers]
     return decide_frames(scores, holds, config.labels, config.hop_s, precision)
 
