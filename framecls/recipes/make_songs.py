@@ -2,7 +2,8 @@
 
 The vocoder WORLD (Morise et al. 2016) takes a voice apart; its vowels are held for notes of a tune, with vibrato and
 glides between them, and put together again: alone, as a choir, and over a band in the same key (make_music) or over
-recorded music. All of it is music; nobody talks.
+recorded music. All of it is music; nobody talks. So that nobody learns the vocoder in place of the song, the same
+voices talk through it, too.
 
     pip install pyworld 'setuptools<81'
     python -m framecls.recipes.make_songs sound.jsonl --out DIR --songs 100 --fonts FluidR3_GM.sf2 [--backing CORPUS]
@@ -127,18 +128,31 @@ def wander(rng: Rng, n_frames: int, spread: float) -> NDArray[np.float64]:
 
 
 def sing(voice: Voice, places: NDArray[np.float64], notes: NDArray[np.float64], rng: Rng) -> Samples:
-    """Return (sample,) a voice that sings a tune, its formants moved a little."""
+    """Return (sample,) a voice that sings a tune."""
+    pitch_hz = np.where(np.isfinite(notes), 440 * 2 ** ((bend(notes, rng) - 69) / 12), 0.0)
+    return put_together(voice, places, pitch_hz, rng)
+
+
+def talk(voice: Voice, rng: Rng) -> Samples:
+    """Return (sample,) what was said, at another pitch and tempo."""
+    n_frames = len(voice.pitch_hz)
+    places = np.linspace(0, n_frames - 1, int(n_frames * rng.uniform(0.8, 1.3)))
+    return put_together(voice, places, voice.pitch_hz[np.round(places).astype(int)] * rng.uniform(0.8, 1.3), rng)
+
+
+def put_together(voice: Voice, places: NDArray[np.float64], pitch_hz: NDArray[np.float64], rng: Rng) -> Samples:
+    """Return (sample,) frames of a voice in another order and at other pitches, its formants moved a little."""
     import pyworld
 
     index = np.clip(np.round(places), 0, len(voice.pitch_hz) - 1).astype(int)
-    pitch_hz = np.where(np.isfinite(notes), 440 * 2 ** ((bend(notes, rng) - 69) / 12), 0.0)
     spectrum, aperiodicity = voice.spectrum[index], voice.aperiodicity[index] ** rng.uniform(1.0, 2.0)
     n_bins, scale = spectrum.shape[1], rng.uniform(0.88, 1.14)
     warped = np.clip(np.arange(n_bins) * scale, 0, n_bins - 1).astype(int)
     spectrum = spectrum[:, warped] * np.exp(wander(rng, len(index), 0.5))[:, None]
     aperiodicity = np.clip(aperiodicity[:, warped], 1e-6, 1 - 1e-6)
-    sung = pyworld.synthesize(pitch_hz, spectrum, aperiodicity, RATE, FRAME_S * 1000)
-    return np.asarray(sung[: int(LENGTH_S * RATE)], np.float32)
+    given = map(np.ascontiguousarray, (pitch_hz, spectrum, aperiodicity))
+    samples = pyworld.synthesize(*given, RATE, FRAME_S * 1000)
+    return np.asarray(samples[: int(LENGTH_S * RATE)], np.float32)
 
 
 def sing_together(voice: Voice, places: NDArray[np.float64], notes: NDArray[np.float64], rng: Rng) -> Samples:
@@ -188,7 +202,7 @@ def read_backing(corpus: Path | None) -> list[Path]:
 
 
 def main() -> None:
-    """Write the songs, each voice alone and accompanied, and their manifest."""
+    """Write the songs, each voice alone, accompanied and talking, and their manifest."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("manifest", type=Path, help="what prepare_sound wrote: whose voices sing")
     arguments.add_argument("--out", type=Path, required=True)
@@ -217,10 +231,11 @@ def main() -> None:
             else:
                 band = accompany(piece, beat_s, options.fonts, Path(folder))
             song = sung * np.float32(10 ** (rng.uniform(-8, 8) / 20)) + np.resize(level(band), len(sung))
-            for kind, samples in (("singing", sung), ("songs", song)):
+            for kind, samples in (("singing", sung), ("songs", song), ("talk", talk(voice, rng))):
                 name = f"{kind}-{options.seed}-{number:04d}.flac"
                 soundfile.write(options.out / name, 0.5 * samples / max(1e-6, float(np.abs(samples).max())), RATE)
-                row: dict[str, Any] = {"file": name, "seconds": round(len(samples) / RATE, 2), "kind": "music"}
+                row: dict[str, Any] = {"file": name, "seconds": round(len(samples) / RATE, 2)}
+                row["kind"] = "speech" if kind == "talk" else "music"
                 out.write(json.dumps(row | {"licence": "of the voices", "source": f"made-{kind}"}) + "\n")
             out.flush()
 
