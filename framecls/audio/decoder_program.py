@@ -36,10 +36,11 @@ FORMATS = [
     "g729", "gsm", "codec2", "sbc", "aptx", "lc3", "aa", "hca", "ea", "mmf", "smjpeg", "4xm", "bink", "smk", "swf",
     "nuv", "pva", "pmp", "lxf", "ty", "iamf", "rka", "laf", "wsd", "wve",
 ]  # fmt: skip
-# Containers whose packets carry times that a player goes by; the times of others follow from their samples alone.
+# Containers whose packets carry times that a player goes by; the times of others follow from their samples alone. Times
+# of ogg and flac tell how much is lost where they are damaged.
 _TIMED = {
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "mpeg", "asf", "asf_o", "avi", "flv", "live_flv", "nut", "rm",
-    "ivr", "gxf", "mxf", "wtv", "nsv", "nuv",
+    "ivr", "gxf", "mxf", "wtv", "nsv", "nuv", "ogg", "flac",
 }  # fmt: skip
 # Headers that say how long the recording is, where others let the decoder guess from the bit rate or the last page.
 _PROMISING = {
@@ -111,9 +112,8 @@ class Track:
         self.complaint_s = -1.0  # where the demuxer last found a packet that is not whole
         self.jumps: list[float] = []  # where times jumped and were ignored
         self.has_frames = False
-        has_video = any(s.type == "video" and not _is_picture(s) for s in container.streams)
-        self._times = name in _TIMED or (name == "ogg" and has_video)
-        self._zero_s = 0.0 if name == _MOV else (container.start_time or 0) / 1_000_000
+        self._times = name in _TIMED
+        self._zero_s = 0.0 if name in (_MOV, "flac") else (container.start_time or 0) / 1_000_000
         self._header_s = container.duration / 1_000_000 if container.duration else 0.0
         self._container, self._stream, self._output = container, stream, output
         self._index: int = stream.index

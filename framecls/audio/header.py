@@ -31,6 +31,7 @@ class FileLength:
     beyond_libsndfile: bool = False  # libsndfile would stop before its end, or say something of its own
     has_samples: bool = True
     links: tuple[int, ...] = ()  # first bytes of the files that were joined into this one
+    end: int = 0  # the byte behind the last link; 0: the end of the file
     # Where there are more samples than the header counts: how all of them are stored, and their first byte.
     samples: PcmFormat | None = None
     first_byte: int = 0

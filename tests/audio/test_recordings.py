@@ -415,6 +415,67 @@ def test_a_damaged_packet_is_skipped(tmp_path: Path, tag: Cli) -> None:
     assert answer.records[0]["duration"] == pytest.approx(10, abs=0.05)  # what follows stays at its time
 
 
+MP3_TAILS = {
+    "zeros": bytes(20_000),
+    "zeros to the next sector": bytes(900),
+    "noise": np.random.default_rng(5).bytes(3000),
+    "an APE tag": b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0),
+    "text": b"end of file\n" * 30,
+    "a list of chunks": b"LIST" + struct.pack("<I", 2000) + b"INFO" + bytes(1996),
+    "an ID3v1 tag": b"TAG" + b"x" * 125,
+}
+
+
+@pytest.mark.parametrize("write_xing", ["0", "1"])
+@pytest.mark.parametrize("tail", MP3_TAILS)
+def test_an_mp3_is_read_whatever_is_behind_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], tail: str, write_xing: str
+) -> None:
+    path, stereo = tmp_path / "a.mp3", np.stack([make_tone(3, sample_rate=22050)] * 2, axis=1)
+    path.write_bytes(encode(path, stereo, 22050, write_xing=write_xing) + MP3_TAILS[tail])
+    assert sounds(read(path)) == [(pytest.approx(0, abs=0.1), pytest.approx(3, abs=0.1))]
+    assert capfd.readouterr() == ("", "")  # the C library has said nothing of its own
+
+
+def place_tones(rate: int) -> Samples:
+    """Return two tones, at 0 to 3 s and at 6 to 9 s, with noise that does not compress between them."""
+    quiet = make_noise(3, rate) * 1e-3
+    return np.concatenate([make_tone(3, sample_rate=rate), quiet, make_tone(3, sample_rate=rate), quiet])
+
+
+@pytest.mark.parametrize(("at", "lost"), [(0.4, b"\0" * 3000), (0.45, b"\xff\xf8"), (0.4, b"")])
+def test_a_flac_is_read_on_behind_damage(tmp_path: Path, tag: Cli, at: float, lost: bytes) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, place_tones(22050), 22050, subtype="PCM_24")
+    data = path.read_bytes()
+    first = int(len(data) * at)
+    path.write_bytes(data[:first] + lost + data[first + (len(lost) or 5000) :])
+    answer = tag(path, "-q")
+    assert answer.status == 3
+    (line,) = answer.err.splitlines()
+    assert "damaged" in line
+    assert "cut off" not in line
+    assert answer.records[0]["duration"] == pytest.approx(12, abs=0.1)
+    assert sounds(read(path))[-1] == (pytest.approx(6, abs=0.1), pytest.approx(9, abs=0.1))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_what_is_lost_in_an_ogg_is_said(tmp_path: Path, tag: Cli, subtype: str) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, make_noise(20, 48000), 48000, format="OGG", subtype=subtype)
+    whole = tag(path)
+    assert (whole.status, whole.err) == (0, "")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # one bit: libogg leaves out the whole page
+    path.write_bytes(data)
+    answer = tag(path, "-q")
+    assert answer.status == 3
+    assert "s in it are damaged and left out: what follows is heard too early" in answer.err
+    lost_s = float(answer.records[0]["warnings"][0].split()[0])
+    assert answer.records[0]["duration"] == pytest.approx(20 - lost_s, abs=0.1)
+    assert "truncated" not in answer.records[0]
+
+
 def test_an_mp3_with_a_count_and_a_hole_is_read_on(tmp_path: Path, tag: Cli) -> None:
     soundfile.write(tmp_path / "a.mp3", make_noise(10, 48000), 48000, format="MP3")
     data = bytearray((tmp_path / "a.mp3").read_bytes())

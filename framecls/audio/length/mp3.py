@@ -89,7 +89,7 @@ def measure_mp3(handle: IO[bytes], size: int) -> FileLength:
     first = window.find(window.skip_tag(0))
     frame = window.frame(first) if first >= 0 else None
     if frame is None:
-        return WHOLE
+        return FileLength(beyond_libsndfile=True)
     n_frames, n_bytes = _read_count(window, first, frame)
     if not n_frames or not n_bytes:
         return _count(window, first, frame)
@@ -97,7 +97,20 @@ def measure_mp3(handle: IO[bytes], size: int) -> FileLength:
         return FileLength(beyond_libsndfile=True, promised_s=n_frames * frame.n_samples / frame.rate)
     # libsndfile gives a file up at once whose frames do not follow each other, and says so in words of its own.
     is_damaged = _end_of_run(window, first, first + n_bytes) < first + n_bytes
-    return FileLength(beyond_libsndfile=is_damaged or _has_frames(window, first + n_bytes))
+    if is_damaged or _has_frames(window, first + n_bytes):
+        return FileLength(beyond_libsndfile=True)
+    return _leave_tail(window, first + n_bytes)
+
+
+def _leave_tail(window: _Window, end: int) -> FileLength:
+    """Return the length of a file whose frames end at a byte.
+
+    What follows is kept from libsndfile, unless it is a tag that it knows: it would give the file up, or say something
+    of its own.
+    """
+    if end >= window.size or (window.size - end == 128 and window.read(end, 3) == b"TAG"):
+        return WHOLE
+    return FileLength(beyond_libsndfile=True, links=(0,), end=end)
 
 
 def _read_count(window: _Window, first: int, frame: _Frame) -> tuple[int, int]:
@@ -142,7 +155,8 @@ def _count(window: _Window, first: int, like: _Frame) -> FileLength:
         if frame is None:
             found = window.find(window.skip_tag(position))
             if found < 0 or not _has_frames(window, found):
-                return FileLength(beyond_libsndfile=beyond_libsndfile)  # tags, or what nobody can read
+                # Tags, or what nobody can read.
+                return FileLength(beyond_libsndfile=True) if beyond_libsndfile else _leave_tail(window, position)
             beyond_libsndfile = True
             position = found
             continue

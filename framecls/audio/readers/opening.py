@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -108,7 +109,8 @@ class FileOpener:
                 self._remarks.warnings.append(f"only its first part is read: the rest needs PyAV ({error})")
                 handle.seek(0)
         try:
-            reader = SoundFileReader(handle, path is not None, length, self._remarks)
+            rescue = partial(self._open_with_pyav, handle, path, length)
+            reader = SoundFileReader(handle, path is not None, length, self._remarks, rescue)
         except (soundfile.LibsndfileError, TypeError):  # soundfile wants to be told the rate of what is called .raw
             return self._open_with_pyav(handle, path, length)
         if (self._options.track or 1) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import IO, Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from framecls.audio.header import WHOLE, FileLength
-from framecls.audio.readers.base import remark_end
+from framecls.audio.readers.base import LEAST_MISSING_S, Reader, remark_end
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
 
@@ -37,12 +38,20 @@ class SoundFileReader:
         is_fresh: nothing was read from the handle yet and it is a file of the operating system.
         length: what is known of the file's length.
         remarks: gets a warning if it is not whole.
+        rescue: opens the same file with another decoder, for where libsndfile gives up.
 
     Raises:
         soundfile.LibsndfileError: libsndfile does not know this format.
     """
 
-    def __init__(self, handle: IO[bytes], is_fresh: bool, length: FileLength, remarks: Remarks) -> None:
+    def __init__(
+        self,
+        handle: IO[bytes],
+        is_fresh: bool,
+        length: FileLength,
+        remarks: Remarks,
+        rescue: Callable[[], Reader] | None = None,
+    ) -> None:
         # A descriptor spares libsndfile a call into Python for every few kB, and encodings of names. Windows has
         # descriptors that belong to one C library, which need not be libsndfile's.
         by_descriptor = is_fresh and os.name == "posix"
@@ -52,12 +61,14 @@ class SoundFileReader:
         self.info = AudioInfo(self._file.samplerate, self._file.channels)
         self.n_frames: int = self._file.frames
         self.is_wav: bool = self._file.format in ("WAV", "WAVEX")
-        # The header of a FLAC file has the number of samples, which libsndfile passes on whatever there is.
-        self._promised_s = self.duration_s if self._file.format == "FLAC" else length.promised_s
+        # The header of a FLAC file has the number of samples, the last page of an Ogg file the time of its end.
+        self._promised_s = self.duration_s if self._file.format in ("FLAC", "OGG") else length.promised_s
         self._is_cut = length.is_cut
         self._is_broken = False  # decoding failed for good
         self._remarks: Remarks | None = remarks
         self._n_read = 0
+        self._rescue = rescue
+        self._successor: Reader | None = None
 
     @property
     def duration_s(self) -> float | None:
@@ -67,6 +78,8 @@ class SoundFileReader:
 
     def read(self, n_frames: int) -> NDArray[np.float32]:
         """See Reader."""
+        if self._successor is not None:
+            return self._read_on(self._successor, n_frames)
         with self._lock:
             if self._file.closed:
                 raise AudioError("it was closed while it was read")
@@ -75,13 +88,52 @@ class SoundFileReader:
                 chunk: NDArray[np.float32] = self._file.read(out=buffer)
             except soundfile.LibsndfileError as error:
                 chunk = buffer[: self._count_rescued()]
-                self._is_broken = True
-                if not self._n_read and not len(chunk):
+                # What follows all that the header promised is no part of it.
+                self._is_broken = not 0 < self.n_frames <= self._n_read + len(chunk)
+                if not self._n_read and not len(chunk) and not self._hand_over():
                     raise AudioError(f"decoding broke at its start: it is damaged ({error.error_string})") from error
         self._n_read += len(chunk)
+        if not len(chunk) and self._is_broken:
+            self._hand_over()
+        if self._successor is not None:
+            return self._read_on(self._successor, n_frames)
         if not len(chunk) and self._remarks is not None:
-            is_cut = self._is_cut or self._is_broken
-            remark_end(self._remarks, self._n_read / self.info.sample_rate, self._promised_s, is_cut)
+            self._remark_end(self._remarks, self._n_read / self.info.sample_rate)
+            self._remarks = None
+        return chunk
+
+    def _remark_end(self, remarks: Remarks, came_s: float) -> None:
+        missing_s = (self._promised_s or 0.0) - came_s
+        if self._file.format == "OGG" and not self._is_cut and missing_s > LEAST_MISSING_S:
+            remarks.warnings.append(
+                f"{missing_s:.1f} s in it are damaged and left out: what follows is heard too early"
+            )
+        else:
+            remark_end(remarks, came_s, self._promised_s, self._is_cut or self._is_broken)
+
+    def _hand_over(self) -> bool:
+        """Let the other decoder go to where libsndfile gave up, if there is one that knows the file."""
+        rescue, self._rescue = self._rescue, None
+        if rescue is None:
+            return False
+        try:
+            other = rescue()
+        except AudioError:
+            return False
+        if other.info != self.info:
+            other.close()
+            return False
+        self._successor = other
+        n_left = self._n_read
+        while n_left and len(skipped := other.read(n_left)):
+            n_left -= len(skipped)
+        return True
+
+    def _read_on(self, successor: Reader, n_frames: int) -> NDArray[np.float32]:
+        chunk = successor.read(n_frames)
+        if not len(chunk) and self._remarks is not None:
+            if not self._remarks.warnings:
+                self._remarks.warnings.append(f"it is damaged at {self._n_read / self.info.sample_rate:.1f} s")
             self._remarks = None
         return chunk
 
@@ -96,6 +148,8 @@ class SoundFileReader:
         """See Reader."""
         with self._lock:
             self._file.close()
+        if self._successor is not None:
+            self._successor.close()
 
 
 class ChainReader:
@@ -113,7 +167,7 @@ class ChainReader:
     """
 
     def __init__(self, handle: IO[bytes], length: FileLength, remarks: Remarks) -> None:
-        ends = [*length.links[1:], handle.seek(0, os.SEEK_END)]
+        ends = [*length.links[1:], length.end or handle.seek(0, os.SEEK_END)]
         self._spans = list(zip(length.links, ends, strict=True))
         self._handle, self._remarks, self._length = handle, remarks, length
         self._link = self._open()
