@@ -343,11 +343,11 @@ class DiarizationConfig:
     """How a model of voices says who speaks when."""
 
     window_s: float = 1.5  # of one embedding
-    step_s: float = 0.24  # from one window to the next
+    step_s: float = 0.48  # from one window to the next
     # Somebody speaks where the gate says so with this probability, or pauses for less than this.
-    speech: float = 0.15
+    speech: float = 0.2
     pause_s: float = 0.3
-    overlap: float = 0.4  # several speak at once where the model of that says so with this probability
+    overlap: float = 0.6  # several speak at once where the model of that says so with this probability
     # Cosine of two clusters of windows, on average, from which they are one speaker.
     same_speaker: float = 0.32
     # Such a cosine from which they are one speaker, however many are asked for.

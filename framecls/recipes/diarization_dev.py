@@ -2,12 +2,14 @@
 
 In a conversation each voice says what its clips hold, once, in turns that end where it pauses; turns follow each other
 after pauses or before the other has ended (some 5 to 25 % of the speech is overlapped), all in one shoebox room by
-pyroomacoustics, with a microphone's noise. The first seconds of each voice are kept to enroll it with. Half of the
+pyroomacoustics, with a microphone's noise. Where each speaks, silero-vad marks in its dry voice: by level alone, the
+noise in a voice's own recording is speech. The first seconds of each voice are kept to enroll it with. Half of the
 voices, by a digest of their names, are for choosing settings (--side fit), the others for the figures (--side dev).
 
-    pip install pyroomacoustics pyannote.metrics
-    python -m framecls.recipes.diarization_dev make CORPUS/manifest.jsonl --out DIR
+    pip install pyroomacoustics pyannote.metrics silero-vad Resemblyzer
+    python -m framecls.recipes.diarization_dev make CORPUS/manifest.jsonl --out DIR [--marks level]
     python -m framecls.recipes.diarization_dev measure DIR [--model speaker] [--side fit --try same_speaker=0.3,0.4]
+    python -m framecls.recipes.diarization_dev measure DIR --embed resemblyzer --try same_speaker=0.62 unknown=-1
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import json
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,8 @@ ROOMS = {"clean": ((0.2, 0.4), (0.5, 2.0), (25.0, 40.0)), "far": ((0.4, 0.9), (1
 PAUSE_S = 0.3  # a shorter pause is part of what is said
 Rng = np.random.Generator
 Samples = NDArray[np.float32]
+# Finds the runs of frames of 10 ms in which a dry voice speaks.
+Marker = Callable[[Samples], list[tuple[int, int]]]
 
 
 def read_voices(manifest: Path, side: str) -> dict[str, dict[str, list[Path]]]:
@@ -87,6 +91,31 @@ def find_speech(samples: Samples) -> list[tuple[int, int]]:
     return clean_runs(find_runs(level_db > max(float(np.quantile(level_db, 0.95)) - 33, -75)), 5, 15)
 
 
+def load_silero() -> Marker:
+    """Return silero-vad as a marker of turns that have digital silence between them."""
+    import torch
+    from silero_vad import get_speech_timestamps, load_silero_vad
+
+    network = load_silero_vad()
+
+    def mark(samples: Samples) -> list[tuple[int, int]]:
+        sounding = np.abs(samples).reshape(-1, HOP).max(axis=1) > 0
+        marks = []
+        for first, last in clean_runs(find_runs(sounding), 1, 5):
+            turn = samples[first * HOP : last * HOP]
+            spans = get_speech_timestamps(
+                torch.from_numpy(turn / np.abs(turn).max()),
+                network,
+                min_speech_duration_ms=50,
+                min_silence_duration_ms=round(1000 * PAUSE_S),
+                speech_pad_ms=0,
+            )
+            marks += [(first + round(span["start"] / HOP), first + round(span["end"] / HOP)) for span in spans]
+        return marks
+
+    return mark
+
+
 def cut_turns(samples: Samples, rng: Rng) -> list[Samples]:
     """Cut (sample,) what a voice says into turns of some seconds, at its pauses."""
     turns: list[Samples] = []
@@ -113,8 +142,8 @@ class Said:
         return float((counts > 1).sum() / max(1, (counts > 0).sum()))
 
 
-def draw_conversation(turns: Sequence[Sequence[Samples]], rng: Rng) -> Said:
-    """Let voices take turns until all have said everything."""
+def draw_conversation(turns: Sequence[Sequence[Samples]], rng: Rng, mark: Marker = find_speech) -> Said:
+    """Let voices take turns until all have said everything; `mark` says where each speaks."""
     wanted, n_shared, n_said = rng.uniform(0.05, 0.2), 0, 0
     left = [list(own) for own in turns]
     placed: list[tuple[int, int, Samples]] = []
@@ -138,7 +167,7 @@ def draw_conversation(turns: Sequence[Sequence[Samples]], rng: Rng) -> Said:
     for voice, first, sound in placed:
         voices[voice, first : first + len(sound)] += sound[: n_samples - first]
     for voice, row in enumerate(voices):
-        for first, last in clean_runs(find_speech(row), 5, int(PAUSE_S * RATE / HOP)):
+        for first, last in clean_runs(mark(row), 5, int(PAUSE_S * RATE / HOP)):
             active[voice, first:last] = True
     return Said(voices, active)
 
@@ -150,7 +179,7 @@ def _weigh(left: Sequence[Sequence[Samples]], indices: Sequence[int]) -> NDArray
 
 
 def make_conversation(
-    clips: Sequence[Sequence[Path]], enrolled_s: float, room: str, rng: Rng
+    clips: Sequence[Sequence[Path]], enrolled_s: float, room: str, rng: Rng, mark: Marker
 ) -> tuple[Samples, Said, list[Samples]]:
     """Return (sample,) a conversation, what is said in it, and (sample,) something else that each voice says."""
     reverb_s, distance_m, snr_db = ROOMS[room]
@@ -164,7 +193,7 @@ def make_conversation(
         samples = samples * np.float32(10 ** (rng.uniform(-33, -27) / 20) / power**0.5)
         before.append(samples[: cut * HOP])
         turns.append(cut_turns(samples[cut * HOP :], rng))
-    said = draw_conversation(turns, rng)
+    said = draw_conversation(turns, rng, mark)
     heard = np.zeros(said.voices.shape[1], np.float32)
     for dry, response in zip(said.voices, draw_room(rng, len(clips), reverb_s, distance_m), strict=True):
         loudness = np.float32(1 / np.sqrt(np.square(response).sum()))  # nobody is drowned by who sits nearer
@@ -178,6 +207,7 @@ def make_all(options: argparse.Namespace) -> None:
     """Write conversations, their references and a manifest."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    mark = load_silero() if options.marks == "silero" else find_speech
     with (out / "conversations.jsonl").open("w", encoding="utf-8") as manifest:
         for side, (n_source, source) in itertools.product(("fit", "dev"), enumerate(SOURCES)):
             voices = read_voices(options.manifest, side)[source]
@@ -186,7 +216,9 @@ def make_all(options: argparse.Namespace) -> None:
             ):
                 rng = np.random.default_rng((options.seed, side == "dev", n_source, n_speakers, n_room, number))
                 chosen = list(draw_voices(sorted(voices), n_speakers, rng))
-                sound, said, before = make_conversation([voices[v] for v in chosen], ENROLLED_S[source], room, rng)
+                sound, said, before = make_conversation(
+                    [voices[v] for v in chosen], ENROLLED_S[source], room, rng, mark
+                )
                 name = f"{side}-{source.partition('-')[0]}-{n_speakers}-{room}-{number}"
                 soundfile.write(out / f"{name}.flac", sound, RATE)
                 for voice, clip in zip(chosen, before, strict=True):
@@ -237,6 +269,8 @@ def hear_all(options: argparse.Namespace, voices: Engine, engine: listening.List
             continue
         with closing(engine.run([folder / f"{name}.flac"])) as requests:
             heard = listening.collect(next(requests), engine)
+        if options.embed == "resemblyzer":
+            heard = dataclasses.replace(heard, vectors=embed_resemblyzer(folder / f"{name}.flac", heard))
         clips = []
         for voice in row["voices"]:
             file = folder / f"{name}.{voice}.flac"
@@ -244,6 +278,23 @@ def hear_all(options: argparse.Namespace, voices: Engine, engine: listening.List
             clips.append(Clip(voice, "dev", file.name, embedding.heard_s, embedding.vector))
         rttm = (folder / f"{name}.rttm").read_text(encoding="utf-8")
         yield Heard(name, row["source"], row["room"], heard, parse_rttm(rttm)[name], clips)
+
+
+def embed_resemblyzer(file: Path, heard: listening.Heard) -> NDArray[np.float32]:
+    """Return (window, number) the embeddings of Resemblyzer of its own windows, of 1.6 s, in the middle of the same."""
+    import torch
+    from resemblyzer import VoiceEncoder, audio, hparams
+
+    samples = audio.normalize_volume(read_all(file), hparams.audio_norm_target_dBFS)
+    frames_per_s = 1000 / hparams.mel_window_step
+    shift = (heard.width * heard.hop_s * frames_per_s - hparams.partials_n_frames) / 2
+    firsts = np.round(heard.starts * heard.hop_s * frames_per_s + shift).astype(int).clip(0)
+    mel = audio.wav_to_mel_spectrogram(samples)
+    mel = np.pad(mel, ((0, hparams.partials_n_frames), (0, 0)))
+    windows = np.stack([mel[first : first + hparams.partials_n_frames] for first in firsts])
+    with torch.inference_mode():
+        vectors: NDArray[np.float32] = VoiceEncoder("cpu", verbose=False)(torch.from_numpy(windows)).numpy()
+    return vectors
 
 
 class Figures:
@@ -351,11 +402,13 @@ def main() -> None:
     make.add_argument("--out", type=Path, required=True)
     make.add_argument("--number", type=int, default=6, help="conversations of each kind")
     make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--marks", choices=("silero", "level"), default="silero", help="how speech is told in dry voices")
     make.set_defaults(run=make_all)
     measure = commands.add_parser("measure")
     measure.add_argument("folder", type=Path, help="what make wrote")
     measure.add_argument("--model", default="speaker")
     measure.add_argument("--side", choices=("fit", "dev"), default="dev")
+    measure.add_argument("--embed", choices=("model", "resemblyzer"), default="model", help="with nobody enrolled")
     measure.add_argument("--number", type=int, default=99, help="conversations of each kind, at most")
     measure.add_argument("--try", dest="settings", nargs="*", help="settings: name=value,value; with nobody enrolled")
     measure.set_defaults(run=measure_all)

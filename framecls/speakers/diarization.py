@@ -30,7 +30,7 @@ NOBODY, SOMEBODY = -1, -2  # in place of a speaker: no speech, and speech of nob
 # Units that are clustered at once: time and memory grow with the square.
 _MOST_AT_ONCE = 2000
 # Consecutive windows that are one unit where there are more.
-_MOST_JOINED = 4
+_MOST_JOINED = 2
 # A window with a smaller share of speech is assigned to a speaker, but makes none.
 _CLEAR_SHARE = 0.6
 # Nor does one in which several speak in more than this share.
@@ -38,6 +38,7 @@ _MOST_OVERLAP = 0.5
 # Who speaks so near before or after an overlap is taken for the other voice in it, unless one fits so much better.
 _NEAR_S, _NEAR_COSINE = 2.0, 0.3
 _N_PASSES = 3
+_LEAST_PEAK = 0.6  # probability that a run of speech reaches somewhere: music seems a little like speech at times
 _LEAST_RUN_S = 0.2  # of speech, of several who speak, and of one who does
 
 
@@ -123,7 +124,11 @@ def find_turns(heard: Heard, settings: DiarizationConfig, count: Count) -> Turns
 def find_speech(heard: Heard, settings: DiarizationConfig) -> NDArray[np.bool_]:
     """Return (frame,) where somebody speaks."""
     likely = (heard.speech >= settings.speech) | (heard.overlap >= settings.overlap)
-    return _find_runs(likely, settings.pause_s, heard.hop_s)
+    speech = _find_runs(likely, settings.pause_s, heard.hop_s)
+    surest = np.maximum(heard.speech, heard.overlap)
+    for first, last in find_runs(speech):
+        speech[first:last] = surest[first:last].max() >= _LEAST_PEAK
+    return speech
 
 
 def _find_runs(likely: NDArray[np.bool_], pause_s: float, hop_s: float) -> NDArray[np.bool_]:

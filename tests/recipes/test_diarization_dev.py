@@ -43,6 +43,14 @@ def test_conversations_overlap_and_nobody_overlaps_themselves() -> None:
     assert all(line.startswith("SPEAKER x 1 ") and len(line.split()) == 10 for line in lines)
 
 
+def test_who_speaks_is_what_marks_it() -> None:
+    turns = [cut_turns(speak(12, pitch, seed), np.random.default_rng(seed)) for seed, pitch in enumerate((200, 300))]
+    said = draw_conversation(turns, np.random.default_rng(5), lambda row: [(10, 60), (80, 90), (200, 203)])
+    assert [find_runs(active) for active in said.active] == [[(10, 90)], [(10, 90)]]  # no pauses, no clicks
+    by_level = draw_conversation(turns, np.random.default_rng(5))
+    assert (said.voices == by_level.voices).all()
+
+
 def test_no_two_voices_of_a_language_of_fleurs() -> None:
     names = ["fl-de_de-1", "fl-de_de-2", "fl-fr_fr-1", "ls1", "ls2"]
     chosen = list(draw_voices(names, 4, np.random.default_rng(0)))
