@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -26,6 +26,7 @@ _TRAINED = "trained with"  # the key "command" of a card, as "command" is shown 
 _ENROLLED = "people who are enrolled (framecls enroll)"
 # The commands that take a model, by its task: what answers for a recording answers for parts of it, too.
 _COMMANDS = {"frame": ("tag",), "pooled": ("identify", "tag")}
+_LABELS_FROM = 70  # columns of a terminal that has room for them
 _MANY = 12  # more labels than this are abbreviated in the list
 
 
@@ -42,7 +43,10 @@ def show_models(options: ModelsOptions) -> int:
 def _list_models(options: ModelsOptions) -> int:
     """Print a table of the shipped models and report those that cannot be read."""
     messages = open_messages(options)
-    table = make_table(("Name", "left"), ("Command", "left"), ("Labels", "fold"), ("Size", "right"), ("Date", "left"))
+    console = make_console(sys.stdout)
+    has_labels = console.width >= _LABELS_FROM  # a card has them, too
+    labels: tuple[tuple[str, Literal["fold"]], ...] = (("Labels", "fold"),) if has_labels else ()
+    table = make_table(("Name", "left"), ("Command", "fold"), *labels, ("Size", "right"), ("Date", "left"))
     for name in registry.names():
         path = registry.locate(name)
         try:
@@ -50,10 +54,12 @@ def _list_models(options: ModelsOptions) -> int:
         except ModelError as error:
             messages.input_failed(name, error)
             continue
-        row = (", ".join(_COMMANDS[config.task]), _summarise(config), _size(path), str(config.card.get("date", "")))
+        row = [", ".join(_COMMANDS[config.task]), _summarise(config), _size(path), str(config.card.get("date", ""))]
+        if not has_labels:
+            del row[1]
         table.add_row(Text(name, style="bold"), *(Text(escape(cell)) for cell in row))
     if table.row_count:
-        make_console(sys.stdout).print(table)
+        console.print(table)
     else:
         messages.note("no models are installed; give -m the path of a model file")
     return messages.status

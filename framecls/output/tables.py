@@ -69,9 +69,22 @@ def identify_table(results: Sequence[Identification]) -> Renderable:
     return _IdentifyTable(tuple(results))
 
 
+class _WholeTable(Table):
+    """A table that shows all of every cell: where columns that are kept whole have no room, they fold, too."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = -len(_GAP)
+        for column in self.columns:
+            cells = [console.measure(cell, options=options) for cell in (column.header, *column.cells)]
+            needed += len(_GAP) + max(cell.maximum if column.no_wrap else 1 for cell in cells)
+        for column in self.columns:
+            column.no_wrap &= needed <= options.max_width
+        yield from super().__rich_console__(console, options)
+
+
 def make_table(*columns: tuple[str, Literal["left", "right", "fold"]]) -> Table:
     """Return a table without a frame, of columns that stand left or right and are kept whole, or that fold."""
-    table = Table(box=None, padding=(0, len(_GAP), 0, 0), pad_edge=False, header_style=_HEADER_STYLE)
+    table = _WholeTable(box=None, padding=(0, len(_GAP), 0, 0), pad_edge=False, header_style=_HEADER_STYLE)
     for title, kind in columns:
         justify: Literal["left", "right"] = "right" if kind == "right" else "left"
         table.add_column(title, justify=justify, no_wrap=kind != "fold", overflow="fold")

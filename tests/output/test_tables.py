@@ -22,6 +22,7 @@ from framecls.output.tables import (
     are_languages,
     fold,
     identify_table,
+    make_table,
     tag_table,
     tiered_table,
 )
@@ -387,3 +388,19 @@ def test_several_models_fit_any_width(width: int) -> None:
     assert {"0.91", "0.83", "1.00"} <= set(stream.getvalue().split())
     assert ("Model" in stream.getvalue()) == (width < 60)
     assert width < 50 or "Ada Lovelace" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [24, 33, 40, 48, 80])
+def test_no_cell_is_cut(width: int) -> None:
+    table = make_table(("Name", "fold"), ("Kind", "left"), ("Last added", "right"), ("Speech", "right"))
+    rows = [
+        ("Ada Lovelace", "gallery", "2026-11-30 12:00", "0:01:07"),
+        ("Bob", "state of a run", "2026-01-02", "9.1 s"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False).print(table)
+    assert max(map(cell_len, stream.getvalue().splitlines())) <= width
+    shown = sorted("".join(stream.getvalue().split()))
+    assert shown == sorted("NameKindLastaddedSpeech" + "".join("".join(row) for row in rows).replace(" ", ""))
