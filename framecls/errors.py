@@ -30,6 +30,10 @@ class UsageError(FrameclsError):
     """An option or argument that no input could make right (exit status 2)."""
 
 
+class SourceTypeError(UsageError, TypeError):
+    """A recording is given as something that no recording can be."""
+
+
 class PackageError(UsageError):
     """A package that only a part of framecls needs is not installed, or does not load."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -25,7 +25,7 @@ from framecls.config import (
     ReadKeywords,
     ReadOptions,
 )
-from framecls.errors import ConfigError, UsageError
+from framecls.errors import ConfigError, UsageError, suggest
 from framecls.inference.align import check_phones, place_words
 from framecls.inference.batching import Request
 from framecls.inference.engine import Engine, EngineGroup, load_engine, name_source
@@ -140,7 +140,7 @@ class Model(Configured):
             GalleryError: the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        _refuse_each(source, ReadOptions(**reading))
+        _refuse_each(source, _reading_of(reading))
         results = self.tag_many(
             [source],
             among=among,
@@ -217,7 +217,7 @@ class Model(Configured):
             AudioError: the recording cannot be read, or there is nothing in it; after the segments before.
         """
         self._check_frame_task()
-        options = ReadOptions(**reading)
+        options = _reading_of(reading)
         _refuse_each(source, options)
         return self._stream(source, options, remark)
 
@@ -271,7 +271,7 @@ class Model(Configured):
             ConfigError: `beam` is not positive.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        _refuse_each(source, ReadOptions(**reading))
+        _refuse_each(source, _reading_of(reading))
         return _only(self.tag_string_many([source], beam=beam, progress=progress, **reading))
 
     def tag_string_many(
@@ -319,7 +319,7 @@ class Model(Configured):
             GalleryError: nobody is enrolled, or the gallery cannot be used with this model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        _refuse_each(source, ReadOptions(**reading))
+        _refuse_each(source, _reading_of(reading))
         results = self.identify_many(
             [source], top_k=top_k, among=among, enrolled=enrolled, progress=progress, **reading
         )
@@ -376,7 +376,7 @@ class Model(Configured):
             UsageError: this model does not answer with an embedding.
             AudioError: the recording cannot be read, or there is too little speech in it.
         """
-        options = ReadOptions(**reading)
+        options = _reading_of(reading)
         _refuse_each(source, options)
         return embed_recording(self._engine, source, options, progress).vector
 
@@ -391,7 +391,7 @@ class Model(Configured):
             UsageError: the recording does not last so long.
             AudioError: it cannot be read.
         """
-        options = ReadOptions(**reading)
+        options = _reading_of(reading)
         _refuse_each(source, options)
         return attend(self._engine, source, at, options)
 
@@ -419,7 +419,7 @@ class Model(Configured):
             ConfigError: the model has no such label.
             AudioError: the recording cannot be read.
         """
-        options = ReadOptions(**reading)
+        options = _reading_of(reading)
         _refuse_each(source, options)
         if self.config.task == "pooled":
             at = at or 0.0
@@ -472,7 +472,9 @@ class Model(Configured):
         """
         person = check_name(name)
         _refuse_single(sources)
-        options = ReadOptions(**reading)
+        if not len(sources):
+            raise UsageError(f"there is no recording to know {person} by")
+        options = _reading_of(reading)
         for source in sources:
             _refuse_each(source, options)
         voices = [(name_source(source), embed_recording(self._engine, source, options)) for source in sources]
@@ -493,7 +495,7 @@ class Model(Configured):
     ) -> Generator[R | Exception, None, None]:
         """Return the results of recordings; wrong arguments raise at once, not where the first result is asked for."""
         _refuse_single(sources)
-        return _answer_each((engine or self._engine).run(sources, ReadOptions(**reading), progress=progress), answer)
+        return _answer_each((engine or self._engine).run(sources, _reading_of(reading), progress=progress), answer)
 
 
 class ModelGroup:
@@ -532,7 +534,7 @@ class ModelGroup:
             UsageError: the models do not go together, or an option does not go with its model.
             AudioError: the recording cannot be read, or there is nothing in it.
         """
-        _refuse_each(source, ReadOptions(**reading))
+        _refuse_each(source, _reading_of(reading))
         results = self.tag_many([source], options=options, keep_scores=keep_scores, progress=progress, **reading)
         return _only(results)
 
@@ -560,7 +562,7 @@ class ModelGroup:
             tiers = answer_together(recording, answers)
             return TieredResult(tiers[0].file, tiers[0].duration, tuple(tiers))
 
-        return _answer_each(group.run(sources, ReadOptions(**reading), progress=progress), answer)
+        return _answer_each(group.run(sources, _reading_of(reading), progress=progress), answer)
 
 
 def _answer_each(
@@ -573,6 +575,20 @@ def _answer_each(
             except Exception as error:
                 result = error
             yield result
+
+
+def _reading_of(reading: ReadKeywords) -> ReadOptions:
+    """Return how a recording is read.
+
+    Raises:
+        UsageError: there is no such option.
+    """
+    known = [field.name for field in fields(ReadOptions)]
+    for name in reading:
+        if name not in known:
+            near = suggest(name, known) or f"; how a recording is read: {', '.join(known)}"
+            raise UsageError(f"there is no option {name!r}{near} (thresholds and the like: with_decision)")
+    return ReadOptions(**reading)
 
 
 def _refuse_each(source: Source, options: ReadOptions) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,3 +302,29 @@ def test_the_shapes_that_the_readme_and_the_guide_state() -> None:
     result = framecls.tag(speech, device="cpu")
     assert result.times.shape == (len(result.scores),)
     assert result.scores.shape == (len(result.times), len(result.labels))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        (b"RIFF", {}, "not bytes"),
+        ({"a.wav"}, {}, "not set"),
+        (["a.wav", Path("b.wav")], {}, "a list of recordings, where one is wanted: tag_many"),
+        ((Path("a.wav"),), {"sample_rate": 16000}, "a list of recordings"),
+        (np.zeros(100), {"sample_rate": float("nan")}, "nan Hz: a sample rate is a whole number"),
+        (np.zeros(100), {"sample_rate": float("inf")}, "inf Hz"),
+        ("a.wav", {"chanel": 1}, "there is no option 'chanel': did you mean channel"),
+        ("a.wav", {"min_gap": 1}, "there is no option 'min_gap'.*with_decision"),
+        ("gs://bucket/a.wav", {}, "this is an address, and only files are read"),
+        (Path("http://example.org/a.mp3"), {}, "this is an address"),
+    ],
+)
+def test_what_cannot_be_heard_is_one_kind_of_error(source: Any, options: dict[str, Any], said: str) -> None:
+    model = make_model(tiny_config("frame"))
+    with pytest.raises(framecls.FrameclsError, match=said):
+        model.tag(source, **options)
+
+
+def test_nobody_is_enrolled_by_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recording to know Ada by"):
+        framecls.enroll("Ada", [], gallery=tmp_path / "voices.sqlite")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 from framecls.errors import AudioError
 from framecls.text import one_line
+
+_ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/")  # longer than the letter of a drive
 
 
 def explain_os_error(error: OSError | ValueError) -> AudioError:
@@ -14,6 +17,8 @@ def explain_os_error(error: OSError | ValueError) -> AudioError:
         name = error.filename
         if isinstance(name, str | bytes | os.PathLike) and os.path.islink(name):
             return AudioError("it is a symbolic link to a file that does not exist")
+        if isinstance(name, str | os.PathLike) and _ADDRESS.match(os.fspath(name)):
+            return AudioError("this is an address, and only files are read: download it, or pipe it in, as -")
         return AudioError("there is no such file or folder")
     if isinstance(error, PermissionError):
         return AudioError("no permission to read it")

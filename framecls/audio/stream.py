@@ -23,7 +23,7 @@ from framecls.audio.readers.base import NO_AUDIO, Reader
 from framecls.audio.readers.memory import ArrayReader, BlocksReader
 from framecls.audio.readers.opening import FileOpener
 from framecls.config import DEFAULT_READING, ReadOptions
-from framecls.errors import AudioError
+from framecls.errors import AudioError, SourceTypeError
 from framecls.results import AudioInfo, Remarks
 
 # A path, a file object, an array (or a tensor, a list, a Series), an iterator of arrays that follow each other, or one
@@ -219,7 +219,7 @@ def open_audio(
 
     Raises:
         AudioError: the source is missing, unreadable, empty, or not audio, or the rate of an array cannot be.
-        TypeError: the source is of none of these types.
+        SourceTypeError: the source is of none of these types.
         ValueError: `raw_sample_rate` without an array, or an array without it, or with `options.raw`.
     """
     if sample_rate < 1:
@@ -230,10 +230,11 @@ def open_audio(
     is_file = has_own_rate(source)
     if not (is_file or is_array(source) or isinstance(source, Iterator)):
         kind = type(source).__name__
-        raise TypeError(f"a path, a binary file object, an array or an iterator of arrays can be opened, not {kind}")
+        wanted = "a path, a binary file object, an array or an iterator of arrays"
+        raise SourceTypeError(f"{wanted} can be opened, not {kind}")
     if is_file == (raw_sample_rate is not None):
         raise ValueError("an array needs its raw_sample_rate, and nothing else has one")
-    if raw_sample_rate is not None and raw_sample_rate != int(raw_sample_rate):
+    if raw_sample_rate is not None and not float(raw_sample_rate).is_integer():
         raise AudioError(f"{raw_sample_rate} Hz: a sample rate is a whole number")
     if options.raw is not None and not is_file:
         raise ValueError("raw is for files: an array has no encoding")

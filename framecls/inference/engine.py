@@ -91,6 +91,8 @@ class Runner(ABC):
             return VectorStream(np.asarray(vectors, np.float32), features.sample_rate)
         recording = source.source if isinstance(source, Channel) else source
         is_raw = not has_own_rate(recording) and (is_array(recording) or isinstance(recording, Iterator))
+        if isinstance(recording, list | tuple) and any(isinstance(item, str | os.PathLike) for item in recording):
+            raise UsageError("this is a list of recordings, where one is wanted: tag_many and the like take a list")
         if options.sample_rate is None and is_raw:
             raise ConfigError("an array needs its sample_rate: how many samples a second it has")
         if options.sample_rate is not None and has_own_rate(recording):
