@@ -192,6 +192,11 @@ class FeatureConfig:
             _require(fits, "window_samples, n_fft and hop_samples are not those of the encoder")
 
     @property
+    def band_hz(self) -> tuple[float, float]:
+        """The lowest and the highest frequency that is heard; encoders of others begin at 0."""
+        return (0.0 if self.kind == "pretrained" else self.f_min_hz), self.f_max_hz
+
+    @property
     def vectors_per_s(self) -> float:
         """Feature vectors of a second of sound."""
         return self.sample_rate / self.hop_samples
@@ -399,6 +404,7 @@ class ModelConfig:
     # A label of the shipped `sound` model (pooled task): windows are weighted by the time for which it holds, and a
     # recording without it is "unknown". Empty: windows are weighted by their length.
     gate: str = ""
+    smoothing: int = 1  # frames around each, an odd number, whose logits are averaged (frame task)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -421,6 +427,8 @@ class ModelConfig:
         known = {*self.labels, UNKNOWN}
         _require(len(set(self.labels)) == len(self.labels), "labels must differ")
         _require(not (self.overlapping and self.task == "pooled"), "only frame labels may overlap")
+        _require(1 <= self.smoothing <= 1001 and self.smoothing % 2 == 1, "smoothing must be odd and in 1..1001")
+        _require(self.smoothing == 1 or self.task == "frame", "only logits of frames are smoothed")
         own = {"threshold": self.decision.thresholds, "shortest duration": self.decision.min_durations_s}
         for rule, labels in (own | {"shortest gap": self.decision.min_gaps_s}).items():
             for label in labels:

@@ -97,6 +97,7 @@ class TagResult(Shown):
     warnings: tuple[str, ...] = ()  # what is wrong with the recording, and was read all the same
     notes: tuple[str, ...] = ()  # how it was read, where there was a choice
     channel: int | None = None  # the only one that was heard, counted from 1
+    band_hz: tuple[float, float] | None = None  # that the model hears, whatever lies beyond; None: not known
 
     def __repr__(self) -> str:
         n_segments = "1 segment" if len(self.segments) == 1 else f"{len(self.segments)} segments"

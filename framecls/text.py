@@ -44,6 +44,15 @@ def hms(time_s: float) -> str:
     return clock(time_s, 0, with_hours=True)
 
 
+def about(time_s: float) -> str:
+    """Return an estimate of a length of time: `3 h 10 min`, `4 min`, `20 s`."""
+    if time_s < 55:
+        return f"{max(5, 5 * round(time_s / 5))} s"
+    minutes = round(time_s / 60)
+    minutes = minutes if minutes < 60 else 5 * round(minutes / 5)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+
+
 def length(time_s: float) -> str:
     """Return a length of time for people: `6.28 s`, from a minute on as `clock`."""
     return f"{time_s:.2f} s" if round(time_s, 2) < 60 else clock(time_s)

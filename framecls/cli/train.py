@@ -22,7 +22,7 @@ from framecls.cli.progress import ProgressBar
 from framecls.cli.quick import train_quickly
 from framecls.config import PretrainedConfig
 from framecls.errors import ConfigError, FrameclsError, ManifestError, ModelError, OutputError, UsageError
-from framecls.text import escape, hms
+from framecls.text import about, escape, hms
 from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import (
     Recipe,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from framecls.training.metrics.report import DevReport
     from framecls.training.team import Team
 
+_TIMED_STEPS = 3  # after which is said how long all of them will take
 _N_PREVIEWED = 20  # examples that --preview writes
 
 
@@ -95,8 +96,10 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
         where = f"device {job.device}" + (f", {team.size} processes" if team.size > 1 else "")
         messages.note(f"{len(data.train)} recordings to train on, {len(data.dev)} to measure on, {where}")
         report_data(messages, data, recipe)
-        way = f"a whole network learns by the recipe {escape(recipe.name)}, {recipe.optim.steps} steps"
-        messages.note(f"{way}: hours on a CPU; without --recipe and the like a small head learns in minutes")
+        messages.note(
+            f"a whole network learns by the recipe {escape(recipe.name)}, {recipe.optim.steps} steps; without --recipe "
+            "and the like a small head learns in minutes"
+        )
         last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done))
     except KeyboardInterrupt:
         report.bar.hide()
@@ -278,6 +281,7 @@ class TrainReport:
     score_name: str = "score"
     at: Progress | None = None
     points: list[Epoch] = dataclasses.field(default_factory=list)  # a step for an epoch
+    n_steps: int = 0  # of this run
 
     def measured(self, done: int, total: int) -> None:
         """Show how much is measured after the last step."""
@@ -292,6 +296,11 @@ class TrainReport:
         from framecls.report import Epoch
 
         is_new = progress.dev is not None and (self.at is None or progress.dev is not self.at.dev)
+        is_step = self.at is None or progress.step > self.at.step
+        self.n_steps += is_step
+        if is_step and self.n_steps == _TIMED_STEPS < progress.steps:
+            self.bar.hide()
+            self.messages.note(f"about {about(progress.seconds_left)} on this machine, as the first steps went")
         self.at = progress
         if is_new and progress.dev is not None:
             self.bar.hide()

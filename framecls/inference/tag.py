@@ -60,6 +60,7 @@ def tag_recording(recording: Request, config: ModelConfig, *, keep_scores: bool)
         times=frame_times(len(scores), config.hop_s),
         scores=scores,
         overlapping=config.overlapping,
+        band_hz=config.features.band_hz,
         outline=None if keep_scores else outline_maker.finish(),
     )
 

@@ -137,6 +137,7 @@ class Network(nn.Module):
             pooled = functional.normalize(functional.relu(self.hidden(pooled)), dim=1)
         rows: Tensor = self.head(pooled)
         logits = rows[: x.shape[0]]  # len() would fix the number of rows in an exported graph
+        logits = smooth(logits, mask, self.config.smoothing)
         # In full precision: a unit vector rounded to 8 bits points elsewhere.
         return functional.normalize(logits.float(), dim=1) if self.config.embedding else logits
 
@@ -159,6 +160,22 @@ class Network(nn.Module):
         index = torch.arange(vectors.shape[1], device=vectors.device)
         mask = index < n_frames.unsqueeze(1) * self.config.encoder.subsampling
         return normalize(vectors, mask, self.config.features.normalize)
+
+
+def smooth(logits: Tensor, mask: Tensor, width: int) -> Tensor:
+    """Return (batch, frame, label) the mean of `width` frames around each, an odd number, as far as they are real.
+
+    Args:
+        logits: (batch, frame, label).
+        mask: (batch, frame) True = real.
+        width: 1 leaves them as they are.
+    """
+    if width == 1:
+        return logits
+    real = mask.unsqueeze(1).to(logits.dtype)
+    # Each mean has the same share of padding as that of the mask.
+    rows = [functional.avg_pool1d(each, width, 1, width // 2) for each in (logits.transpose(1, 2) * real, real)]
+    return (rows[0] / rows[1].clamp(min=1 / width)).transpose(1, 2)
 
 
 def make_features(config: FeatureConfig) -> nn.Module:

@@ -126,7 +126,7 @@ def explanation_page(explanation: Explanation) -> str:
     return page.make_page(f"framecls explain {attention.file}", body)
 
 
-def _map(weights: NDArray[np.floating], most: int = 250) -> NDArray[np.float64]:
+def _map(weights: NDArray[np.floating], most: int = 200) -> NDArray[np.float64]:
     """Return (query, key) weights as levels 0..1, the root of each row's share of its greatest; large maps are thinned.
 
     Neighbouring frames share a pixel in which the greatest counts.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import mimetypes
 import re
 from abc import ABC, abstractmethod
@@ -512,7 +513,7 @@ class AudacityWriter(Writer):
 
 
 class RavenWriter(Writer):
-    """A selection table of Raven; a selection has the whole band, since a model says nothing of frequencies."""
+    """A selection table of Raven; a selection has the band that the model hears, as far as the recording has it."""
 
     name = "raven"
     suffix = ".selections.txt"
@@ -525,11 +526,12 @@ class RavenWriter(Writer):
         stream.write("\t".join(("Selection", "View", "Channel", *columns)) + "\n")
 
     def write_result(self, result: Result, stream: IO[Any]) -> None:
-        top_hz = result.audio.sample_rate / 2 if result.audio is not None else _DEFAULT_TOP_HZ
+        low_hz, high_hz = getattr(result, "band_hz", None) or (0.0, math.inf)
+        high_hz = min(high_hz, result.audio.sample_rate / 2 if result.audio is not None else _DEFAULT_TOP_HZ)
         for s in as_segments(result):
             self._n_written += 1
             place = f"{self._n_written}\tSpectrogram 1\t{result.channel or 1}"
-            span = f"{seconds(s.start)}\t{seconds(s.end)}\t0\t{top_hz:g}"
+            span = f"{seconds(s.start)}\t{seconds(s.end)}\t{low_hz:g}\t{high_hz:g}"
             stream.write(f"{place}\t{span}\t{field(s.label)}\t{score(s.score)}\n")
 
 

@@ -18,6 +18,7 @@ QUIET_LABELS = frozenset({"silence", "sil", "none", "background", UNKNOWN})
 # Points of the colour map "magma" (Smith and van der Walt 2015), which rises in lightness evenly.
 _MAGMA = ((0, 0, 4), (40, 17, 89), (101, 26, 128), (159, 47, 127), (213, 74, 111), (247, 118, 92), (254, 176, 120),
           (252, 253, 191))  # fmt: skip
+_N_COLOURS = 32  # an eye tells no more of them apart, and a page takes a third of the bytes
 _N_MELS = 80
 _RANGE_DB = 70.0  # below the loudest, what is shown as black
 
@@ -40,25 +41,24 @@ def mel_levels(samples: NDArray[np.float32], sample_rate: int, n_columns: int = 
     return np.asarray(1 + decibels / _RANGE_DB, np.float32)
 
 
-def colours(levels: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return (row, column, 3) the colours of (row, column) levels 0..1, the first row at the bottom."""
+def png(levels: NDArray[np.floating]) -> bytes:
+    """Return (row, column) levels 0..1 as a PNG file of few colours (W3C, "Portable Network Graphics").
+
+    The first row is at the bottom.
+    """
+    steps = np.rint(np.clip(np.nan_to_num(levels[::-1]), 0, 1) * (_N_COLOURS - 1)).astype(np.uint8)
+    height, width = steps.shape
     points = np.linspace(0, 1, len(_MAGMA))
-    clipped = np.clip(np.nan_to_num(levels[::-1]), 0, 1)
-    channels = [np.interp(clipped, points, channel) for channel in zip(*_MAGMA, strict=True)]
-    return np.asarray(np.rint(np.stack(channels, axis=-1)), np.uint8)
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return (row, column, 3) red, green and blue as a PNG file (W3C, "Portable Network Graphics")."""
-    height, width, _ = pixels.shape
+    channels = [np.interp(np.linspace(0, 1, _N_COLOURS), points, channel) for channel in zip(*_MAGMA, strict=True)]
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # 0: no filter
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), steps], axis=1)  # 0: no filter
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+    colours = chunk(b"PLTE", np.rint(np.stack(channels, axis=1)).astype(np.uint8).tobytes())
+    data = chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+    return b"\x89PNG\r\n\x1a\n" + header + colours + data + chunk(b"IEND", b"")
 
 
 def data_uri(kind: str, data: bytes) -> str:
@@ -68,4 +68,4 @@ def data_uri(kind: str, data: bytes) -> str:
 
 def heat_uri(levels: NDArray[np.floating]) -> str:
     """Return (row, column) levels 0..1 as a picture in a URI, the first row at the bottom."""
-    return data_uri("image/png", png(colours(levels)))
+    return data_uri("image/png", png(levels))

@@ -104,7 +104,7 @@ def _show(figure: Figure) -> str:
 
 def _label_table(report: TrainingReport) -> str:
     has_lengths = any(row.seconds for row in report.label_figures.values())
-    titles = ["Label", "Clips", "Groups", *["Length"] * has_lengths, "Precision", "Recall", "F1"]
+    titles = ["Label", "Clips", "Speakers or sources", *["Length"] * has_lengths, "Precision", "Recall", "F1"]
     rows = []
     for label, row in report.label_figures.items():
         known = [f"{row.clips:,}", f"{row.groups:,}", *[length(row.seconds)] * has_lengths]
@@ -112,7 +112,11 @@ def _label_table(report: TrainingReport) -> str:
         rows.append([label, *known, *map(_show, (row.precision, row.recall, row.f1)), verdict])
     has_verdicts = any(row[-1] for row in rows)
     titles += ["What that means"] if has_verdicts else []
-    return page.table(titles, rows if has_verdicts else [row[:-1] for row in rows], prose=has_verdicts)
+    note = (
+        "Precision: how much of what is said to be it is. Recall: how much of it is found. F1: both in one; 1 is best."
+    )
+    table = page.table(titles, rows if has_verdicts else [row[:-1] for row in rows], prose=has_verdicts)
+    return page.paragraph(note, "quiet") + table
 
 
 def _confusion_table(report: TrainingReport) -> str:

@@ -214,6 +214,8 @@ class HeadConfig:
     # Of the linear probe that the head begins as (scikit-learn's C): the first, unless clips held out are clearly
     # better off with another.
     inverse_penalties: tuple[float, ...] = (1.0, 0.1, 0.01)
+    # Of a frame task, over how much of time what is said of frames is averaged: chosen with the penalty.
+    smoothings_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     # What each label is to reach where it is given, of clips or frames held out; None: thresholds of the best F1.
     precision: float | None = None
     # Time without a label: "nothing" of the labels holds there, and they may overlap; "ignored": it teaches nothing,
@@ -228,6 +230,8 @@ class HeadConfig:
         _require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
         bounded = all(0 < penalty < 1e6 for penalty in self.inverse_penalties)
         _require(bool(self.inverse_penalties) and bounded, "inverse_penalties must be in (0, 1e6)")
+        bounded = all(0 <= width_s <= 10 for width_s in self.smoothings_s)
+        _require(bool(self.smoothings_s) and bounded, "smoothings_s must be in 0..10")
         _require(bool(self.layers) and min(self.layers) >= 1, "layers must be 1 or more")
 
 
@@ -322,7 +326,8 @@ def preset_settings(name: str) -> tuple[str, ...]:
         ConfigError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}{suggest(name, PRESETS, f': choose {chr(44).join(PRESETS)}')}")
+        choices = ", ".join(PRESETS)
+        raise ConfigError(f"no preset is called {name!r}{suggest(name, PRESETS, f': choose {choices}')}")
     return PRESETS[name]
 
 

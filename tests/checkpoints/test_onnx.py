@@ -133,7 +133,12 @@ KINDS = {
         embedding=8,
         features=FeatureConfig(kind="fbank", mel_scale="kaldi", normalize="mean"),
     ),
-    "fc, mfcc": small(replace(SMALL, kind="fc"), features=FeatureConfig(kind="mfcc", normalize="mean_variance")),
+    "fc, mfcc, smoothed": small(
+        replace(SMALL, kind="fc"),
+        features=FeatureConfig(kind="mfcc", normalize="mean_variance"),
+        task="frame",
+        smoothing=5,
+    ),
 }
 
 

@@ -67,6 +67,8 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
     assert (answer.status, answer.out) == (0, "")
     assert "4 recordings to train on, 2 to measure on" in answer.err
     assert "step 4 of 4" in answer.err
+    [estimate] = [line for line in answer.err.splitlines() if "as the first steps went" in line]
+    assert estimate.startswith("framecls: about ")
     page = Path("pitch.report.html").read_text(encoding="utf-8")
     assert "pitch.report.html" in answer.err
     for words in ("the recipe ", "Loss in training", ">step</text>", "the dev part of manifest.jsonl: 2 recordings"):

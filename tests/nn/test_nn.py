@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from framecls.config import EncoderConfig, ModelConfig
+from framecls.errors import ConfigError
 from framecls.nn.attention import ATTENTIONS, AdditiveAttention, Attention
 from framecls.nn.encoder import Encoder, stack_neighbours
-from framecls.nn.network import Network, recorded_attention
+from framecls.nn.network import Network, recorded_attention, smooth
 from framecls.nn.pooling import POOLINGS, AttentiveStatisticsPooling
+from support.models import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -264,3 +267,32 @@ def test_what_follows_a_clip_in_its_batch_does_not_matter() -> None:
     with torch.no_grad():
         quiet, noisy = (network.classify(v, torch.tensor([11])).logits[:, :11] for v in (vectors, loud))
     torch.testing.assert_close(quiet, noisy)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 41])
+def test_smoothed_logits_are_the_means_of_what_is_real(width: int) -> None:
+    logits, lengths = torch.randn(2, 20, 3), (20, 13)
+    mask = torch.arange(20) < torch.tensor(lengths).unsqueeze(1)
+    found = smooth(logits, mask, width)
+    for row, n_frames in enumerate(lengths):
+        for at in range(n_frames):
+            around = logits[row, max(0, at - width // 2) : min(n_frames, at + width // 2 + 1)]
+            torch.testing.assert_close(found[row, at], around.mean(dim=0))
+    assert found.isfinite().all()
+
+
+def test_a_network_smooths_what_it_says_of_frames() -> None:
+    config = tiny_config("frame")
+    network = Network(config).eval()
+    vectors, n_frames = torch.randn(1, 24, config.features.dim), torch.tensor([12])
+    with torch.inference_mode():
+        plain = network.classify(vectors, n_frames).logits
+        network.config = replace(config, smoothing=5)
+        smoothed = network.classify(vectors, n_frames).logits
+    torch.testing.assert_close(smoothed[0, 6], plain[0, 4:9].mean(dim=0))
+
+
+@pytest.mark.parametrize(("task", "width"), [("frame", 4), ("frame", -1), ("frame", 1003), ("pooled", 3)])
+def test_smoothing_is_odd_and_of_frames(task: Literal["frame", "pooled"], width: int) -> None:
+    with pytest.raises(ConfigError, match="smooth"):
+        replace(tiny_config(task), smoothing=width)

@@ -31,7 +31,7 @@ from framecls.output.files import atomic_write, mirrored_path
 from framecls.output.formats import WRITERS, make_writer, tile
 from framecls.output.stored import from_record, to_record
 from framecls.results import Identification, Segment, TagResult
-from framecls.text import cell, clock, decimal, length, printable
+from framecls.text import about, cell, clock, decimal, length, printable
 from support.results import LABELS, make_alignment, make_identification, make_string, make_tag
 
 HOSTILE = [
@@ -235,6 +235,9 @@ def test_raven() -> None:
     assert text.splitlines()[0].startswith("Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\t")
     spans = [(0.0, 1.26, "speech"), (0.9, 12.345678, "music"), (3.0, 4.5, "speech")]
     assert [row[:3] for row in parse_raven(text)] == spans
+    for band_hz, written in ((None, (0, 22050)), ((50.0, 8000.0), (50, 8000)), ((0.0, 24000.0), (0, 22050))):
+        rows = parse_raven(render("raven", replace(make_tag(), band_hz=band_hz)))
+        assert {row[3:] for row in rows} == {written}
 
 
 def test_small_times_have_no_exponent() -> None:
@@ -596,3 +599,20 @@ def test_cells_are_no_formulas() -> None:
         "'=1", "'+1", "'-1", "'@a", "'\ta", "'\ra", "'\n=a",
     ]  # fmt: skip
     assert [cell(text) for text in ("", "-", "a=1", "'=1", "ü 音")] == ["", "-", "a=1", "'=1", "ü 音"]
+
+
+@pytest.mark.parametrize(
+    ("time_s", "words"),
+    [
+        (0.1, "5 s"),
+        (23, "25 s"),
+        (57, "1 min"),
+        (90, "2 min"),
+        (3500, "58 min"),
+        (3590, "1 h"),
+        (11400, "3 h 10 min"),
+        (7200, "2 h"),
+    ],
+)
+def test_an_estimate_says_no_more_than_it_knows(time_s: float, words: str) -> None:
+    assert about(time_s) == words

@@ -13,7 +13,7 @@ import pytest
 
 from framecls.errors import PackageError, UsageError
 from framecls.output.formats import WRITERS, make_writer
-from framecls.output.images import colours, mel_levels, png
+from framecls.output.images import mel_levels, png
 from framecls.results import Candidate, Identification, Segment, TagResult, TieredResult
 from support.commands import Cli
 from support.results import make_identification, make_string, make_tag
@@ -182,13 +182,13 @@ def test_notebooks_get_html_that_is_escaped() -> None:
     assert "<x>" not in answer
 
 
-def test_png_is_what_other_programs_read() -> None:
-    image = pytest.importorskip("matplotlib.image")
-    levels = np.random.default_rng(0).random((5, 7))
-    pixels = colours(levels)
-    read = image.imread(io.BytesIO(png(pixels)), format="png")
-    np.testing.assert_array_equal(np.rint(read[..., :3] * 255), pixels)
-    assert colours(np.array([[0.0], [1.0]])).tolist() == [[[252, 253, 191]], [[0, 0, 4]]]  # the first row at the bottom
+def test_a_heat_map_is_what_other_programs_read_and_colour() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    levels = np.random.default_rng(0).random((50, 70))
+    read = pyplot.imread(io.BytesIO(png(levels)), format="png")[..., :3]
+    assert np.abs(read - pyplot.get_cmap("magma")(levels[::-1])[..., :3]).max() < 0.1
+    ends = pyplot.imread(io.BytesIO(png(np.array([[0.0], [1.0]]))), format="png")[..., :3] * 255
+    assert np.rint(ends).tolist() == [[[252, 253, 191]], [[0, 0, 4]]]  # the first row at the bottom
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 48000])

@@ -203,8 +203,12 @@ def find_unsplittable(recordings: Sequence[Recording], groups: Sequence[str]) ->
     for label in sorted(holders):
         if len(holders[label]) == 1:
             n, name = counts[label], next(iter(holders[label])).removeprefix("source ")
-            lines.append(f"{label}: its only clip is {name}" if n == 1 else f"{label}: all {n} clips are from {name}")
+            lines.append(f"{label}{_ONLY}{name}" if n == 1 else f"{label}: all {n} clips are from {name}")
     return lines
+
+
+_ONLY = ": its only clip is "
+_OR_FILES = ", or let clips of one be on both sides (--split-by file)"
 
 
 def require_splittable(recordings: Sequence[Recording], groups: Sequence[str]) -> None:
@@ -217,7 +221,7 @@ def require_splittable(recordings: Sequence[Recording], groups: Sequence[str]) -
         what = "1 label has" if len(lines) == 1 else f"{len(lines)} labels have"
         raise ManifestError(
             f"{what} clips from one place only, so nothing could tell whether it was learnt: add clips from another "
-            "speaker or source, or let clips of one be on both sides (--split-by file)",
+            f"speaker or source{'' if all(_ONLY in line for line in lines) else _OR_FILES}",
             lines,
         )
 

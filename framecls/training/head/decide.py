@@ -16,6 +16,7 @@ from framecls.training.metrics import scores as metrics
 _SHARES = (0.0, 0.25, 0.5, 0.75)  # of the shortest usual length that are tried as the least
 _SHORTEST = 0.1  # quantile of the lengths of labelled segments, and of the gaps between them
 _MATCH = 0.3  # intersection over union from which a segment is found
+_SLACK = 0.01  # of F1
 _NEVER = 1.0  # threshold of a label that reaches the wanted precision nowhere
 
 Scores = NDArray[np.float32]
@@ -25,7 +26,8 @@ Truth = NDArray[np.bool_]
 def choose_threshold(scores: Scores, truth: Truth, n_missed: int = 0, precision: float | None = None) -> float:
     """Return the threshold of best F1; of precisions from a wanted one on, that with the most found.
 
-    It lies in the middle between two scores, so that it does not hang on one of them.
+    It lies in the middle between two scores, so that it does not hang on one of them. Of those whose F1 is as good but
+    for `_SLACK` it is the nearest to a half: the very best of a few items is there by chance.
 
     Args:
         scores: (item,) of those that could be given the label.
@@ -44,11 +46,11 @@ def choose_threshold(scores: Scores, truth: Truth, n_missed: int = 0, precision:
     else:
         value = np.where(hits / found >= precision, hits, -1)
     value = np.where(is_last, value, -1)
-    best = int(value.argmax())
-    if value[best] <= 0:
+    if value.max() <= 0:
         return _NEVER
-    below = float(ranked[best + 1]) if best + 1 < len(ranked) else 0.0
-    return round((float(ranked[best]) + below) / 2, 4)
+    cuts = (ranked + np.append(ranked[1:], np.float32(0))) / 2
+    good = np.flatnonzero((value > 0) & (value >= value.max() - (_SLACK if precision is None else 0)))
+    return round(float(cuts[good[np.abs(cuts[good] - 0.5).argmin()]]), 4)
 
 
 def decide_clips(

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,17 +21,18 @@ from torch.nn import functional
 
 from framecls.checkpoints.file import dequantize, quantize
 from framecls.config import FeatureConfig, ModelConfig
-from framecls.nn.network import Network
+from framecls.nn.network import Network, smooth
 from framecls.nn.pooling import AttentiveStatisticsPooling
 from framecls.training.examples.batch import IGNORED
 from framecls.training.recipe import Recipe
 
-_MOST_FRAMES = 8000  # that principal components, and the linear probe of frames, are found by
+_MOST_FRAMES = 8000  # that principal components are found by
+_MOST_PROBED = 60000  # frames that the linear probe learns from
 _CROP = (0.4, 1.0)  # share of a window that an example is cut to
 _MASKED = 0.1  # share of an example's frames that is hidden (SpecAugment, Park et al. 2019)
 _LEAST_BATCHES, _MOST_BATCHES = 8, 40  # of an epoch
 _EPSILON = 1e-5
-_OVERHEAD = 3.0  # of a step, beside its matrix products
+_ITERATIONS = 60  # of a logistic regression, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,18 +116,36 @@ def _plan_epoch(config: ModelConfig, recipe: Recipe, n_windows: float) -> tuple[
     return n_rows, int(np.clip(n_windows / n_rows, _LEAST_BATCHES, _MOST_BATCHES))
 
 
-def estimate_epoch_s(config: ModelConfig, recipe: Recipe, n_windows: float) -> float:
-    """Return about how many seconds an epoch takes, by the time of a matrix product of the size of a layer."""
+def estimate_epoch_s(config: ModelConfig, recipe: Recipe, n_windows: float, window_frames: float) -> float:
+    """Return about how many seconds an epoch takes, by the time of a step on nothing.
+
+    Args:
+        config: of the model.
+        recipe: size of a batch.
+        n_windows: to learn from.
+        window_frames: of each, on average.
+    """
     n_rows, n_batches = _plan_epoch(config, recipe, n_windows)
-    dim = config.encoder.dim
-    x, weight = torch.zeros(4096, dim), torch.zeros(dim, dim)
-    began = time.monotonic()
-    for _ in range(4):
-        _ = x @ weight
-    product_s = (time.monotonic() - began) / (4 * len(x))
-    n_frames = n_batches * n_rows * config.window_frames * sum(_CROP) / 2
-    per_layer = 4 + 3 + 2 * config.encoder.ff_dim / dim  # attention, position, feed-forward; thrice with gradients
-    return n_frames * product_s * per_layer * config.encoder.n_layers * 3 * _OVERHEAD
+    network = Network(head_config(config)).train()
+    n_frames = max(1, round(window_frames * sum(_CROP) / 2))
+    x, mask = torch.zeros(n_rows, n_frames, config.encoder.dim), torch.ones(n_rows, n_frames, dtype=torch.bool)
+    return n_batches * least_time(lambda: torch.autograd.backward(answer(network, x, mask).sum()))
+
+
+def estimate_probe_s(config: ModelConfig, n_items: float) -> float:
+    """Return about how many seconds the linear probe of clips, or frames, takes, by the time of a matrix product."""
+    x = torch.zeros(4096, config.encoder.dim * (2 if config.task == "pooled" else 1))
+    product_s = least_time(lambda: x @ x[0]) / len(x)
+    return min(n_items, _MOST_PROBED) * product_s * len(config.labels) * _ITERATIONS * 2
+
+
+def least_time(do: Callable[[], object]) -> float:
+    """Return the seconds of the faster of two times."""
+    times_s = [time.monotonic()]
+    for _ in range(2):
+        do()
+        times_s.append(time.monotonic())
+    return min(later - earlier for earlier, later in pairwise(times_s))
 
 
 def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
@@ -138,7 +158,7 @@ def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> T
         dropout: before the last layer, in training.
     """
     logits: Tensor = network.head(functional.dropout(_describe(network, x, mask), dropout, network.training))
-    return logits
+    return smooth(logits, mask, network.config.smoothing)
 
 
 def _describe(network: Network, x: Tensor, mask: Tensor) -> Tensor:
@@ -210,6 +230,8 @@ def _loss(logits: Tensor, targets: Sequence[Tensor], mask: Tensor, recipe: Recip
 
 def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: np.random.Generator) -> None:
     """Make a network of principal components, identities, and a linear probe."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
     encoder, config = network.encoder, network.config
     _rotate(encoder.input, examples, rng)
     encoder.init_identity(0)
@@ -231,7 +253,8 @@ def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: n
     else:
         y = torch.cat(examples.targets).numpy()
         some = _sample_frames(y, rng)
-        x, y, weights = x[some], y[some], np.ones(len(some))
+        x, y = x[some], y[some]
+        weights = np.ones(len(y)) if y.ndim == 2 else compute_sample_weight("balanced", y)
     parts = x.reshape(len(x), -1, encoder.output_size)  # means and deviations, or frames as they are
     scale = np.repeat(np.sqrt(parts.var(axis=0).mean(axis=1)) + _EPSILON, encoder.output_size)
     penalty = recipe.head.inverse_penalties[0]
@@ -264,14 +287,16 @@ def _rotate(layer: nn.Module, examples: Examples, rng: np.random.Generator) -> N
 
 
 def _sample_frames(truth: NDArray[np.float32] | NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the numbers of frames for the probe: of each label as many, and of those without any."""
+    """Return the numbers of frames for the probe: of all that have a truth, the rarest labels before the rest."""
     if truth.ndim == 2:
-        columns = [*(truth > 0).T, ~(truth > 0).any(axis=1)]
+        columns, known = list((truth > 0).T), np.ones(len(truth), bool)
     else:
-        columns = [np.asarray(truth == label) for label in np.unique(truth[truth != IGNORED])]
-    each = _MOST_FRAMES // max(1, len(columns))
+        known = truth != IGNORED
+        columns = [np.asarray(truth == label) for label in np.unique(truth[known])]
+    each = _MOST_PROBED // (2 * max(1, len(columns)))
     picked = [rng.permutation(np.flatnonzero(column))[:each] for column in columns]
-    return np.unique(np.concatenate(picked)).astype(np.int64)
+    rest = rng.permutation(np.flatnonzero(known))[: _MOST_PROBED // 2]
+    return np.unique(np.concatenate([*picked, rest])).astype(np.int64)
 
 
 def fit_linear(

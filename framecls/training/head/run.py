@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from framecls.config import FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import ConfigError, ManifestError, OutputError
 from framecls.inference.engine import Engine
 from framecls.inference.windows import Window, WindowOutput, stitch
-from framecls.nn.network import Network
+from framecls.nn.network import Network, smooth
 from framecls.report import Epoch, TrainingReport, report_path
+from framecls.text import about
 from framecls.training.data.band import describe_lost, measure_band
 from framecls.training.data.clips import ClipStore, array_size, open_clips
 from framecls.training.data.manifest import Recording, find_labels, read_manifest
@@ -28,7 +30,16 @@ from framecls.training.data.splits import assign_folds
 from framecls.training.data.survey import UNLABELLED_SHARE, find_overlaps, labelled_s
 from framecls.training.examples.frames import FrameExamples, hard_targets
 from framecls.training.head.choose import choose_layer
-from framecls.training.head.fit import Examples, Watcher, estimate_epoch_s, fit_head, head_config, predict
+from framecls.training.head.fit import (
+    Examples,
+    Watcher,
+    estimate_epoch_s,
+    estimate_probe_s,
+    fit_head,
+    head_config,
+    least_time,
+    predict,
+)
 from framecls.training.head.measure import Answers, score_fold
 from framecls.training.head.plan import Plan, plan_folds
 from framecls.training.head.report import Findings, make_report
@@ -62,7 +73,6 @@ class Course:
     heard: list[Heard] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     n_fits: int = 0
-    estimate_s: float = 0.0
     fits_done: int = 0
 
     def fit(self, fold: int, rows: NDArray[np.int64], epochs: int, watch: Watcher) -> Network:
@@ -107,7 +117,7 @@ def train_head(job: Job, listener: Listener | None = None) -> TrainingReport:
     began = time.monotonic()
     course = prepare_course(job, listener or Listener())
     _hear(course, began)
-    _choose_penalty(course)
+    _choose_start(course)
     answers, best = _hold_out(course)
     curve = _halve(course, best)
     network = course.fit(-1, course.plan.final(), best, _log(course, -1))
@@ -195,21 +205,22 @@ def _announce(course: Course) -> str:
     engine = Engine(Hearing(config, course.recipe.features.pretrained.source).eval(), torch.device(course.job.device))
     blank = np.zeros(config.window_frames * config.hop_samples, np.float32)
     window = (Window(0, config.window_frames), np.pad(blank, config.features.margin_samples))
-    times_s = []
-    for _ in range(2):
-        began = time.monotonic()
-        engine.forward([window])
-        times_s.append(time.monotonic() - began)
-    step = config.window_frames - config.overlap_frames
-    n_windows = max(length_s / config.hop_s / step, len(course.recordings))
-    hear_s = min(times_s) * n_windows / engine.n_workers
-    course.n_fits = course.plan.n_folds * (2 if head.curve else 1) + 1
-    course.estimate_s = hear_s + course.n_fits * head.epochs * estimate_epoch_s(config, course.recipe, n_windows)
-    minutes = max(1, round(course.estimate_s / 60))
+    n_frames = length_s / config.hop_s
+    n_full = n_frames / (config.window_frames - config.overlap_frames)
+    n_windows = max(n_full, len(course.recordings))
+    hear_s = least_time(lambda: engine.forward([window])) * n_full / engine.n_workers
+    n_folds = course.plan.n_folds
+    course.n_fits = n_folds * (2 if head.curve else 1) + 1
+    probe_s = estimate_probe_s(config, n_windows if config.task == "pooled" else n_frames)
+    # As many epochs as turn out best, of half as many examples for the curve.
+    n_epochs = (n_folds + (n_folds / 2 if head.curve else 0) / 2 + 0.5) * head.epochs
+    epoch_s = estimate_epoch_s(config, course.recipe, n_windows, min(config.window_frames, n_frames / n_windows))
+    estimate_s = hear_s + (n_folds * len(head.inverse_penalties) + course.n_fits) * probe_s + n_epochs * epoch_s
+    encoder, task = config.features.pretrained, "tag" if config.task == "frame" else "identify"
     return (
-        f"{len(course.recordings)} recordings, {length_s / 60:.0f} min: heard once through the encoder of "
-        f"{config.features.pretrained.model or config.features.pretrained.source}, which stays as it is, since so few "
-        f"clips teach a small network on top of it most; {course.plan.how}; about {minutes} min on this machine"
+        f"{len(course.recordings)} recordings, {about(length_s)}: each is heard once by the encoder of "
+        f"{encoder.model or encoder.source}, which stays as it is; a small network learns on top, for which few do"
+        f" (--recipe {task}: a whole network, from many); {course.plan.how}; about {about(estimate_s)} on this machine"
     )
 
 
@@ -276,18 +287,32 @@ def _hold_out(course: Course) -> tuple[list[Answers], int]:
     return answers, best
 
 
-def _choose_penalty(course: Course) -> None:
-    """Choose the penalty of the linear probe by what it says of clips held out."""
-    penalties = course.recipe.head.inverse_penalties
-    scores = np.zeros((course.plan.n_folds, len(penalties)))
-    for fold, choice in np.ndindex(scores.shape if len(penalties) > 1 else (0, 0)):
-        course.listener.show("choosing a penalty", fold * len(penalties) + choice, scores.size)
-        recipe = with_penalty(course.recipe, penalties[choice])
+def _choose_start(course: Course) -> None:
+    """Choose the penalty of the linear probe, and how its answers are smoothed, by what it says of clips held out."""
+    head, config, n_folds = course.recipe.head, course.config, course.plan.n_folds
+    widths = sorted({2 * round(s / config.hop_s / 2) + 1 for s in head.smoothings_s}) if config.task == "frame" else [1]
+    choices = [(penalty, width) for penalty in head.inverse_penalties for width in widths]
+    scores = np.zeros((n_folds, len(choices)))
+    tries = list(product(range(n_folds), enumerate(head.inverse_penalties))) if len(choices) > 1 else []
+    for done, (fold, (index, penalty)) in enumerate(tries):
+        course.listener.show("choosing a penalty", done, len(tries))
         known, rows = course.plan.train(fold), course.plan.held_out(fold)
-        network = fit_head(head_config(course.config), recipe, course.examples.of(known), 0, lambda *_: None)
-        truth = [_truth(course, row) for row in rows]
-        scores[fold, choice] = score_fold(course.config, course.answer(network, rows), truth)
-    course.recipe = with_penalty(course.recipe, penalties[prefer(scores)])
+        recipe = with_penalty(course.recipe, penalty)
+        network = fit_head(head_config(config), recipe, course.examples.of(known), 0, lambda *_: None)
+        truth, answers = [_truth(course, row) for row in rows], course.answer(network, rows)
+        for choice, width in enumerate(widths, index * len(widths)):
+            scores[fold, choice] = score_fold(config, [_smooth(each, width) for each in answers], truth)
+    penalty, width = choices[prefer(scores)]
+    course.recipe = with_penalty(course.recipe, penalty)
+    course.config = replace(config, smoothing=width)
+
+
+def _smooth(logits: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return (frame, label) logits as `nn.network.smooth` does, (label,) as they are."""
+    if width == 1:
+        return logits
+    rows = torch.from_numpy(logits)[None]
+    return smooth(rows, torch.ones(rows.shape[:2], dtype=torch.bool), width)[0].numpy()
 
 
 def with_penalty(recipe: Recipe, penalty: float) -> Recipe:

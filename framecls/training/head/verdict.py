@@ -27,16 +27,20 @@ def _advice(row: LabelFigures, precision: float | None) -> str:
     if precision is not None and row.threshold == 1.0:
         return f"nowhere as precise as {precision:g}, so it is never given"
     if row.f1.mean >= _GOOD:
-        thin = row.clips < _FEW_CLIPS or row.groups < _FEW_GROUPS
-        return "good, but measured on little" if thin else "can be trusted"
+        return "good, but measured on little" if _is_thin(row) else "can be trusted"
     state = "usable with care" if row.f1.mean >= _FAIR else "not to be trusted"
-    if row.groups < _FEW_GROUPS:
-        return f"{state}; all of it is from {row.groups} places: record it elsewhere, with others"
+    if row.groups < min(_FEW_GROUPS, row.clips):
+        return f"{state}; all of it is of {row.groups} speakers or sources: record others"
     if row.clips < _ENOUGH_CLIPS:
         return f"{state}; record {max(10, min(30, 2 * row.clips))} more, from new places"
     if row.recall.mean < row.precision.mean - 0.1:
         return f"{state}; what is missed is unlike the rest: add clips of that kind"
     return f"{state}; listen to what was held out: some clips may be labelled wrongly"
+
+
+def _is_thin(row: LabelFigures) -> bool:
+    """Return whether a label has so little that its figures could be luck."""
+    return row.clips < _FEW_CLIPS or row.groups < _FEW_GROUPS
 
 
 def judge_run(
@@ -46,8 +50,11 @@ def judge_run(
     curve: Sequence[CurvePoint],
 ) -> tuple[str, ...]:
     """Return sentences on a run: its labels from the worst on, what is confused, and whether more clips would help."""
-    good = [label for label, row in figures.items() if row.f1.mean >= _GOOD]
-    lines = [f"can be trusted: {listed(good)}"] if good else ["no label can be trusted yet"]
+    good = {label: row for label, row in figures.items() if row.f1.mean >= _GOOD}
+    sure = [label for label, row in good.items() if not _is_thin(row)]
+    thin = [label for label in good if label not in sure]
+    lines = [f"can be trusted: {listed(sure)}"] if sure else ["no label can be trusted yet"]
+    lines += [f"good, but measured on little: {listed(thin)}"] if thin else []
     worst = sorted((row for row in figures.values() if row.f1.mean < _GOOD), key=lambda row: row.f1.mean)
     lines += [row.verdict for row in worst]
     lines += _confusions(config.labels, confusion)
