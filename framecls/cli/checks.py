@@ -255,8 +255,12 @@ def parse_raw(text: str | None) -> RawAudio | None:
         raise UsageError(f"--raw {text}: {error}") from error
 
 
-def find_model(name: str, task: Literal["pooled"] | None = None) -> tuple[Path, ModelConfig]:
-    """Return the file and the settings of a model that does this task; None: any model will do.
+def find_model(name: str, wants: Literal["pooled", "phones", "voices"] | None = None) -> tuple[Path, ModelConfig]:
+    """Return the file and the settings of a model that reads recordings.
+
+    Args:
+        name: or path.
+        wants: what it must do: answer for a recording, hear phones, or tell voices; None: any model will do.
 
     Raises:
         UsageError: no model has that name, or it does something else.
@@ -264,58 +268,18 @@ def find_model(name: str, task: Literal["pooled"] | None = None) -> tuple[Path, 
     """
     path = registry.locate(name)
     config = read_config(path)
-    if task not in (None, config.task):
+    if wants == "pooled" and config.task != "pooled":
         raise UsageError(f"-m {name}: this model is for framecls tag, not for framecls identify")
-    _refuse_given(name, config)
-    return path, config
-
-
-def _refuse_given(name: str, config: ModelConfig) -> None:
+    if wants == "phones" and not config.phones:
+        raise UsageError(f"-m {name}: --string wants a model that hears phones: use -m phones, or train one")
+    if wants == "voices" and not config.embedding:
+        raise UsageError(f"-m {name}: this model does not tell voices: use -m speaker, or train one")
     if config.features.kind == "precomputed":
         raise UsageError(
             f"-m {name}: this model takes vectors of {config.features.precomputed_dim} numbers that were computed "
             "elsewhere, not audio: measure it with framecls evaluate"
         )
-
-
-def find_string_model(name: str) -> tuple[Path, ModelConfig]:
-    """Return the file and the settings of a model that hears phones, whatever else it does.
-
-    Raises:
-        UsageError: no model has that name, or it hears no phones.
-        ModelError: the file is missing or no model.
-    """
-    path = registry.locate(name)
-    config = read_config(path)
-    if not config.phones:
-        raise UsageError(f"-m {name}: --string wants a model that hears phones: use -m phones, or train one")
-    _refuse_given(name, config)
     return path, config
-
-
-def find_audio_model(name: str) -> ModelConfig:
-    """Return the settings of a model that reads recordings.
-
-    Raises:
-        UsageError: no model has that name, or it reads something else.
-        ModelError: the file is missing or no model.
-    """
-    config = read_config(registry.locate(name))
-    _refuse_given(name, config)
-    return config
-
-
-def find_voice_model(name: str) -> ModelConfig:
-    """Return the settings of a model that tells voices.
-
-    Raises:
-        UsageError: no model has that name, or it does something else.
-        ModelError: the file is missing or no model.
-    """
-    config = read_config(registry.locate(name))
-    if not config.embedding:
-        raise UsageError(f"-m {name}: this model does not tell voices: use -m speaker, or train one")
-    return config
 
 
 def change_decision(config: ModelConfig, rules: Mapping[str, DecisionKeywords]) -> DecisionConfig:
@@ -358,18 +322,6 @@ def _is_same(first: Path, second: Path) -> bool:
         return os.path.samefile(first, second)
     except OSError:
         return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
-
-
-def check_measured(name: str, length_s: float | None) -> None:
-    """Refuse what makes no difference to how a model is measured.
-
-    Raises:
-        UsageError: no model has that name, or an option is for models of another kind.
-        ModelError: the file is missing or no model.
-    """
-    config = read_config(registry.locate(name))
-    if length_s is not None and config.task == "frame":
-        raise UsageError(f"--length is for models of framecls identify, and {config.name} gives labels to frames")
 
 
 def check_not_an_input(option: str, path: Path | None, inputs: Sequence[Input]) -> None:

@@ -39,7 +39,7 @@ def enroll_voice(options: EnrollOptions) -> int:
     reading = ReadOptions(**checks.parse_reading(options))
     if reading.channel == EACH:
         raise UsageError("--channel each is not for enroll, which hears one person: choose one channel")
-    checks.find_voice_model(options.model)
+    checks.find_model(options.model, "voices")
 
     from framecls.audio import Input, find_inputs
 

@@ -91,12 +91,14 @@ def _check_options(options: EvaluateOptions) -> Recipe | None:
             "the recipe": find_recipe(options.recipe) if options.recipe is not None else None,
         },
     )
-    checks.check_measured(options.model, options.length)
-    _check_timeline(options)
+    is_frame_task = read_config(registry.locate(options.model)).task == "frame"
+    if options.length is not None and is_frame_task:
+        raise UsageError(f"--length is for models of framecls identify, and {options.model} gives labels to frames")
+    _check_timeline(options, is_frame_task)
     return recipe
 
 
-def _check_timeline(options: EvaluateOptions) -> None:
+def _check_timeline(options: EvaluateOptions, is_frame_task: bool) -> None:
     """Refuse options that do not go with --timeline, or that want it.
 
     Raises:
@@ -111,8 +113,8 @@ def _check_timeline(options: EvaluateOptions) -> None:
         raise UsageError("--length, --codec and --recipe do not go with --timeline, which takes recordings as they are")
     if options.report is not None:
         raise UsageError("--report shows labels of frames or recordings: leave --timeline out")
-    name = options.model
-    if read_config(registry.locate(name)).task == "frame":
+    if is_frame_task:
+        name = options.model
         raise UsageError(f"--timeline is for models of framecls identify, and {name} gives labels to frames already")
 
 

@@ -73,7 +73,7 @@ def explain_recording(options: ExplainOptions) -> int:
 
 def _check_what(options: ExplainOptions) -> None:
     """Check what is to be explained against what the model does."""
-    config = checks.find_audio_model(options.model)
+    _, config = checks.find_model(options.model)
     checks.check_seconds("--at", options.at)
     checks.check_count("--segment", options.segment)
     if config.task == "pooled" and options.segment is not None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Operation(ABC):
     """What one command does with each input, by its options."""
 
-    task: ClassVar[Literal["pooled"] | None] = None  # of the models that it takes; None: any
+    wants: ClassVar[Literal["pooled", "phones"] | None] = None  # of a model, see `checks.find_model`
     result: ClassVar[type[Result]]  # what `run` gives
 
     def __init__(
@@ -76,17 +76,9 @@ class Operation(ABC):
         Raises:
             UsageError: they do not.
         """
-        found = [self.find(name) for name in self.models]
+        found = [checks.find_model(name, self.wants) for name in self.models]
         self.check(*(config for _, config in found))
         return found
-
-    def find(self, name: str) -> tuple[Path, ModelConfig]:
-        """Return the file and the settings of the model of that name.
-
-        Raises:
-            UsageError: there is none, or it is not for this operation.
-        """
-        return checks.find_model(name, self.task)
 
     def check(self, config: ModelConfig) -> None:
         """Set the model's rules of decision to those of the options.
@@ -305,6 +297,7 @@ def _find_takers(shares: Sequence[TagOptions], configs: Sequence[ModelConfig], n
 class StringOperation(Operation):
     """`framecls tag --string`: any model with a phone head will do."""
 
+    wants = "phones"
     result = StringResult
 
     def __init__(self, options: TagOptions) -> None:
@@ -312,9 +305,6 @@ class StringOperation(Operation):
         _refuse_label_options(options, "--string")
         super().__init__(options, options.model, frames=options.frames)
         self._beam = DEFAULT_BEAM if options.beam is None else options.beam
-
-    def find(self, name: str) -> tuple[Path, ModelConfig]:
-        return checks.find_string_model(name)
 
     def check(self, config: ModelConfig) -> None:
         super().check(config)
@@ -397,7 +387,7 @@ def _refuse_label_options(options: TagOptions, option: str) -> None:
 class IdentifyOperation(Operation):
     """`framecls identify`."""
 
-    task = "pooled"
+    wants = "pooled"
     result = Identification
 
     def __init__(self, options: IdentifyOptions) -> None:
