@@ -71,13 +71,11 @@ def run_bench(options: BenchOptions) -> int:
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
     left_out: list[str] = []
     try:
-        report = bench.run(benchmark, bar.show, left_out.append)
+        with bar.hidden_at_end():
+            report = bench.run(benchmark, bar.show, left_out.append)
     except AudioError as error:
-        bar.hide()
         messages.input_failed(str(options.file), error)
         return FAILED
-    finally:
-        bar.hide()
     for line in left_out:
         messages.note(escape(line))
     for name, how in report.not_installed.items():

@@ -163,11 +163,7 @@ def parse_lengths(option: str, texts: Sequence[str]) -> tuple[float | None, dict
 
 
 def check_ipa(options: TagOptions, model: str, labels: Sequence[str]) -> None:
-    """Refuse to write labels in the International Phonetic Alphabet that are no phones.
-
-    Raises:
-        UsageError: see above.
-    """
+    """Refuse to write labels in the International Phonetic Alphabet that are no phones."""
     if options.ipa:
         from framecls.shapes import IPA  # numpy: only where it is asked for
 
@@ -176,11 +172,7 @@ def check_ipa(options: TagOptions, model: str, labels: Sequence[str]) -> None:
 
 
 def check_naming(options: RunOptions) -> None:
-    """Refuse a naming of results that there is not, or where nothing is named.
-
-    Raises:
-        UsageError: see above.
-    """
+    """Refuse a naming of results that there is not, or where nothing is named."""
     if options.naming not in NAMINGS:
         raise UsageError(f"--naming {options.naming}: choose {' or '.join(NAMINGS)}")
     if options.naming == STEM and options.output is None:

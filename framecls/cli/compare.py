@@ -108,7 +108,7 @@ def _compare(
         split_by=choose_split_by(options.split_by),
     )
     bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
-    try:
+    with bar.hidden_at_end():
         data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()
         messages.note(
@@ -118,8 +118,6 @@ def _compare(
         report_data(messages, data, recipe)
         plan = ladder.Plan(options.seeds, options.batch_size, options.save, curves=options.output is not None)
         return ladder.compare(job, data, rungs, plan, lambda done, total: bar.show("training", done, total))
-    finally:
-        bar.hide()
 
 
 def _choose_recipe(options: CompareOptions) -> Recipe:

@@ -53,10 +53,8 @@ def evaluate_model(options: EvaluateOptions) -> int:
             split_by=choose_split_by(options.split_by),
             timeline=TimelineRules(options.collar or 0.0, options.skip_overlap) if options.timeline else None,
         )
-        try:
+        with bar.hidden_at_end():
             report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
-        finally:
-            bar.hide()
     figures = {"model": engine.config.name, "score": report.score, **report.figures}
     if options.output is not None:
         with atomic_write(options.output, binary=False) as stream:
