@@ -16,7 +16,7 @@ from support.signals import write_wav
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 # In all, shared out among the kinds of output; FRAMECLS_KILLS sets another number.
-KILLS = int(os.environ.get("FRAMECLS_KILLS", "15"))
+KILLS = int(os.environ.get("FRAMECLS_KILLS", "10"))
 OUTPUTS = {
     "a folder of label files": ["tag", "-f", "audacity", "-o", "out/"],
     "a folder of arrays": ["tag", "-f", "npz", "-o", "out/"],
