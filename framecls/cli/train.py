@@ -28,6 +28,7 @@ from framecls.training.recipe import (
     Recipe,
     change_recipe,
     find_recipe,
+    head_settings,
     is_of_head,
     preset_settings,
     read_recipe,
@@ -352,12 +353,10 @@ def _preset(options: TrainOptions) -> tuple[str, ...]:
 
 def _shorthands(options: TrainOptions, recipe: Recipe) -> list[str]:
     """Return the settings that options of their own stand for."""
-    asked = {"--precision": options.wanted_precision, "--exclusive": options.exclusive or None}
-    for option, value in asked.items():
-        if value is not None and not recipe.head.enabled:
-            raise UsageError(f"{option} is for a head on a frozen encoder: leave --recipe and the like out")
-    changes = [] if options.wanted_precision is None else [f"head.precision={options.wanted_precision}"]
-    return [*changes, "head.unmarked=ignored"] if options.exclusive else changes
+    try:
+        return head_settings(recipe, options.wanted_precision, options.exclusive)
+    except ConfigError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def _check_quick(options: TrainOptions) -> None:

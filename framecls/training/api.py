@@ -18,7 +18,7 @@ from framecls.training.data.labels.listing import FIELDS
 from framecls.training.head.run import Listener, train_head
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, preset_settings, read_recipe
+from framecls.training.recipe import Recipe, change_recipe, find_recipe, head_settings, preset_settings, read_recipe
 
 Task = Literal["tag", "identify"]
 Progress = Callable[[str, float, float], None]
@@ -95,10 +95,9 @@ def choose_recipe(task: str, options: TrainingOptions) -> Recipe:
         raise UsageError(f"task {task!r}: tag or identify")
     is_quick = options.recipe is None and options.init is None
     recipe = read_recipe(find_recipe(f"quick_{task}" if is_quick else str(options.recipe or task)))
-    changes = list(preset_settings(options.preset)) if options.preset else []
-    changes += [f"head.precision={options.precision}"] if options.precision is not None else []
-    changes += ["head.unmarked=ignored"] if options.exclusive else []
-    return change_recipe(recipe, [*changes, *options.settings])
+    preset = preset_settings(options.preset) if options.preset else ()
+    changes = head_settings(recipe, options.precision, options.exclusive)
+    return change_recipe(recipe, [*preset, *changes, *options.settings])
 
 
 def _as_manifest(data: Any, output: Path) -> Path:

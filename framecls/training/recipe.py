@@ -339,6 +339,20 @@ _OF_HEAD = (
 )  # fmt: skip
 
 
+def head_settings(recipe: Recipe, precision: float | None, exclusive: bool) -> list[str]:
+    """Return the settings that a wanted precision and exclusive labels stand for, as `change_recipe` takes them.
+
+    Raises:
+        ConfigError: one is asked for, and the recipe trains a whole network.
+    """
+    asked = {"precision": f"head.precision={precision}" if precision is not None else ""}
+    asked["exclusive"] = "head.unmarked=ignored" if exclusive else ""
+    for name, setting in asked.items():
+        if setting and not recipe.head.enabled:
+            raise ConfigError(f"{name} is for a head on a frozen encoder: leave the recipe and the like out")
+    return [setting for setting in asked.values() if setting]
+
+
 def is_of_head(name: str) -> bool:
     """Return whether a setting, such as "optim.seed", matters to a head on a frozen encoder."""
     return any(name.startswith(known) if known.endswith(".") else name == known for known in _OF_HEAD)

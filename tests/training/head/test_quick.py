@@ -259,6 +259,8 @@ def test_training_from_python(tmp_path: Path, encoder: str) -> None:
             framecls.train(data, task)
     with pytest.raises(framecls.UsageError, match="presett"):
         framecls.train(pairs, presett="speech")
+    with pytest.raises(framecls.ConfigError, match="precision is for a head"):
+        framecls.train(pairs, recipe="identify", precision=0.9)
 
 
 def test_what_is_checked_is_what_a_run_would_die_of(tmp_path: Path, encoder: str) -> None:
