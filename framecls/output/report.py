@@ -21,7 +21,7 @@ from framecls.output.images import data_uri, heat_uri, mel_levels
 from framecls.output.notebook import track
 from framecls.report import Figure, HeldOut, TrainingReport
 from framecls.results import Segment
-from framecls.text import clock, length
+from framecls.text import about, clock, length
 
 _MOST_MISTAKES = 12
 _SNIPPET_S = 6.0
@@ -80,7 +80,7 @@ def report_page(report: TrainingReport) -> str:
     body.append(f'<p><b style="font-size:2rem">{report.score.mean:.3f}</b>{spread} {escape(report.score_name)}</p>')
     of_labels = {row.verdict for row in report.label_figures.values()}  # which stand in the table
     body += [page.paragraph(line) for line in report.verdict if line not in of_labels]
-    facts = [report.way, report.split, f"{length(report.seconds)} of work" if report.seconds else ""]
+    facts = [report.way, report.split, f"learnt in {about(report.seconds)}" if report.seconds else ""]
     body += [page.paragraph(fact, "quiet") for fact in facts if fact]
     if report.label_figures:
         body += [page.heading("Label by label"), _label_table(report)]
@@ -153,7 +153,7 @@ def _curves(report: TrainingReport) -> list[str]:
                 (e.epoch, getattr(e, key)) for e in report.epochs if e.fold == fold and getattr(e, key) is not None
             ]
             name = "" if not report.folds else f"fold {fold}" if fold else "final model"
-            lines += [Line(points, name, fold)] if points else []
+            lines += [Line(points, name, fold, marked=len(points) == 1)] if points else []
         if lines:
             top = 1.0 if key == "score" else None
             charts.append(chart(title, lines, Axis("epoch" if report.folds else "step"), Axis("", 0.0, top)))

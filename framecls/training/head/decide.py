@@ -13,7 +13,7 @@ from framecls.config import DecisionConfig
 from framecls.inference.segments import clean_runs, find_runs
 from framecls.training.metrics import scores as metrics
 
-_SHARES = (0.0, 0.25, 0.5, 0.75)  # of the shortest usual length that are tried as the least
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the shortest usual length that are tried as the least
 _SHORTEST = 0.1  # quantile of the lengths of labelled segments, and of the gaps between them
 _MATCH = 0.3  # intersection over union from which a segment is found
 _SLACK = 0.01  # of F1

@@ -53,8 +53,9 @@ def judge_run(
     good = {label: row for label, row in figures.items() if row.f1.mean >= _GOOD}
     sure = [label for label, row in good.items() if not _is_thin(row)]
     thin = [label for label in good if label not in sure]
-    lines = [f"can be trusted: {listed(sure)}"] if sure else ["no label can be trusted yet"]
-    lines += [f"good, but measured on little: {listed(thin)}"] if thin else []
+    lines = [f"can be trusted: {listed(sure)}"] if sure else []
+    lines += [f"good so far, but measured on too little to be trusted: {listed(thin)}"] if thin else []
+    lines = lines or ["no label can be trusted yet"]
     worst = sorted((row for row in figures.values() if row.f1.mean < _GOOD), key=lambda row: row.f1.mean)
     lines += [row.verdict for row in worst]
     lines += _confusions(config.labels, confusion)

@@ -29,9 +29,11 @@ def read_folders(root: Path, files: Sequence[Path]) -> Found:
             continue
         folders = file.relative_to(root).parts[1 if splits else 0 : -1]
         if not folders:
+            beside = file.with_suffix(".txt")
+            empty = f" ({beside.name} has no labels in it)" if beside.is_file() else ""
             raise ManifestError(
                 f"recordings such as {file.name} lie in no folder that could be their label: give a manifest, a folder "
-                "for each label, or label files beside the recordings"
+                f"for each label, or label files beside the recordings{empty}"
             )
         has_speakers = has_speakers or len(folders) > 1
         found.add(Row(file, folders[0], str(file.relative_to(root)), speaker="/".join(folders[1:]), split=split))
