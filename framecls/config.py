@@ -703,10 +703,11 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
         name = str(unknown[0])[:80]
         raise ConfigError(f"{where}{name}: there is no such setting{suggest(name, hints)}")
     values = {key: _convert(hints[key], value, f"{where}{key}") for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:  # a field without a default is missing
-        raise ConfigError(f"{name}: {str(error).split(') ')[-1]}") from None
+    no_default = dataclasses.MISSING
+    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.default_factory is no_default]
+    missing = [field.name for field in fields if field.default is no_default and field.name not in values]
+    _require(not missing, f"{name}: {' and '.join(missing)} must be given")
+    return cls(**values)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

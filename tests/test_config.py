@@ -29,7 +29,9 @@ def test_round_trip_through_json() -> None:
     [
         ({"name": "m", "task": "frame", "labels": ["a"], "lables": []}, "lables: there is no such setting"),
         ({"name": "m", "task": "frames", "labels": ["a"]}, "task: 'frames' is not one of frame, pooled"),
-        ({"name": "m", "task": "frame"}, "labels"),
+        ({"name": "m", "task": "frame"}, "the settings: labels must be given"),
+        ({"labels": ["a"], "overlapping": True}, "the settings: name and task must be given"),
+        ({"name": "m", "task": "frame", "labels": ["a"], "spectra": {}}, "spectra: there is no such setting"),
         ({"name": "m", "task": "frame", "labels": "ab"}, "labels: a list was expected"),
         ({"name": "m", "task": "frame", "labels": ["a", "a"]}, "labels must differ"),
         ({"name": "m", "task": "frame", "labels": []}, "at least one label"),

@@ -368,7 +368,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return from_dict(Recipe, settings)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error} (framecls train --settings lists them all)") from None
 
 
 def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
