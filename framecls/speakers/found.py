@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from framecls.config import listed
 from framecls.errors import GalleryError, UsageError, suggest
 
 _MOST_BYTES = 2**28
@@ -45,7 +46,9 @@ def read_found(path: Path, label: str) -> FoundVoice:
     voices = [(row, spans) for row, spans in voices if spans]
     if not voices:
         labels = sorted({str(segment["label"]) for row in rows for segment in row["segments"]})
-        raise UsageError(f"{path}: nobody is called {label!r} in it{suggest(label, labels, 'it has')}")
+        raise UsageError(
+            f"{path}: nobody is called {label!r} in it{suggest(label, labels, f'; it has {listed(labels)}')}"
+        )
     if len(voices) > 1:
         raise UsageError(
             f"{path}: there is a {label!r} in {len(voices)} of its recordings, who need not be the same: "
@@ -75,12 +78,14 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             if text.lstrip().startswith("[")
             else [json.loads(x) for x in text.splitlines() if x.strip()]
         )
+        # Of several models each has a tier of its own, and those who speak are in one.
+        rows = [{**row, **tier} for row in rows for tier in row.get("tiers", {"": {}}).values()]
         for row in rows:
             if not isinstance(row["file"], str) or not all(_is_segment(segment) for segment in row["segments"]):
                 raise ValueError("no result")
     except OSError as error:
         raise GalleryError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         wanted = "framecls tag -m speaker RECORDING -f jsonl -o FILE"
         raise GalleryError(f"{path}: not what tag wrote as JSON or JSON lines: {wanted}") from None
     return list(rows)

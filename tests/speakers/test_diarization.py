@@ -376,6 +376,9 @@ def test_a_voice_that_was_found_is_enrolled(path: Path, meeting: Path, tmp_path:
         ("ROW", ["speaker 1"], ""),
         ("ROW", ["speaker 1", "Ada", "Bob"], "--from wants whom it found and their name"),
         ("ROW", ["speaker 1", "Ada"], "no such file"),
+        ('{"file": "a.wav", "tiers": [ROW]}', ["speaker 1", "Ada"], "not what tag wrote"),
+        ('{"file": "a.wav", "tiers": {}}', ["speaker 1", "Ada"], "nobody is called 'speaker 1'"),
+        ('{"file": "a.wav", "tiers": {"x": ROW}}', ["speaker 9", "Ada"], "did you mean speaker 1"),
     ],
 )
 def test_what_cannot_be_enrolled_from(
@@ -389,6 +392,15 @@ def test_what_cannot_be_enrolled_from(
     assert answer.out == ""
     assert said in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_a_voice_is_taken_from_what_several_models_found(tmp_path: Path) -> None:
+    sound = {"segments": [{"start": 0, "end": 9, "label": "speech"}]}
+    turns = [{"start": 1, "end": 5, "label": "speaker 1"}, {"start": 4, "end": 8, "label": "speaker 2"}]
+    row = {"file": "x.wav", "channel": 1, "tiers": {"sound": sound, "mine": {"segments": turns}}}
+    (tmp_path / "found.jsonl").write_text(json.dumps(row))
+    voice = read_found(tmp_path / "found.jsonl", "speaker 2")
+    assert (voice.file, voice.channel, voice.spans) == (Path("x.wav"), 1, ((5, 8),))
 
 
 def test_a_voice_is_taken_where_it_speaks_alone(tmp_path: Path) -> None:

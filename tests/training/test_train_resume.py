@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from framecls.errors import ConfigError, ModelError, OutputError
 from framecls.training import loop
+from framecls.training.examples.loader import training_batches
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
 from framecls.training.recipe import Recipe, read_recipe
@@ -223,3 +225,24 @@ def test_a_learning_rate_that_is_too_high_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"step \d+: the loss is .* a lower learning rate than 1e\+09"):
         train(job, prepare(job))
     assert not job.output.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals to a group of processes are a thing of POSIX")
+def test_workers_leave_signals_to_the_process_that_began_them(tmp_path: Path) -> None:
+    """A terminal and `timeout` send theirs to all processes of a group, and the first may want to finish."""
+    recipe = short(POOLED_RECIPE, workers=2)
+    batches = training_batches(prepare(Job(write_corpus(tmp_path), tmp_path / "m.safetensors", recipe)), recipe, 0, 40)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for worker in workers:
+            assert worker.pid is not None
+            os.kill(worker.pid, name)
+        for _ in range(10):  # more than are made ahead
+            next(batches)
+    assert all(worker.is_alive() for worker in workers)
+    del batches
+    for worker in workers:
+        worker.join(10)
+        assert worker.exitcode == 0

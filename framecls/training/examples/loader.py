@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,10 +58,15 @@ def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Itera
         collate_fn=make_batch,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_begin_worker,
     )
     return iter(loader)
 
 
-def _use_one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # What is sent to the whole group of processes is for the first of them, which ends the workers: were they gone
+    # before, torch would call that a failure.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
