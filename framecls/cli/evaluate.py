@@ -54,7 +54,9 @@ def evaluate_model(options: EvaluateOptions) -> int:
             timeline=TimelineRules(options.collar or 0.0, options.skip_overlap) if options.timeline else None,
         )
         with bar.hidden_at_end():
-            report = evaluate.evaluate(engine, test, lambda done, total: bar.show("measuring", done, total))
+            report = evaluate.evaluate(
+                engine, test, lambda done, total: bar.show("measuring", done, total), messages.note
+            )
     figures = {"model": engine.config.name, "score": report.score, **report.figures}
     if options.output is not None:
         with atomic_write(options.output, binary=False) as stream:

@@ -18,6 +18,26 @@ def test_measuring_refuses_what_makes_no_difference(cli: Cli, tag_model: str, he
     assert "--length is for models of framecls identify" in answer.err
 
 
+def test_which_part_is_measured_is_said(cli: Cli, identify_model: str, here: Path) -> None:
+    rows: list[dict[str, str]] = [{"file": f"{n}.wav", "label": "de"} for n in range(8)]
+    for row in rows:
+        write_wav(here / row["file"])
+    manifest = here / "m.jsonl"
+    evaluate = ("evaluate", identify_model, str(manifest), "--device", "cpu")
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    part, whole = cli(*evaluate), cli(*evaluate, "--split", "all")
+    assert (part.status, whole.status) == (0, 0)
+    assert "1 of 8 recordings are measured, dev of a split by file" in part.err
+    assert part.err.rstrip().endswith("; --split all measures all")
+    assert "are measured" not in whole.err
+    manifest.write_text("\n".join(json.dumps({**row, "split": "dev"}) for row in rows[:2]))
+    assert "are measured" not in cli(*evaluate).err  # as the manifest says
+    manifest.write_text(json.dumps(rows[0]))
+    alone = cli(*evaluate)
+    assert alone.status == 1
+    assert "in the split 'dev'; --split all measures all" in alone.err
+
+
 RECIPE = """
 name = "pitch"
 task = "pooled"

@@ -51,13 +51,19 @@ class Test:
     timeline: TimelineRules | None = None  # pooled: measure what holds when, not one answer a recording
 
 
-def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | None = None) -> DevReport:
+def evaluate(
+    engine: Engine,
+    test: Test,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> DevReport:
     """Measure a model.
 
     Args:
         engine: the model.
         test: the recordings, and how they are cut.
         progress: called with the number of recordings (or batches) done, and of all.
+        note: told which part of the recordings is measured, where that was chosen here.
 
     Raises:
         ManifestError: the manifest cannot be used, or has a label that the model does not have.
@@ -65,7 +71,7 @@ def evaluate(engine: Engine, test: Test, progress: Callable[[int, int], None] | 
     """
     if test.timeline is not None:
         return measure_timelines(engine, _read_timelines(engine, test), test.timeline, progress)
-    recordings = _read_split(engine, test)
+    recordings = _read_split(engine, test, note)
     store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
     figures = describe(report, engine.config) if report.answers is not None else report.figures
@@ -122,7 +128,7 @@ def _measure(
     return replace(report_frames(engine.config, logits, truth), held_out=held_out)
 
 
-def _read_split(engine: Engine, test: Test) -> list[Recording]:
+def _read_split(engine: Engine, test: Test, note: Callable[[str], None] | None) -> list[Recording]:
     features = engine.config.features
     reading = LabelSettings(test.tier, test.annotation, engine.config.task == "pooled", features.vectors_per_s)
     recordings = read_manifest(test.manifest, reading)
@@ -133,7 +139,12 @@ def _read_split(engine: Engine, test: Test) -> list[Recording]:
     parts = split_recordings(recordings, _seed(engine, test), by)
     chosen = {"train": parts.train, "dev": parts.dev, "all": recordings}[test.split]
     if not chosen:
-        raise ManifestError(f"{test.manifest}: no recording is left to measure on in the split {test.split!r}")
+        raise ManifestError(
+            f"{test.manifest}: no recording is left to measure on in the split {test.split!r}; --split all measures all"
+        )
+    if note is not None and len(chosen) < len(recordings) and any(recording.split is None for recording in recordings):
+        which = f"{test.split} of a split {parts.how}"
+        note(f"{len(chosen)} of {len(recordings)} recordings are measured, {which}; --split all measures all")
     return chosen
 
 
