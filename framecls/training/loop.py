@@ -107,6 +107,7 @@ class Run:
         self.best = -math.inf
         self.since_best = 0
         self.saved_step = 0  # of the state on disk; 0: there is none
+        self._heard: dict[int, Tensor] = {}  # the vectors of the batches that are kept
         self._file, self._identity = StateFile(job), Identity(job, data)
 
     def train_step(self, batch: Batch) -> float:
@@ -154,12 +155,22 @@ class Run:
         low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
         autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
         with torch.set_grad_enabled(learns), autocast:
-            vectors = self.network.extract(shard.batch.waveform.to(device), n_frames)
+            vectors = self._hear(shard.batch.waveform, n_frames)
             rng = np.random.default_rng((self.recipe.optim.seed, self.step, 1))
             shape = (shard.n_rows, *vectors.shape[1:])
             masks = sample_masks(shape, rng, self.recipe.augment, features.vectors_per_s)
             vectors = mask_features(vectors, masks[shard.rows])
         return Output(*self.classifier(vectors, n_frames))
+
+    def _hear(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
+        """Return (batch, vector, feature) of (batch, sample), or those that are kept of this step's batch."""
+        n_kept = self.recipe.optim.kept_batches
+        if not n_kept:
+            return self.network.extract(waveform.to(n_frames.device), n_frames)
+        number = self.step % n_kept
+        if number not in self._heard:
+            self._heard[number] = self.network.extract(waveform.to(n_frames.device), n_frames).to("cpu", torch.float16)
+        return self._heard[number].to(n_frames.device, torch.float32)
 
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""

@@ -181,6 +181,8 @@ class OptimConfig:
     keep: Literal["best", "last"] = "best"  # which weights of a run go to the model file, by the dev score
     patience: int = 0  # dev measurements without gain after which to stop; 0: never
     precision: Literal["float32", "bfloat16"] = "float32"
+    # Batches that a pre-trained encoder hears once, and that come again in turn; 0: each step has one of its own.
+    kept_batches: int = 0
     workers: int = 1  # processes that make batches ahead; 0: none, the run makes each itself; no batch depends on it
     seed: int = 0
 
@@ -191,6 +193,7 @@ class OptimConfig:
         _require(0 < self.tuned_rate <= 1, "tuned_rate must be in (0, 1]")
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
+        _require(0 <= self.kept_batches <= 100_000, "kept_batches must be in 0..100000")
         _require(0 <= self.workers <= 64, "workers must be in 0..64")
         _require(0 <= self.soft_weight <= 1, "soft_weight must be in 0..1")
         _require(0 <= self.init_rate <= 1, "init_rate must be in 0..1")
@@ -247,7 +250,7 @@ class Recipe:
     hear_phones: bool = False
     silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
-    pooling: Literal["mean", "last", "statistics", "attentive", "multihead"] = "attentive"
+    pooling: Literal["mean", "last", "statistics", "attentive", "multihead", "reading"] = "attentive"
     embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
     embedding_hidden: int = 0
     gate: str = ""
@@ -268,6 +271,11 @@ class Recipe:
         _require(
             self.optim.frozen_layers <= self.encoder.n_layers,
             f"optim.frozen_layers must be at most encoder.n_layers, {self.encoder.n_layers}",
+        )
+        encoder = self.features.pretrained
+        stays = self.features.kind == "pretrained" and bool(encoder.layer) and not encoder.tuned
+        _require(
+            stays or not self.optim.kept_batches, "optim.kept_batches wants one layer of a pre-trained encoder, untuned"
         )
         plain = self.encoder.kind in ("attention", "fc") and self.encoder.stem == "linear"
         _require(

@@ -15,12 +15,15 @@ from framecls.checkpoints import registry
 from framecls.checkpoints.file import read_config
 from framecls.checkpoints.frontends import look_up
 from framecls.checkpoints.network import load_network, new_network, save_model
-from framecls.config import EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
+from framecls.config import DecisionConfig, EncoderConfig, FeatureConfig, ModelConfig, PretrainedConfig
 from framecls.errors import ConfigError, ModelError
 from framecls.model import load
 from framecls.nn.network import Network
+from framecls.training import loop
+from framecls.training.examples.pooled import PooledExamples
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
+from framecls.training.metrics.report import DevReport
 from framecls.training.recipe import with_encoder
 from support.models import noise_tensor
 from support.training import make_recipe, write_corpus
@@ -104,6 +107,38 @@ def test_a_shipped_model_is_named_and_not_carried(base: Path, tmp_path: Path) ->
     save_model(Network(BASE), base, precision="int8")
     with pytest.raises(ModelError, match="another version of framecls:base"):
         load(job.output, device="cpu")
+
+
+def test_batches_that_are_kept_are_heard_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = with_encoder(make_recipe(7, 100), "framecls:base", layer=2)
+    manifest, numbers, heard = write_corpus(tmp_path, labels=("low", "hiss")), [], []
+    make_batch, extract = PooledExamples.make_batch, Network.extract
+    monkeypatch.setattr(
+        PooledExamples, "make_batch", lambda self, number: (numbers.append(number), make_batch(self, number))[1]
+    )
+    monkeypatch.setattr(Network, "extract", lambda self, *args: (heard.append(1), extract(self, *args))[1])
+
+    def run(name: str, n_kept: int, *stops: int | None) -> dict[str, torch.Tensor]:
+        kept = replace(recipe, optim=replace(recipe.optim, kept_batches=n_kept))
+        for stop in stops:
+            job = Job(manifest, tmp_path / f"{name}.safetensors", kept, resume=True, stop_after=stop, save_every_s=0)
+            data = prepare(job)
+            numbers.clear(), heard.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "measure_dev", lambda *_: (DevReport(0.0, DecisionConfig(), {}), {}))
+                train(job, data)
+        return load_file(job.output)
+
+    run("kept", 3, None)
+    assert numbers == [0, 1, 2]
+    assert len(heard) == 3
+    run("fewer", 7, None)
+    assert numbers == [*range(7)]
+    whole, parts = run("whole", 3, None), run("parts", 3, 4, None)
+    assert numbers == [1, 2, 0]  # steps 4, 5 and 6
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    with pytest.raises(ConfigError, match="kept_batches"):
+        replace(recipe, features=FeatureConfig(), optim=replace(recipe.optim, kept_batches=3))
 
 
 @pytest.mark.parametrize("tuned", [False, True])

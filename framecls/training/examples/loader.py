@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -47,10 +49,14 @@ def dev_batches(data: Data, recipe: Recipe) -> Iterator[Batch]:
 
 
 def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of the steps `[first, last)`, made ahead by the recipe's workers."""
-    workers = recipe.optim.workers
+    """Yield the batches of the steps `[first, last)`, made ahead by the recipe's workers.
+
+    Those that the recipe keeps come again in turn, without their sound.
+    """
+    workers, n_kept = recipe.optim.workers, recipe.optim.kept_batches
     # Any sequence is a dataset, and without a batch size its items go to collate_fn one by one, in the workers.
-    numbers: Any = range(first, last)
+    steps = range(first, min(last, first + n_kept) if n_kept else last)
+    numbers: Any = [step % n_kept for step in steps] if n_kept else steps
     make_batch: Any = make_examples(data, recipe, dev=False).make_batch
     loader = torch.utils.data.DataLoader(
         numbers,
@@ -60,7 +66,12 @@ def training_batches(data: Data, recipe: Recipe, first: int, last: int) -> Itera
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         worker_init_fn=_begin_worker,
     )
-    return iter(loader)
+    kept = []
+    for batch in loader:
+        yield batch
+        if n_kept:
+            kept.append(replace(batch, waveform=batch.waveform[:, :0].clone()))
+    yield from islice(cycle(kept), last - first - len(steps))
 
 
 def _begin_worker(_: int) -> None:
