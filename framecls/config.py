@@ -394,7 +394,7 @@ class ModelConfig:
     overlapping: bool = False  # several labels, or none, may hold at once (frame task)
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
-    pooling: Literal["mean", "last", "statistics", "attentive", "multihead"] = "attentive"
+    pooling: Literal["mean", "last", "statistics", "attentive", "multihead", "reading"] = "attentive"
     # Size of the unit vector that a pooled model answers with, to be compared with those of enrolled voices; 0: it
     # answers with one of its labels.
     embedding: int = 0

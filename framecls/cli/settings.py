@@ -115,7 +115,7 @@ _WORDS = {
         steps: of training
         margin: of the cosine of voices, see above
         scale: of the cosine of voices
-        pooling: from frames to one answer: mean, last, attentive or multihead
+        pooling: from frames to one answer: mean, last, attentive, multihead or reading
         phone_layer: layers below the phone head
         embedding_hidden: size of a layer before the embedding
         gate: the label of sound that marks what is listened to

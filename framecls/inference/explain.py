@@ -156,7 +156,7 @@ class _Explainer:
 
     def _is_weighed(self) -> bool:
         """Whether there is a pooling that learnt its weights."""
-        return self._config.task == "pooled" and self._config.pooling in ("attentive", "multihead")
+        return self._config.task == "pooled" and self._config.pooling in ("attentive", "multihead", "reading")
 
     def _relevance(self) -> NDArray[np.float64]:
         flow = self.attention.rollout()

@@ -15,10 +15,8 @@ from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
 from framecls.nn.campplus import CamPlusPlus
 from framecls.nn.encoder import AttentionLayer, Encoder
 from framecls.nn.features import FeatureExtractor, normalize
-from framecls.nn.pooling import POOLINGS
+from framecls.nn.pooling import MIN_ROWS, POOLINGS
 from framecls.nn.wavefilters import WaveFilters
-
-_MIN_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class Network(nn.Module):
         pooled: Tensor = self.pooling(x, mask)
         if torch.compiler.is_exporting():  # the number of rows is not known in a graph
             return pooled
-        return functional.pad(pooled, (0, 0, 0, max(0, _MIN_ROWS - len(pooled))))
+        return functional.pad(pooled, (0, 0, 0, max(0, MIN_ROWS - len(pooled))))
 
     def _frame_mask(self, n_padded: int, n_frames: Tensor) -> Tensor:
         return torch.arange(n_padded, device=n_frames.device) < n_frames.unsqueeze(1)

@@ -6,6 +6,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+MIN_ROWS = 4  # below which a CPU sums the product of a matrix in another order
+_N_READING_LAYERS = 6
 
 
 class MeanPooling(nn.Module):
@@ -128,6 +132,66 @@ class MultiHeadStatisticsPooling(nn.Module):
         return weight
 
 
+class ReadingLayer(nn.Module):
+    """A layer of a Transformer's decoder at its first position, a query that reads the frames.
+
+    Vaswani et al. 2017, "Attention Is All You Need". With no position before it, self-attention is a linear map.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.n_heads = math.gcd(dim, 8)
+        self.own_norm, self.own = nn.LayerNorm(dim), nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.to_query = nn.Linear(dim, dim)
+        self.to_key_value: nn.Module = nn.Linear(dim, 2 * dim)
+        self.to_output = nn.Linear(dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, query: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (row, channel) queries to the same shape; the first of them read (batch, frame, channel) frames."""
+        query = query + self.own(self.own_norm(query))
+        read = self._read(self.to_query(self.attention_norm(query))[: x.shape[0]], x, mask)
+        query = query + self.to_output(functional.pad(read, (0, 0, 0, query.shape[0] - x.shape[0])))
+        y: Tensor = query + self.feed_forward(self.feed_forward_norm(query))
+        return y
+
+    def _read(self, query: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """Return (batch, channel) the weighted sums of the values of the frames."""
+        batch, length, dim = x.shape
+        shape = (batch, length, 2, self.n_heads, dim // self.n_heads)
+        key, value = self.to_key_value(x).to(query.dtype).view(shape).permute(2, 0, 3, 1, 4)
+        heads = query.view(batch, self.n_heads, 1, -1)
+        relevance = heads @ key.transpose(2, 3) / math.sqrt(heads.shape[3])
+        weight = relevance.masked_fill(~mask[:, None, None, :], -math.inf).softmax(dim=3)
+        read: Tensor = (weight @ value).flatten(1)
+        return read
+
+
+class ReadingPooling(MultiHeadStatisticsPooling):
+    """Multi-head statistics, and beside them what a query reads from the frames, layer by layer.
+
+    So Whisper's decoder names the language, its first step (Radford et al. 2022, "Robust Speech Recognition via
+    Large-Scale Weak Supervision"); `recipes.from_whisper` copies it.
+    """
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__(input_size)
+        self.query = nn.Parameter(0.02 * torch.randn(input_size))
+        self.layers = nn.ModuleList(ReadingLayer(input_size) for _ in range(_N_READING_LAYERS))
+        self.query_norm = nn.LayerNorm(input_size)
+        self.output_size = 3 * input_size
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool (batch, frame, channel) to (batch, 3 * channel); mask: (batch, frame) True = real."""
+        n_rows = x.shape[0] if torch.compiler.is_exporting() else max(x.shape[0], MIN_ROWS)
+        query = self.query.expand(n_rows, -1)
+        for layer in self.layers:
+            query = layer(query, x, mask)
+        return torch.cat([super().forward(x, mask), self.query_norm(query)[: x.shape[0]]], dim=1)
+
+
 POOLINGS: dict[
     str,
     type[MeanPooling] | type[LastPooling] | type[AttentiveStatisticsPooling] | type[MultiHeadStatisticsPooling],
@@ -137,4 +201,5 @@ POOLINGS: dict[
     "statistics": StatisticsPooling,
     "attentive": AttentiveStatisticsPooling,
     "multihead": MultiHeadStatisticsPooling,
+    "reading": ReadingPooling,
 }

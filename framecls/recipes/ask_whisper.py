@@ -35,7 +35,14 @@ from framecls.training.recipe import find_recipe, read_recipe
 _GAP_S = 0.2
 _LEAST = 0.01  # smaller probabilities are left out of the manifest
 # Whisper's codes where they are not those of ISO 639-1, and the kind of Norwegian that its "no" is.
-_TO_ISO_639_1 = {"jw": "jv", "no": "nb"}
+TO_ISO_639_1 = {"jw": "jv", "no": "nb"}
+
+
+def read_languages(tokenizer: Path) -> tuple[int, dict[str, int]]:
+    """Return the token that a text begins with, and those of the languages by code, from a tokenizer.json."""
+    tokens = {row["content"]: row["id"] for row in json.loads(tokenizer.read_text("utf-8"))["added_tokens"]}
+    first, last = tokens["<|startoftranscript|>"], tokens["<|translate|>"]
+    return first, {text[2:-2]: number for text, number in tokens.items() if first < number < last}
 
 
 class LanguageDecoder:
@@ -45,10 +52,7 @@ class LanguageDecoder:
         self._weights = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("decoder/")}
         self._n_layers = sum(key.endswith("/ffn/layer_norm/gamma") for key in self._weights)
         self._n_heads = n_heads
-        tokens = {row["content"]: row["id"] for row in json.loads(tokenizer.read_text("utf-8"))["added_tokens"]}
-        first = tokens["<|startoftranscript|>"]
-        last = tokens["<|translate|>"]
-        self.languages = {text[2:-2]: number for text, number in tokens.items() if first < number < last}
+        first, self.languages = read_languages(tokenizer)
         embedding, position = self._weights["decoder/embeddings/weight"], "decoder/position_encodings/encodings"
         self._start = embedding[first] + self._weights[position][0]
         self._answers = embedding[list(self.languages.values())]
@@ -109,7 +113,7 @@ def ask(network: Network, decoder: LanguageDecoder, samples: NDArray[np.float32]
     padded = np.pad(samples, (margin, margin + n_frames * hop - len(samples)))
     encoded, _ = network.encode(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
     shares = decoder(encoded).softmax(dim=0).tolist()
-    return {_TO_ISO_639_1.get(code, code): share for code, share in zip(decoder.languages, shares, strict=True)}
+    return {TO_ISO_639_1.get(code, code): share for code, share in zip(decoder.languages, shares, strict=True)}
 
 
 def main() -> None:

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from framecls.checkpoints.network import save_model
 from framecls.errors import ModelError
 from framecls.nn.network import Network
+from framecls.nn.pooling import ReadingLayer, ReadingPooling
 from framecls.training.recipe import find_recipe, read_recipe
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # in the order of CTranslate2's numbers for them
@@ -97,6 +99,42 @@ def copy_encoder(network: Network, arrays: Mapping[str, NDArray[np.float32]]) ->
                 if found is None or parameter is None or found.shape != tuple(parameter.shape):
                     raise ModelError(f"encoder/{theirs}/{their_kind} does not fit {ours}.{kind}")
                 parameter.copy_(torch.from_numpy(found))
+
+
+def copy_decoder(pooling: ReadingPooling, arrays: Mapping[str, NDArray[np.float32]], start: int) -> None:
+    """Fill what reads the frames with the first step of Whisper's decoder.
+
+    Args:
+        pooling: to fill.
+        arrays: by name, of a file with as many layers.
+        start: number of the token that the decoder begins with.
+    """
+    weights = {key.removeprefix("decoder/"): torch.from_numpy(array) for key, array in arrays.items()}
+
+    def norm(name: str) -> dict[str, Tensor]:
+        return {"weight": weights[f"{name}/layer_norm/gamma"], "bias": weights[f"{name}/layer_norm/beta"]}
+
+    def linear(name: str) -> dict[str, Tensor]:
+        return {kind: weights[f"{name}/{kind}"] for kind in ("weight", "bias")}
+
+    with torch.no_grad():
+        pooling.query.copy_(weights["embeddings/weight"][start] + weights["position_encodings/encodings"][0])
+    pooling.query_norm.load_state_dict({"weight": weights["layer_norm/gamma"], "bias": weights["layer_norm/beta"]})
+    for index, layer in enumerate(pooling.layers):
+        assert isinstance(layer, ReadingLayer)
+        name = f"layer_{index}"
+        layer.own_norm.load_state_dict(norm(f"{name}/self_attention"))
+        # With one position to look at, its weight is one: what is left of self-attention is one matrix.
+        value = {kind: rows.chunk(3)[2] for kind, rows in linear(f"{name}/self_attention/linear_0").items()}
+        output = linear(f"{name}/self_attention/linear_1")
+        own = {"weight": output["weight"] @ value["weight"], "bias": output["weight"] @ value["bias"] + output["bias"]}
+        layer.own.load_state_dict(own)
+        layer.attention_norm.load_state_dict(norm(f"{name}/attention"))
+        for number, part in enumerate((layer.to_query, layer.to_key_value, layer.to_output)):
+            part.load_state_dict(linear(f"{name}/attention/linear_{number}"))
+        layer.feed_forward_norm.load_state_dict(norm(f"{name}/ffn"))
+        for number in (0, 1):  # between them is the activation
+            layer.feed_forward[2 * number].load_state_dict(linear(f"{name}/ffn/linear_{number}"))
 
 
 def main() -> None:

@@ -113,6 +113,7 @@ KINDS = {
         features=FeatureConfig(normalize="mean_variance"),
         pooling="multihead",
     ),
+    "reading": small(SMALL, pooling="reading"),
     "embedding": small(
         SMALL,
         features=FeatureConfig(normalize="mean"),

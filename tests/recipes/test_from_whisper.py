@@ -17,12 +17,13 @@ from framecls.config import EncoderConfig, FeatureConfig, ModelConfig
 from framecls.errors import ModelError
 from framecls.nn.encoder import sinusoids
 from framecls.nn.network import Network
+from framecls.nn.pooling import ReadingPooling
 from framecls.recipes.ask_whisper import LanguageDecoder, pieces
-from framecls.recipes.from_whisper import copy_encoder, read_ctranslate2
+from framecls.recipes.from_whisper import copy_decoder, copy_encoder, read_ctranslate2
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import Recording, Span
 
-DIM, HEADS, HIDDEN, BANDS = 8, 2, 16, 5
+DIM, HEADS, HIDDEN, BANDS = 8, 2, 32, 5
 CONFIG = ModelConfig(
     name="test",
     task="pooled",
@@ -162,6 +163,17 @@ def test_the_first_step_of_the_decoder_is_torchs(tmp_path: Path) -> None:
     normed = functional.layer_norm(x, (DIM,), w["layer_norm/gamma"], w["layer_norm/beta"])[0, 0]
     wanted = w["embeddings/weight"][2:4] @ normed
     torch.testing.assert_close(decoder(encoded), wanted, atol=1e-4, rtol=1e-3)
+    # Padded, in a batch, and beside other poolings.
+    pooling = ReadingPooling(DIM)
+    pooling.layers = pooling.layers[:2]
+    for layer in pooling.layers:
+        layer.n_heads = HEADS  # type: ignore[assignment]
+    copy_decoder(pooling, arrays, 1)
+    mask = torch.arange(7) < torch.tensor([[7], [3]])
+    with torch.no_grad():
+        read = pooling(encoded.expand(2, -1, -1), mask)[:, 2 * DIM :]
+    torch.testing.assert_close(w["embeddings/weight"][2:4] @ read[0], wanted, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(w["embeddings/weight"][2:4] @ read[1], decoder(encoded[:, :3]), atol=1e-4, rtol=1e-3)
 
 
 def test_short_clips_of_a_voice_are_asked_about_together(tmp_path: Path) -> None:
