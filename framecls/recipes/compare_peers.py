@@ -3,7 +3,8 @@
 Recordings are the mixtures of the `sound` recipe's dev set: voices, music and noise from recordings and whole sources
 that training never heard; and, with --whole, those of other manifests as they are, by source, such as recipes.sound_dev
 and recipes.make_meetings write. Where a source has one label throughout, the share of its frames that each system calls
-so is told, at the thresholds that it comes with.
+so is told, at the thresholds that it comes with or, with --recall, at those where each finds as much of the mixtures'
+speech, music and noise: a threshold alone makes no system better.
 
     pip install silero-vad ai-edge-litert onnxruntime torchaudio
     python -m framecls.recipes.compare_peers sound.jsonl --whole dev.jsonl meetings.jsonl [--teachers DIR]
@@ -15,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from framecls.config import ReadOptions
 from framecls.inference.engine import Engine, load_engine
 from framecls.inference.windows import stitch
+from framecls.recipes.prepare_sound import LABELS
 from framecls.recipes.teachers import FireRed, YamNet, at_frames
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import read_manifest
@@ -37,6 +39,7 @@ from framecls.training.recipe import find_recipe, read_recipe
 
 _RATE = 16000
 _VAD_CHUNK_S = 0.032  # what silero-vad judges at once
+MIXTURES = "mixtures"
 Samples = NDArray[np.float32]
 Heard = dict[str, NDArray[np.float32]]
 
@@ -47,7 +50,7 @@ class Example:
 
     samples: Samples
     truth: NDArray[np.bool_]  # (frame, label)
-    source: str = "mixtures"
+    source: str = MIXTURES
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,22 @@ def open_systems(models: Sequence[str], teachers: Path | None) -> dict[str, Syst
     return systems | {"FireRed VAD": System(lambda samples: {"speech": firered(samples)["vad"]}, half)}
 
 
+def set_recall(system: System, heard: Sequence[Heard], truths: Sequence[NDArray[np.bool_]], recall: float) -> System:
+    """Return a system with thresholds at which it finds a share of the frames of each label.
+
+    Args:
+        system: whose thresholds to change.
+        heard: what it hears in each recording.
+        truths: (frame, label) of each recording, the labels in the order of those of `sound`.
+        recall: 0..1, of the frames of all recordings.
+    """
+    thresholds = {}
+    for label, column in ((label, LABELS.index(label)) for label in heard[0]):
+        found = [h[label][: len(t)][t[: len(h[label]), column]] for h, t in zip(heard, truths, strict=True)]
+        thresholds[label] = float(np.quantile(np.concatenate(found), 1 - recall))
+    return replace(system, thresholds=thresholds)
+
+
 def describe(system: System, label: str, scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> str:
     """Return how well (frame,) scores tell a label; where it is always there, or never, how often it is called so."""
     threshold = system.thresholds.get(label, 0.5)
@@ -135,6 +154,7 @@ def main() -> None:
     arguments.add_argument("--recipe", default="sound")
     arguments.add_argument("--whole", type=Path, nargs="*", default=[], help="manifests of recordings as they are")
     arguments.add_argument("--teachers", type=Path, help="folder of the networks of recipes.teachers")
+    arguments.add_argument("--recall", type=float, help="share of the mixtures' frames of a label that all shall find")
     arguments.add_argument("--only-models", action="store_true", help="leave the peers out")
     arguments.add_argument("--cache", type=Path)
     options = arguments.parse_args()
@@ -153,6 +173,11 @@ def main() -> None:
             for example in read_examples(engine, manifest, options.recipe, cache, whole=whole)
         ]
     heard = {name: [system.hear(example.samples) for example in examples] for name, system in systems.items()}
+    if options.recall:
+        mixed = [index for index, example in enumerate(examples) if example.source == MIXTURES]
+        truths = [examples[index].truth for index in mixed]
+        for name, system in systems.items():
+            systems[name] = set_recall(system, [heard[name][index] for index in mixed], truths, options.recall)
     for source in sorted({example.source for example in examples}):
         of = [index for index, example in enumerate(examples) if example.source == source]
         for column, label in enumerate(engine.config.labels):
