@@ -68,6 +68,7 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # A command that ends its own Ray hears nothing of it afterwards; this one tells late of workers that died.
         patch.setattr(ray._private.worker, "_worker_logs_enabled", False)
+        patch.setattr(pool, "_QUIET_S", pool._START_S)  # on a busy machine it would say that it still waits
         yield
     ray.shutdown()
 
@@ -132,7 +133,6 @@ KINDS = {
 def test_byte_for_byte(kind: str, cli: Cli, here: Path, model: ClusterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind != "a mirrored tree":  # which starts workers of its own, as each command does
         share(model, monkeypatch)
-    monkeypatch.setattr(pool, "_QUIET_S", pool._START_S)  # on a busy machine it would say that it still waits
     found = {}
     for engine, options in (("local", ()), ("ray", ON_RAY)):
         folder = here / engine
