@@ -28,6 +28,7 @@ _MAX_CONVOLUTIONS = 16
 _MAX_DIM = 4096
 _MAX_LABELS = 2**16
 _MAX_LABEL_CHARACTERS = 1000
+Pooling = Literal["mean", "last", "statistics", "attentive", "multihead", "reading"]
 Precision = Literal["float32", "float16", "int8"]  # of the weights in a model file
 PRECISIONS = ("auto", "fp32", "bf16")  # that a network computes in
 
@@ -394,7 +395,7 @@ class ModelConfig:
     overlapping: bool = False  # several labels, or none, may hold at once (frame task)
     phones: tuple[str, ...] = ()  # symbols of the CTC head, blank excluded; empty: there is no such head
     phone_layer: int = 0  # encoder layers below the CTC head; 0: all of them
-    pooling: Literal["mean", "last", "statistics", "attentive", "multihead", "reading"] = "attentive"
+    pooling: Pooling = "attentive"
     # Size of the unit vector that a pooled model answers with, to be compared with those of enrolled voices; 0: it
     # answers with one of its labels.
     embedding: int = 0

@@ -161,7 +161,8 @@ class ReadingLayer(nn.Module):
         """Return (batch, channel) the weighted sums of the values of the frames."""
         batch, length, dim = x.shape
         shape = (batch, length, 2, self.n_heads, dim // self.n_heads)
-        key, value = self.to_key_value(x).to(query.dtype).view(shape).permute(2, 0, 3, 1, 4)
+        # In one order in memory for any batch: a CPU sums in another over rows that lie apart.
+        key, value = self.to_key_value(x).to(query.dtype).view(shape).permute(2, 0, 3, 1, 4).contiguous()
         heads = query.view(batch, self.n_heads, 1, -1)
         relevance = heads @ key.transpose(2, 3) / math.sqrt(heads.shape[3])
         weight = relevance.masked_fill(~mask[:, None, None, :], -math.inf).softmax(dim=3)

@@ -68,7 +68,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def lower(network: nn.Module) -> None:
-    """Let the wide self-attention encoders of a network multiply in bfloat16, in place, on their device."""
+    """Let the wide self-attention encoders of a network, and what reads frames, multiply in bfloat16, in place."""
     for encoder in [module for module in network.modules() if isinstance(module, Encoder)]:
         is_wide = encoder.config.kind == "attention" and encoder.config.dim >= _MIN_DIM
         for name, layer in list(encoder.named_modules()) if is_wide else ():

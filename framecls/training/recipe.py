@@ -13,6 +13,7 @@ from framecls.config import (
     EncoderConfig,
     FeatureConfig,
     ModelConfig,
+    Pooling,
     Precision,
     PretrainedConfig,
     WindowConfig,
@@ -250,7 +251,7 @@ class Recipe:
     hear_phones: bool = False
     silent: tuple[str, ...] = ("sil",)  # labels that are no phones
     phone_layer: int = 0
-    pooling: Literal["mean", "last", "statistics", "attentive", "multihead", "reading"] = "attentive"
+    pooling: Pooling = "attentive"
     embedding: int = 0  # numbers of the vector that the model answers with, in place of labels
     embedding_hidden: int = 0
     gate: str = ""
