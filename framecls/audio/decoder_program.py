@@ -184,6 +184,9 @@ class Track:
             self._note_end(packet, self._index)
             if self._first_s is None and packet.pts is not None and self._index in self._ticks:
                 self._first_s = self._seconds(self._index, packet.pts)
+        if self.format == "flac" and len(frames) > 1 and frames[0].pts is not None:
+            # Around damage a packet can have several frames in it. Its time is that of the last.
+            frames[0].pts -= sum(frame.samples for frame in frames[:-1])
         yield from frames
 
     def _note_end(self, packet: Any, index: int) -> None:

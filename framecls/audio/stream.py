@@ -20,6 +20,7 @@ from framecls.audio.arrays import SupportsArray, as_array, is_array
 from framecls.audio.channels import Channel
 from framecls.audio.levels import STRETCH_S, Mixer, OffsetRemover, settle_scale
 from framecls.audio.readers.base import NO_AUDIO, Reader
+from framecls.audio.readers.decoder import DecoderReader
 from framecls.audio.readers.memory import ArrayReader, BlocksReader
 from framecls.audio.readers.opening import FileOpener
 from framecls.config import DEFAULT_READING, ReadOptions
@@ -242,6 +243,8 @@ def open_audio(
         remarks = Remarks()
         reader = _open_reader(source, int(raw_sample_rate or 0), options, remarks, resources)
         resources.callback(reader.close)
+        if (options.track or 1) > 1 and not isinstance(reader, DecoderReader):  # which chooses among several itself
+            raise AudioError(f"there is no audio track {options.track}: it has 1")
         if not _MIN_RATE_HZ <= reader.info.sample_rate <= _MAX_RATE_HZ:
             rate = reader.info.sample_rate
             raise AudioError(f"a sample rate of {rate} Hz: only {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz can be read")

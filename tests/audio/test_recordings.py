@@ -304,6 +304,23 @@ def test_a_track_by_its_number(film: Path, tag: Cli, tag_model: str) -> None:
     assert framecls.load(tag_model, device="cpu").tag(film, track=2).notes == ()
 
 
+def test_what_has_one_track_has_no_other(tmp_path: Path) -> None:
+    """Whatever reads it: an mp3 with a tag behind it, ogg files that were joined, WAV in a pipe, and samples."""
+    tone = make_tone(1, sample_rate=16000)
+    mp3, ogg, wav = tmp_path / "a.mp3", tmp_path / "a.ogg", tmp_path / "a.wav"
+    mp3.write_bytes(encode(mp3, tone, 16000) + MP3_TAILS["an APE tag"])
+    soundfile.write(ogg, tone, 16000)
+    ogg.write_bytes(ogg.read_bytes() * 2)
+    soundfile.write(wav, tone, 16000)
+    piped, into = os.pipe()
+    os.write(into, wav.read_bytes()[:32000])
+    os.close(into)
+    with open(piped, "rb") as pipe:
+        for source, rate in ((mp3, None), (ogg, None), (wav, None), (pipe, None), (tone, 16000)):
+            with pytest.raises(AudioError, match="there is no audio track 2: it has 1"):
+                open_audio(source, 16000, rate, ReadOptions(track=2))
+
+
 # What was cut off
 
 CUT = {
@@ -457,6 +474,19 @@ def test_a_flac_is_read_on_behind_damage(tmp_path: Path, tag: Cli, at: float, lo
     assert "cut off" not in line
     assert answer.records[0]["duration"] == pytest.approx(12, abs=0.1)
     assert sounds(read(path))[-1] == (pytest.approx(6, abs=0.1), pytest.approx(9, abs=0.1))
+
+
+@pytest.mark.parametrize("frame", [2, 3, 5])
+def test_what_follows_damage_to_the_first_frames_of_a_flac_stays_at_its_time(tmp_path: Path, frame: int) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, place_tones(22050), 22050, subtype="PCM_24")
+    data = bytearray(path.read_bytes())
+    starts = [at for at in range(len(data) - 5) if data[at : at + 2] == b"\xff\xf8" and data[at + 4] < 10]
+    data[starts[frame] - 100] ^= 255
+    path.write_bytes(data)
+    samples = read(path)
+    assert len(samples) / 16000 == pytest.approx(12, abs=0.01)
+    assert sounds(samples)[-1] == (pytest.approx(6, abs=0.1), pytest.approx(9, abs=0.1))
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -113,9 +113,6 @@ class FileOpener:
             reader = SoundFileReader(handle, path is not None, length, self._remarks, rescue)
         except (soundfile.LibsndfileError, TypeError):  # soundfile wants to be told the rate of what is called .raw
             return self._open_with_pyav(handle, path, length)
-        if (self._options.track or 1) > 1:
-            reader.close()
-            raise AudioError(f"there is no audio track {self._options.track}: it has 1")
         if reader.n_frames == 0 and reader.is_wav:
             # A recorder that was killed leaves a length of 0 in the header, with the samples after it.
             reader.close()
