@@ -114,6 +114,18 @@ def test_clips_are_decoded_once_and_read_in_place(corpus: Path, tmp_path: Path) 
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
 
 
+def test_what_a_run_that_was_killed_left_in_the_cache_goes(corpus: Path, tmp_path: Path) -> None:
+    recordings = read_manifest(corpus)
+    open_clips(recordings, RATE, tmp_path)
+    (index,) = tmp_path.glob("*.json")
+    index.unlink()  # it was killed while it decoded
+    left = tmp_path / f".{index.stem}.pcm.1234.tmp"
+    left.touch()
+    open_clips(recordings, RATE, tmp_path)
+    assert index.exists()
+    assert not left.exists()
+
+
 def test_a_cache_without_room_says_so_and_leaves_nothing(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

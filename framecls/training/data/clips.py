@@ -107,6 +107,9 @@ def open_clips(
             cache.mkdir(parents=True, exist_ok=True)
             with _locked(cache):
                 if not index.exists():  # no other process has made it meanwhile
+                    for left in cache.glob(f".{data.name}.*.tmp"):  # by a process that was killed: gigabytes, maybe
+                        with suppress(OSError):
+                            left.unlink()
                     lengths = _decode_all(files, sample_rate, data, progress)
                     with replacing(index) as temporary:
                         temporary.write_text(json.dumps(lengths), encoding="utf-8")
