@@ -179,7 +179,9 @@ class ReadingPooling(MultiHeadStatisticsPooling):
 
     def __init__(self, input_size: int) -> None:
         super().__init__(input_size)
-        self.query = nn.Parameter(0.02 * torch.randn(input_size))
+        self.query = nn.Parameter(torch.empty(input_size))
+        # Not from a normal distribution: on the device "meta" that would load torch's compiler.
+        nn.init.uniform_(self.query, -0.03, 0.03)
         self.layers = nn.ModuleList(ReadingLayer(input_size) for _ in range(_N_READING_LAYERS))
         self.query_norm = nn.LayerNorm(input_size)
         self.output_size = 3 * input_size
