@@ -94,7 +94,8 @@ class AdditiveAttention(Attention):
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__(dim, n_heads)
         self.to_score = nn.Parameter(torch.empty(n_heads, dim // n_heads))
-        nn.init.normal_(self.to_score, std=(dim // n_heads) ** -0.5)
+        if not self.to_score.is_meta:  # nothing to draw there, and doing so would load torch's compiler
+            nn.init.normal_(self.to_score, std=(dim // n_heads) ** -0.5)
 
     def score(self, query: Tensor, key: Tensor) -> Tensor:
         weight = self.to_score[None, :, None, None, :]

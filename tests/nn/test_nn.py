@@ -16,6 +16,7 @@ from framecls.nn.attention import ATTENTIONS, AdditiveAttention, Attention
 from framecls.nn.encoder import Encoder, stack_neighbours
 from framecls.nn.network import Network, recorded_attention, smooth
 from framecls.nn.pooling import POOLINGS, AttentiveStatisticsPooling
+from support.commands import run_command
 from support.models import tiny_config
 
 
@@ -296,3 +297,15 @@ def test_a_network_smooths_what_it_says_of_frames() -> None:
 def test_smoothing_is_odd_and_of_frames(task: Literal["frame", "pooled"], width: int) -> None:
     with pytest.raises(ConfigError, match="smooth"):
         replace(tiny_config(task), smoothing=width)
+
+
+def test_what_a_file_is_loaded_into_is_built_without_torchs_compiler() -> None:
+    answer = run_command(
+        code="import sys, torch\n"
+        "from framecls.nn.attention import ATTENTIONS\n"
+        "from framecls.nn.pooling import POOLINGS\n"
+        "with torch.device('meta'):\n"
+        "    parts = [kind(64, 4) for kind in ATTENTIONS.values()] + [kind(512) for kind in POOLINGS.values()]\n"
+        "print(len(parts), 'torch._dynamo' in sys.modules)\n"
+    )
+    assert (answer.status, answer.out) == (0, f"{len(ATTENTIONS) + len(POOLINGS)} False\n"), answer.err
