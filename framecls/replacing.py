@@ -23,3 +23,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it was never made, or it has taken its place
             temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the new files that killed processes began in place of `path`; none may be at it now."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from framecls.audio import open_audio
 from framecls.config import ModelConfig
 from framecls.errors import AudioError, ManifestError, OutputError
-from framecls.replacing import replacing
+from framecls.replacing import remove_leftovers, replacing
 from framecls.training.data.labels.arrays import load_vectors
 from framecls.training.data.labels.rows import ARRAY_SUFFIXES
 from framecls.training.data.manifest import Recording, Section
@@ -107,9 +107,7 @@ def open_clips(
             cache.mkdir(parents=True, exist_ok=True)
             with _locked(cache):
                 if not index.exists():  # no other process has made it meanwhile
-                    for left in cache.glob(f".{data.name}.*.tmp"):  # by a process that was killed: gigabytes, maybe
-                        with suppress(OSError):
-                            left.unlink()
+                    remove_leftovers(data)  # gigabytes, maybe
                     lengths = _decode_all(files, sample_rate, data, progress)
                     with replacing(index) as temporary:
                         temporary.write_text(json.dumps(lengths), encoding="utf-8")
