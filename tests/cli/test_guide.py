@@ -53,7 +53,7 @@ def test_a_name_that_is_not_there(cli: Cli) -> None:
     assert cli("guide", "vioces") == (2, "", "framecls: error: no guide is called 'vioces': did you mean voices?\n")
     answer = cli("guide", "../../README")
     assert answer.status == 2
-    assert "; choose cluster, files" in answer.err
+    assert "; choose cluster, figures, files" in answer.err
 
 
 def test_it_needs_no_torch_and_no_utf8() -> None:
