@@ -68,7 +68,7 @@ def run_bench(options: BenchOptions) -> int:
         against=against,
         **options.loading(),
     )
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     left_out: list[str] = []
     try:
         with bar.hidden_at_end():

@@ -279,7 +279,7 @@ class InputRun:
             find_length_s = partial(_expect_length_s, self._pending[0], ReadOptions(**self._operation.reading))
         progress = InputProgress(
             [0] * n_failed + sizes_bytes,
-            enabled=not (options.quiet or options.no_progress),
+            enabled=options.shows_progress,
             write_line=self._messages.note,
             find_length_s=find_length_s,
         )

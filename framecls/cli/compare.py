@@ -107,7 +107,7 @@ def _compare(
         annotation=options.annotation,
         split_by=choose_split_by(options.split_by),
     )
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     with bar.hidden_at_end():
         data = prepare(job, lambda done, total: bar.show("decoding", done, total))
         bar.hide()

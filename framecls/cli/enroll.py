@@ -51,7 +51,7 @@ def enroll_voice(options: EnrollOptions) -> int:
             messages.input_failed(item.name, item.error)
     states = observe(inputs)
     sizes_bytes = [states[item.relative].size_bytes if item.relative in states else 0 for item in inputs]
-    bar = InputProgress(sizes_bytes, enabled=not (options.quiet or options.no_progress), write_line=messages.note)
+    bar = InputProgress(sizes_bytes, enabled=options.shows_progress, write_line=messages.note)
     try:
         if inputs:
             _enroll(options, reading, (name, voice), inputs, messages, bar)

@@ -39,7 +39,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     engine = load_engine(options.model, **options.loading())
     if isinstance(split := engine.config.card.get("split"), dict) and split.get("final") == "all":
         messages.note("this model learnt from all of its clips: if these are among them, the figures flatter")
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     with cache_folder(options.cache) as cache:
         test = evaluate.Test(
             manifest=options.manifest,

@@ -51,7 +51,7 @@ def explain_recording(options: ExplainOptions) -> int:
     from framecls.model import load
 
     model = load(options.model, **options.loading())
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     try:
         with bar.hidden_at_end():
             explanation = model.explain(

@@ -130,6 +130,11 @@ class MessageOptions:
     verbose: Annotated[int, _output("-v --verbose", "Say more.", count=True, show_default=False)] = 0
     debug: Annotated[bool, _output("--debug", "Show the traceback of an error.")] = False
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a run shows how far it is."""
+        return not (self.quiet or self.no_progress)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:

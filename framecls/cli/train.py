@@ -71,7 +71,7 @@ def train_model(options: TrainOptions) -> int:
             if team.size > 1:
                 raise UsageError("torchrun is for --recipe: a head on a frozen encoder takes one process")
             job = _make_job(options, recipe, choose_device(device))
-            return train_quickly(job, messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
+            return train_quickly(job, messages, ProgressBar(enabled=options.shows_progress))
         return _train(options, recipe, team, choose_device(device), messages)
     except FrameclsError:
         if team.local_rank > 0:  # the first process of this machine says the same
@@ -89,7 +89,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
 
     messages.quiet = messages.quiet or not team.is_first
     job = dataclasses.replace(_make_job(options, recipe, device), team=team)
-    report = TrainReport(messages, ProgressBar(enabled=not (messages.quiet or options.no_progress)))
+    report = TrainReport(messages, ProgressBar(enabled=options.shows_progress and team.is_first))
     try:
         data = prepare(job, report.decoded)
         report.score_name = name_score(data.config)
@@ -209,7 +209,7 @@ def _check(options: TrainOptions, recipe: Recipe) -> int:
     """Print what the manifest holds, then raise its problems."""
     from framecls.training.data.survey import survey
 
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     try:
         job = _make_job(options, recipe, choose_device(options.device))
         found = survey(job, lambda done, total: bar.show("reading", done, total))
@@ -233,7 +233,7 @@ def _preview(options: TrainOptions, recipe: Recipe, folder: Path, messages: Mess
     from framecls.training.examples.preview import LIST_NAME, write_preview
     from framecls.training.job import prepare
 
-    bar = ProgressBar(enabled=not (options.quiet or options.no_progress))
+    bar = ProgressBar(enabled=options.shows_progress)
     with cache_folder(None) as temporary:
         try:
             job = _make_job(options, recipe, choose_device(options.device), temporary)

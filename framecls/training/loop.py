@@ -199,7 +199,7 @@ class Run:
         """Measure in the first process; return its report in all."""
         report = None
         if self.job.team.is_first:
-            report = replace(self.measure(), answers=None)
+            report = replace(self.measure(), outputs=None)
         report, self.best, self.since_best = self.job.team.broadcast((report, self.best, self.since_best))
         assert report is not None
         return report

@@ -424,7 +424,7 @@ def test_without_a_score_that_is_a_number_the_last_weights_are_kept(
 
     def measure(*arguments: Any) -> tuple[DevReport, dict[str, float]]:
         report, by_source = really_measure(*arguments)
-        return DevReport(float("nan"), report.decision, report.figures, report.answers), by_source
+        return DevReport(float("nan"), report.decision, report.figures, report.outputs), by_source
 
     monkeypatch.setattr(loop, "measure_dev", measure)
     answer = cli(*TRAIN, "-o", "m.safetensors")

@@ -13,7 +13,7 @@ from framecls.inference.engine import load_engine
 from framecls.report import TrainingReport
 from framecls.training.metrics.evaluate import Test as Measurement
 from framecls.training.metrics.evaluate import evaluate
-from framecls.training.metrics.report import Answers
+from framecls.training.metrics.report import Outputs
 from framecls.training.metrics.review import _confuse
 from support.commands import Cli
 from support.models import tiny_config
@@ -84,7 +84,7 @@ def test_where_labels_overlap_what_is_missed_is_taken_for_what_is_said() -> None
     truth = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 0]], bool)
     # Right; speech for noise; both of nothing; music missed, and nothing said wrongly.
     expected = [[2, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
-    assert _confuse(Answers(logits, truth), config).tolist() == expected
+    assert _confuse(Outputs(logits, truth), config).tolist() == expected
 
 
 @pytest.mark.parametrize("task", ["tag", "identify"])

@@ -29,17 +29,17 @@ def describe(report: DevReport, config: ModelConfig) -> dict[str, Any]:
         report: with its answers.
         config: labels, thresholds and temperature that the model decides with.
     """
-    assert report.answers is not None
-    probabilities = to_probabilities(report.answers.logits, config)
+    assert report.outputs is not None
+    probabilities = to_probabilities(report.outputs.logits, config)
     # Tables show a dict of rows below the plain numbers.
     plain = {key: value for key, value in report.figures.items() if not isinstance(value, dict)}
     rows = {key: value for key, value in report.figures.items() if isinstance(value, dict)}
     if config.overlapping:
-        holds = report.answers.truth.astype(bool)
+        holds = report.outputs.truth.astype(bool)
         plain |= _clean(_overall_of_overlapping(probabilities, holds, config))
         by_label = _rows_of_overlapping(probabilities, holds, config)
     else:
-        truth = report.answers.truth.astype(np.int64)
+        truth = report.outputs.truth.astype(np.int64)
         plain |= _clean(_overall_of_exclusive(probabilities, truth))
         by_label = _rows_of_exclusive(probabilities, truth, config.labels)
         rows["confusion"] = _confusion(probabilities.argmax(axis=1), truth, config.labels)

@@ -74,12 +74,12 @@ def evaluate(
     recordings = _read_split(engine, test, note)
     store = _open_store(engine, test, recordings)
     report = _measure(engine, test, recordings, store, progress)
-    figures = describe(report, engine.config) if report.answers is not None else report.figures
+    figures = describe(report, engine.config) if report.outputs is not None else report.figures
     if engine.config.phones and not (test.recipe and test.recipe.mix.enabled):
         figures |= phone_figures(engine, recordings, store, progress)
     report = replace(report, decision=engine.config.decision, figures=figures)
     found = review(report, engine.config, recordings, _describe_test(test, len(recordings)))
-    return replace(report, answers=None, held_out=(), review=found)
+    return replace(report, outputs=None, held_out=(), review=found)
 
 
 def _describe_test(test: Test, n_recordings: int) -> str:

@@ -19,7 +19,7 @@ from framecls.training.data.manifest import Recording
 from framecls.training.examples.batch import IGNORED
 from framecls.training.examples.frames import FrameExamples, hard_targets
 from framecls.training.metrics import scores as metrics
-from framecls.training.metrics.report import Answers, DevReport
+from framecls.training.metrics.report import DevReport, Outputs
 
 
 def report_overlapping(
@@ -41,7 +41,7 @@ def report_overlapping(
             "share": round(float(holds.mean()), 4),
         }
     score = float(np.nanmean([row["f1"] for row in figures["labels"].values()]))
-    return DevReport(score, replace(decision, thresholds=thresholds), figures, Answers(logits, truth))
+    return DevReport(score, replace(decision, thresholds=thresholds), figures, Outputs(logits, truth))
 
 
 def report_exclusive(
@@ -54,7 +54,7 @@ def report_exclusive(
     accuracy = float((predicted == truth).mean()) if len(truth) else 0.0
     rows = metrics.label_figures(predicted, truth, labels, range(len(labels)))
     figures: dict[str, Any] = {"frames": len(truth), "accuracy": round(accuracy, 4), "labels": rows}
-    return DevReport(accuracy, decision, figures, Answers(logits, truth))
+    return DevReport(accuracy, decision, figures, Outputs(logits, truth))
 
 
 def run_over(

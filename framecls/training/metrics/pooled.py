@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from framecls.config import DecisionConfig
 from framecls.training.metrics import scores as metrics
-from framecls.training.metrics.report import Answers, DevReport
+from framecls.training.metrics.report import DevReport, Outputs
 
 
 def report_pooled(
@@ -50,7 +50,7 @@ def report_pooled(
             "balanced_accuracy": round(metrics.balanced_accuracy(predicted[of], truth[of]), 4),
         }
     score = float(np.mean([row["balanced_accuracy"] for row in figures["sources"].values()]))
-    return DevReport(score, replace(decision, temperature=temperature), figures, Answers(logits, truth))
+    return DevReport(score, replace(decision, temperature=temperature), figures, Outputs(logits, truth))
 
 
 def among_candidates(

@@ -13,7 +13,7 @@ from framecls.report import HeldOut, TrainingReport
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Outputs:
     """The outputs of a network for each frame or recording, and the truth."""
 
     logits: NDArray[np.float32]  # (item, label)
@@ -27,6 +27,6 @@ class DevReport:
     score: float  # to be maximised
     decision: DecisionConfig  # with thresholds and temperature fitted on these examples
     figures: dict[str, Any] = field(default_factory=dict)  # numbers for tables, JSON and the model card
-    answers: Answers | None = field(default=None, repr=False, compare=False)
+    outputs: Outputs | None = field(default=None, repr=False, compare=False)
     held_out: tuple[HeldOut, ...] = field(default=(), repr=False, compare=False)  # recordings that were heard whole
     review: TrainingReport | None = field(default=None, repr=False, compare=False)  # for a page

@@ -14,7 +14,7 @@ from framecls.inference.tag import DEFAULT_THRESHOLD, to_probabilities
 from framecls.report import Figure, HeldOut, LabelFigures, TrainingReport
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
-from framecls.training.metrics.report import Answers, DevReport
+from framecls.training.metrics.report import DevReport, Outputs
 from framecls.training.metrics.scores import confusion_matrix, overlapping_confusion
 
 
@@ -67,8 +67,8 @@ def review(report: DevReport, config: ModelConfig, recordings: Sequence[Recordin
     """
     rows: dict[str, Any] = report.figures.get("labels", {})
     confusion = np.zeros((0, 0), np.int64)
-    if report.answers is not None:
-        confusion = _confuse(report.answers, config)
+    if report.outputs is not None:
+        confusion = _confuse(report.outputs, config)
     return TrainingReport(
         model=config.name,
         task=config.task,
@@ -102,10 +102,10 @@ def _describe(label: str, row: dict[str, Any], config: ModelConfig, recordings: 
     )
 
 
-def _confuse(answers: Answers, config: ModelConfig) -> NDArray[np.int64]:
+def _confuse(outputs: Outputs, config: ModelConfig) -> NDArray[np.int64]:
     """Return (true label, predicted label) counts; of overlapping labels as `overlapping_confusion` gives them."""
     if not config.overlapping:
-        return confusion_matrix(answers.logits.argmax(axis=1), answers.truth.astype(np.int64), len(config.labels))
+        return confusion_matrix(outputs.logits.argmax(axis=1), outputs.truth.astype(np.int64), len(config.labels))
     limits = [config.decision.thresholds.get(label, DEFAULT_THRESHOLD) for label in config.labels]
-    said = to_probabilities(answers.logits, config) >= np.array(limits, np.float32)
-    return overlapping_confusion(said, answers.truth.astype(bool))
+    said = to_probabilities(outputs.logits, config) >= np.array(limits, np.float32)
+    return overlapping_confusion(said, outputs.truth.astype(bool))
