@@ -28,6 +28,7 @@ class FileLength:
 
     promised_s: float | None = None  # the length by the header, where the file has less or more
     is_cut: bool = False  # it ends within a packet, or without the mark of an end
+    n_damaged: int = 0  # pages of an Ogg file whose checksums do not fit, or with bytes before them that are in none
     beyond_libsndfile: bool = False  # libsndfile would stop before its end, or say something of its own
     has_samples: bool = True
     links: tuple[int, ...] = ()  # first bytes of the files that were joined into this one

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import IO
 
 from framecls.audio.header import WHOLE, FileLength, read_at
@@ -25,35 +27,44 @@ def _make_chain(further: Iterator[int], is_cut: bool) -> FileLength:
 
 
 def measure_ogg(handle: IO[bytes], size: int) -> FileLength:
-    first_pages = 0
-    position = 0
-    while True:
-        head = read_at(handle, position, 27 + 255)
-        if len(head) < 27 or head[:4] != b"OggS" or not head[5] & 2:
-            break
-        first_pages += 1
-        position += 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if first_pages > 64:
-            break
+    """Walk the pages (RFC 3533): where each stream begins, which pages are damaged, whether the last is whole."""
+    starts: list[int] = []
+    n_pages, n_first, n_damaged, end, is_last = 0, 0, 0, 0, False
+    for position, page in _walk_ogg(handle, size):
+        n_damaged += position > end or _ogg_checksum(page) != page[22:26]
+        if page[5] & 2:
+            starts.append(position)
+            n_first += len(starts) == n_pages + 1
+        n_pages, end, is_last = n_pages + 1, position + len(page), bool(page[5] & 4)
     # Several streams at the start are multiplexed, as in video; one that begins further on is a link of a chain.
-    is_cut = not _ends_ogg(handle, size)
-    if first_pages > 1:
-        return FileLength(beyond_libsndfile=True, is_cut=is_cut)
-    return _make_chain(_find(handle, position, size, re.compile(rb"OggS\x00[\x02\x03\x06\x07]")), is_cut)
+    if n_first > 1 or (n_damaged and len(starts) == n_first):
+        # Of a damaged page libsndfile leaves out all, and what follows would be heard too early.
+        return FileLength(beyond_libsndfile=True, is_cut=not is_last, n_damaged=n_damaged)
+    return replace(_make_chain((start for start in starts if start), not is_last), n_damaged=n_damaged)
 
 
-def _ends_ogg(handle: IO[bytes], size: int) -> bool:
-    """Tell whether the last page is whole and marked as the last."""
-    start = max(0, size - (1 << 17))
-    tail = read_at(handle, start, size - start)
-    at = tail.rfind(b"OggS\0")
-    while at >= 0:
-        head = tail[at : at + 27 + 255]
-        if len(head) >= 27:
-            length = 27 + head[26] + sum(head[27 : 27 + head[26]])
-            return at + length <= len(tail) and bool(head[5] & 4)
-        at = tail.rfind(b"OggS\0", 0, at)
-    return False
+def _walk_ogg(handle: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield where each whole page begins, and its bytes."""
+    position = 0
+    while position < size:
+        head = read_at(handle, position, 27 + 255)
+        is_page = len(head) >= 27 and head[:5] == b"OggS\0"
+        length = 27 + head[26] + sum(head[27 : 27 + head[26]]) if is_page else 0
+        if is_page and position + length <= size:
+            yield position, read_at(handle, position, length)
+            position += length
+        else:
+            position = next(_find(handle, position + 1, size, re.compile(rb"OggS\x00")), size)
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return what the bytes 22 to 26 of a page should be: zlib's CRC-32 from 0, with all bits in the other order."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc.to_bytes(4, "big").translate(_MIRRORED)
 
 
 def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes]) -> Iterator[int]:

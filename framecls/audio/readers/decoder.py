@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from framecls.audio.faults import explain_os_error, explain_stall
 from framecls.audio.header import WHOLE, FileLength
-from framecls.audio.readers.base import NO_AUDIO, remark_end
+from framecls.audio.readers.base import NO_AUDIO, remark_damage, remark_end
 from framecls.config import ReadOptions
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
@@ -268,6 +268,7 @@ class DecoderReader:
         if end["jumps_s"]:
             at = ", ".join(f"{second:.1f} s" for second in end["jumps_s"])
             self._remarks.warnings.append(f"its times jump at {at}: what follows may be heard at another time")
+        remark_damage(self._remarks, self._length)
 
     def close(self) -> None:
         """See Reader."""

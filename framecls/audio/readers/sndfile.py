@@ -14,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from framecls.audio.header import WHOLE, FileLength
-from framecls.audio.readers.base import LEAST_MISSING_S, Reader, remark_end
+from framecls.audio.readers.base import LEAST_MISSING_S, Reader, remark_damage, remark_end
 from framecls.errors import AudioError
 from framecls.results import AudioInfo, Remarks
 
@@ -63,7 +63,7 @@ class SoundFileReader:
         self.is_wav: bool = self._file.format in ("WAV", "WAVEX")
         # The header of a FLAC file has the number of samples, the last page of an Ogg file the time of its end.
         self._promised_s = self.duration_s if self._file.format in ("FLAC", "OGG") else length.promised_s
-        self._is_cut = length.is_cut
+        self._length = length
         self._is_broken = False  # decoding failed for good
         self._remarks: Remarks | None = remarks
         self._n_read = 0
@@ -104,12 +104,13 @@ class SoundFileReader:
 
     def _remark_end(self, remarks: Remarks, came_s: float) -> None:
         missing_s = (self._promised_s or 0.0) - came_s
-        if self._file.format == "OGG" and not self._is_cut and missing_s > LEAST_MISSING_S:
+        if self._file.format == "OGG" and not self._length.is_cut and missing_s > LEAST_MISSING_S:
             remarks.warnings.append(
                 f"{missing_s:.1f} s in it are damaged and left out: what follows is heard too early"
             )
         else:
-            remark_end(remarks, came_s, self._promised_s, self._is_cut or self._is_broken)
+            remark_end(remarks, came_s, self._promised_s, self._length.is_cut or self._is_broken)
+        remark_damage(remarks, self._length)
 
     def _hand_over(self) -> bool:
         """Let the other decoder go to where libsndfile gave up, if there is one that knows the file."""
@@ -178,7 +179,7 @@ class ChainReader:
     def _open(self) -> SoundFileReader:
         first, last = self._spans.pop(0)
         # Only the last link can be cut off.
-        length = WHOLE if self._spans else FileLength(is_cut=self._length.is_cut)
+        length = WHOLE if self._spans else FileLength(is_cut=self._length.is_cut, n_damaged=self._length.n_damaged)
         part = io.BufferedReader(_Part(self._handle, first, last))
         return SoundFileReader(cast(IO[bytes], part), False, length, self._remarks)
 
