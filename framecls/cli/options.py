@@ -89,8 +89,7 @@ ModelsOption = Annotated[
     list[str],
     _labels(
         "-m --model NAME|PATH",
-        "A shipped model or a file; repeatable.",
-        show_default="sound",
+        "A shipped model or a file, by default sound; repeatable.",
         autocompletion=registry.names,
     ),
 ]
@@ -530,9 +529,10 @@ def taking(options: type[T], function: Callable[[T], int]) -> Callable[..., Call
     return command
 
 
-def _place(name: str, annotation: Any) -> tuple[int, bool]:
-    """Return where --help shows an option: by its panel, and what goes to stderr after the rest of it."""
-    return _PANELS.index(annotation.__metadata__[0].rich_help_panel), name in MessageOptions.__annotations__
+def _place(name: str, annotation: Any) -> tuple[int, bool, bool]:
+    """Return where --help shows an option: by its panel, the model first, and what goes to stderr last."""
+    panel = _PANELS.index(annotation.__metadata__[0].rich_help_panel)
+    return panel, name != "model", name in MessageOptions.__annotations__
 
 
 def _parsed(annotation: Any) -> Any:
