@@ -268,5 +268,5 @@ def test_a_field_without_end_in_a_table(tmp_path: Path) -> None:
 def test_a_manifest_that_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="text file"):
         read_manifest(Path("/dev/zero"))
-    with pytest.raises(ManifestError, match="nothing to learn from"):
+    with pytest.raises(ManifestError, match="no recordings with labels in this folder"):
         read_manifest(tmp_path)

@@ -360,7 +360,7 @@ def test_kaldi_splits(tmp_path: Path) -> None:
             '[\n{"file": "a.wav", "label": "x"},\n{"file": "b.wav", "label": "x"}\n]',
             "it is one JSON array",
         ),
-        ("a.wav", "", "one recording is nothing to learn from"),
+        ("a.wav", "", "a recording by itself has no labels: give its label file, or a manifest"),
         ("rows.jsonl", "\0\0", "not UTF-8 text: save it as UTF-8"),
     ],
 )
@@ -373,7 +373,7 @@ def test_what_is_no_manifest_is_one_short_line(tmp_path: Path, name: str, text: 
 
 
 def test_an_empty_folder_says_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="nothing to learn from in this folder: give a manifest"):
+    with pytest.raises(ManifestError, match="no recordings with labels in this folder: give a manifest"):
         read_manifest(tmp_path)
 
 

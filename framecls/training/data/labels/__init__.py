@@ -19,7 +19,7 @@ __all__ = ["ARRAY_SUFFIXES", "Found", "LabelSettings", "Row", "Split", "read_row
 
 _KINDS = (
     "a manifest (JSON lines or CSV), a Kaldi data directory, recordings with label files beside them (TextGrid, RTTM, "
-    "Audacity, .phn), a folder for each label, or feature arrays (.npy, .pt)"
+    "Audacity, Raven, ELAN, .phn), a folder for each label, or feature arrays (.npy, .pt)"
 )
 
 _WANTED = AUDIO_SUFFIXES | ARRAY_SUFFIXES
@@ -47,13 +47,13 @@ def read_rows(path: Path, reading: LabelSettings) -> Found:
         return read_arrays(path, files, reading)
     if any(file.name == "feats.scp" for file in files):
         raise ManifestError(f"Kaldi's feature archives are not read: add {WAV_SCP}, or save the features as .npy")
-    raise ManifestError(f"there is nothing to learn from in this folder: give {_KINDS}")
+    raise ManifestError(f"there are no recordings with labels in this folder: give {_KINDS}")
 
 
 def _read_file(path: Path, reading: LabelSettings) -> Found:
     suffix = path.suffix.lower()
     if suffix in AUDIO_SUFFIXES or suffix in ARRAY_SUFFIXES:
-        raise ManifestError(f"one recording is nothing to learn from: give {_KINDS}")
+        raise ManifestError(f"a recording by itself has no labels: give its label file, or {_KINDS}")
     if suffix == RTTM_SUFFIX or suffix in FORMATS:
         # A label file by itself refers to recordings beside it.
         near = [file for file in list_files(path.parent, _WANTED) if file.suffix.lower() in AUDIO_SUFFIXES]
