@@ -161,10 +161,10 @@ def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> T
     return smooth(logits, mask, network.config.smoothing)
 
 
-def _describe(network: Network, x: Tensor, mask: Tensor) -> Tensor:
-    """Return what the last layer reads: (window, number) pooled, or (window, frame, channel)."""
+def _describe(network: Network, x: Tensor, mask: Tensor, first: int = 0) -> Tensor:
+    """Return what the last layer reads, by the layers from `first` on: (window, number), or (window, frame, channel)."""
     x = functional.dropout(x, network.config.encoder.dropout, network.training)
-    x = network.encoder.run_layers(x, mask, 0, len(network.encoder.layers))
+    x = network.encoder.run_layers(x, mask, first, len(network.encoder.layers))
     return x if network.pooling is None else network.pooling(x, mask)
 
 
@@ -245,7 +245,8 @@ def _begin_as_probe(network: Network, recipe: Recipe, examples: Examples, rng: n
     with torch.inference_mode():
         for first in range(0, len(examples.vectors), 64):
             vectors, mask = pad([window.float() for window in examples.vectors[first : first + 64]])
-            rows = _describe(network, encoder.project(vectors, mask), mask)
+            # The layers change nothing yet: after the last of them.
+            rows = _describe(network, encoder.project(vectors, mask), mask, len(encoder.layers))
             described.append(rows if network.pooling is not None else rows[mask])
     x = torch.cat(described).numpy()
     if network.pooling is not None:
