@@ -27,9 +27,9 @@ from framecls.training.choices import SPLIT_BY, SplitBy
 from framecls.training.recipe import (
     Recipe,
     change_recipe,
+    check_head_settings,
     find_recipe,
     head_settings,
-    is_of_head,
     preset_settings,
     read_recipe,
     with_encoder,
@@ -101,7 +101,7 @@ def _train(options: TrainOptions, recipe: Recipe, team: Team, device: str, messa
             f"a whole network learns by the recipe {escape(recipe.name)}, {recipe.optim.steps} steps; without --recipe "
             "and the like a small head learns in minutes"
         )
-        last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done))
+        last = train(job, data, report.step, lambda done: _report_resumed(messages, job, done), report.estimated)
     except KeyboardInterrupt:
         report.bar.hide()
         if not team.is_first:
@@ -292,6 +292,10 @@ class TrainReport:
         """Show how many recordings are decoded."""
         self.bar.show("decoding", done, total)
 
+    def estimated(self, seconds: float) -> None:
+        """Show how long all steps will take, by one that was tried."""
+        self.messages.note(f"about {about(seconds)} on this machine, by a trial of one step")
+
     def step(self, progress: Progress) -> None:
         """Show a step, and log a new dev measurement."""
         from framecls.report import Epoch
@@ -301,7 +305,7 @@ class TrainReport:
         self.n_steps += is_step
         if is_step and self.n_steps == _TIMED_STEPS < progress.steps:
             self.bar.hide()
-            self.messages.note(f"about {about(progress.seconds_left)} on this machine, as the first steps went")
+            self.messages.note(f"about {about(progress.seconds_left)} more, as the first steps went")
         self.at = progress
         if is_new and progress.dev is not None:
             self.bar.hide()
@@ -330,8 +334,10 @@ def _choose_recipe(options: TrainOptions) -> Recipe:
     if options.encoder:
         recipe = with_encoder(recipe, options.encoder)
     recipe = change_settings(recipe, [*_preset(options), *_shorthands(options, recipe), *options.set])
-    if recipe.head.enabled:
-        _check_quick(options)
+    try:
+        check_head_settings(recipe, options.set)
+    except ConfigError as error:
+        raise UsageError(f"--set {error}") from error
     if recipe.features.kind != "pretrained" and recipe.features.pretrained != PretrainedConfig():
         raise UsageError("--set features.pretrained goes with --encoder: which pre-trained encoder?")
     return recipe
@@ -357,17 +363,6 @@ def _shorthands(options: TrainOptions, recipe: Recipe) -> list[str]:
         return head_settings(recipe, options.wanted_precision, options.exclusive)
     except ConfigError as error:
         raise UsageError(f"--{error}") from error
-
-
-def _check_quick(options: TrainOptions) -> None:
-    """Refuse settings that a head on a frozen encoder has no use for."""
-    for change in options.set:
-        name = change.partition("=")[0].strip()
-        if not is_of_head(name):
-            raise UsageError(
-                f"--set {name}: a head on a frozen encoder has no such setting; to train a whole network add "
-                f"--recipe {options.task}"
-            )
 
 
 def change_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:

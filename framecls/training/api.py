@@ -18,7 +18,15 @@ from framecls.training.data.labels.listing import FIELDS
 from framecls.training.head.run import Listener, train_head
 from framecls.training.job import Job, prepare
 from framecls.training.loop import train
-from framecls.training.recipe import Recipe, change_recipe, find_recipe, head_settings, preset_settings, read_recipe
+from framecls.training.recipe import (
+    Recipe,
+    change_recipe,
+    check_head_settings,
+    find_recipe,
+    head_settings,
+    preset_settings,
+    read_recipe,
+)
 
 Task = Literal["tag", "identify"]
 Progress = Callable[[str, float, float], None]
@@ -89,7 +97,7 @@ def choose_recipe(task: str, options: TrainingOptions) -> Recipe:
 
     Raises:
         UsageError: there is no such task.
-        ConfigError: there is no such recipe, preset or setting.
+        ConfigError: there is no such recipe, preset or setting, or a head has no use for a setting.
     """
     if task not in ("tag", "identify"):
         raise UsageError(f"task {task!r}: tag or identify")
@@ -97,7 +105,9 @@ def choose_recipe(task: str, options: TrainingOptions) -> Recipe:
     recipe = read_recipe(find_recipe(f"quick_{task}" if is_quick else str(options.recipe or task)))
     preset = preset_settings(options.preset) if options.preset else ()
     changes = head_settings(recipe, options.precision, options.exclusive)
-    return change_recipe(recipe, [*preset, *changes, *options.settings])
+    changed = change_recipe(recipe, [*preset, *changes, *options.settings])
+    check_head_settings(recipe, options.settings)
+    return changed
 
 
 def _as_manifest(data: Any, output: Path) -> Path:

@@ -172,6 +172,17 @@ class Run:
             self._heard[number] = self.network.extract(waveform.to(n_frames.device), n_frames).to("cpu", torch.float16)
         return self._heard[number].to(n_frames.device, torch.float32)
 
+    def try_step(self) -> float:
+        """Return the seconds of a step that nothing is learnt by."""
+        began_s = time.monotonic()
+        batch = make_examples(self.data, self.recipe, dev=False).make_batch(self.step)
+        output = self._forward(take_shard(batch, 0, 1))
+        loss = output.logits.float().sum()
+        torch.autograd.backward(loss)
+        loss.item()  # what a GPU still has to do
+        self.optimizer.zero_grad()
+        return time.monotonic() - began_s
+
     def averaged(self) -> Network:
         """Return a copy of the network with the moving average of its weights."""
         network = copy.deepcopy(self.network)
@@ -278,6 +289,7 @@ def train(
     data: Data,
     progress: Callable[[Progress], None] | None = None,
     resumed: Callable[[int], None] | None = None,
+    estimated: Callable[[float], None] | None = None,
 ) -> DevReport:
     """Train a model and write it to `job.output`; the state of the run is kept beside it.
 
@@ -286,6 +298,7 @@ def train(
         data: what `prepare` gave for this job.
         progress: called after each step.
         resumed: called with the number of steps done before, for a run that is to be resumed.
+        estimated: called before the first step with about how many seconds all will take, where one tells that of all.
 
     Returns:
         the last dev report; the file holds the weights of the best one, or of the last where no score is a number.
@@ -303,6 +316,8 @@ def train(
         if resumed is not None:
             resumed(run.step)
     last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
+    if estimated is not None and team.size == 1 and not recipe.optim.kept_batches and run.step < last:
+        estimated(run.try_step() * (last - run.step))
     began, first = time.monotonic(), run.step
     checkpointer = Checkpointer(run)
     report = None

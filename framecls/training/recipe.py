@@ -362,9 +362,20 @@ def head_settings(recipe: Recipe, precision: float | None, exclusive: bool) -> l
     return [setting for setting in asked.values() if setting]
 
 
-def is_of_head(name: str) -> bool:
-    """Return whether a setting, such as "optim.seed", matters to a head on a frozen encoder."""
-    return any(name.startswith(known) if known.endswith(".") else name == known for known in _OF_HEAD)
+def check_head_settings(recipe: Recipe, changes: Sequence[str]) -> None:
+    """Refuse settings, as `change_recipe` takes them, that a head on a frozen encoder has no use for.
+
+    Raises:
+        ConfigError: the recipe is of such a head, and one of them does not matter to it.
+    """
+    for change in changes if recipe.head.enabled else ():
+        name = change.partition("=")[0].strip()
+        if not any(name.startswith(known) if known.endswith(".") else name == known for known in _OF_HEAD):
+            task = "tag" if recipe.task == "frame" else "identify"
+            raise ConfigError(
+                f"{name[:_MOST_SHOWN]}: a head on a frozen encoder has no such setting; to train a whole network "
+                f"choose the recipe {task} (--recipe {task})"
+            )
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -162,7 +162,7 @@ def answer(network: Network, x: Tensor, mask: Tensor, dropout: float = 0.0) -> T
 
 
 def _describe(network: Network, x: Tensor, mask: Tensor, first: int = 0) -> Tensor:
-    """Return what the last layer reads, by the layers from `first` on: (window, number), or (window, frame, channel)."""
+    """Return what the last layer reads, by layers from `first` on: (window, number), or (window, frame, channel)."""
     x = functional.dropout(x, network.config.encoder.dropout, network.training)
     x = network.encoder.run_layers(x, mask, first, len(network.encoder.layers))
     return x if network.pooling is None else network.pooling(x, mask)

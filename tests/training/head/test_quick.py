@@ -261,6 +261,8 @@ def test_training_from_python(tmp_path: Path, encoder: str) -> None:
         framecls.train(pairs, presett="speech")
     with pytest.raises(framecls.ConfigError, match="precision is for a head"):
         framecls.train(pairs, recipe="identify", precision=0.9)
+    with pytest.raises(framecls.ConfigError, match=r"optim\.steps: a head .* has no such setting"):
+        framecls.train(pairs, settings=["optim.steps=3"])
 
 
 def test_what_is_checked_is_what_a_run_would_die_of(tmp_path: Path, encoder: str) -> None:
