@@ -39,7 +39,7 @@ class Epoch:
     fold: int  # from 1; 0: the final model, which learns from everything and is measured on nothing
     epoch: int  # 0: before the first step
     loss: float | None  # the mean of its steps
-    score: float | None = None  # on the clips held out, as `TrainingReport.score_name`; None: not measured
+    score: float | None = None  # on the clips held out, as `TrainingReport.epoch_score_name`; None: not measured
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LabelFigures:
     """What is known of one label."""
 
     clips: int
-    groups: int  # speakers or sources that they come from; clips where neither is named
+    groups: int  # speakers or sources that they come from; recordings where neither is named
     seconds: float  # for which it holds
     precision: Figure
     recall: Figure
@@ -116,6 +116,7 @@ class TrainingReport:
     held_out: tuple[HeldOut, ...] = ()
     verdict: tuple[str, ...] = ()  # sentences for a person
     figures: dict[str, Any] = field(default_factory=dict)  # further plain numbers
+    epoch_score_name: str = ""  # what the scores of epochs are; empty: `score_name`
 
     def save(self, path: Path) -> None:
         """Write the report as JSON; scores as base64 of bytes, 255 times the probability, row by row.

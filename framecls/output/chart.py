@@ -33,6 +33,7 @@ class Axis:
     name: str
     first: float | None = None
     last: float | None = None
+    whole: bool = False  # only whole numbers have a meaning
 
 
 def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
@@ -49,6 +50,8 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
 
     parts = []
     for value in _ticks(low[0], high[0]):
+        if x.whole and value % 1:
+            continue
         across, _ = place((value, low[1]))
         parts.append(f'<line class="axis" x1="{across:.1f}" x2="{across:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
         parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{value:g}</text>')

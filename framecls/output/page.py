@@ -23,7 +23,7 @@ h3 { font-size: .95rem; margin: .75rem 0 .25rem; } p { margin: .4rem 0; max-widt
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 500; color: var(--quiet); }
-table.prose td:last-child, table.prose th:last-child { text-align: left; white-space: normal; min-width: 18rem; }
+table.prose :is(td, th):nth-child(2) { text-align: left; white-space: normal; min-width: 15rem; }
 table.matrix td { border: 1px solid var(--line); text-align: center; min-width: 2.6rem; }
 img.heat { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
 img.sound { display: block; width: 100%; height: 90px; border-radius: 3px; }
@@ -76,7 +76,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, prose: bool =
     Args:
         titles: of the columns; the first one names the row.
         rows: text.
-        prose: the last column has sentences.
+        prose: the second column has sentences.
     """
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

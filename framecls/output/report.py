@@ -104,19 +104,19 @@ def _show(figure: Figure) -> str:
 
 def _label_table(report: TrainingReport) -> str:
     has_lengths = any(row.seconds for row in report.label_figures.values())
-    titles = ["Label", "Clips", "Speakers or sources", *["Length"] * has_lengths, "Precision", "Recall", "F1"]
+    has_verdicts = any(row.verdict for row in report.label_figures.values())
+    titles = ["Label", *["What it is worth"] * has_verdicts, "Clips", "Origins", *["Length"] * has_lengths]
+    titles += ["Precision", "Recall", "F1"]
     rows = []
     for label, row in report.label_figures.items():
         known = [f"{row.clips:,}", f"{row.groups:,}", *[length(row.seconds)] * has_lengths]
-        verdict = row.verdict.removeprefix(f"{label}: ")
-        rows.append([label, *known, *map(_show, (row.precision, row.recall, row.f1)), verdict])
-    has_verdicts = any(row[-1] for row in rows)
-    titles += ["What that means"] if has_verdicts else []
+        verdict = [row.verdict.removeprefix(f"{label}: ")] * has_verdicts
+        rows.append([label, *verdict, *known, *map(_show, (row.precision, row.recall, row.f1))])
     note = (
-        "Precision: how much of what is said to be it is. Recall: how much of it is found. F1: both in one; 1 is best."
+        "Precision: how much of what is said to be it is. Recall: how much of it is found. F1: both in one; 1 is best. "
+        "Origins: the speakers or sources, or where neither is named the recordings, that it comes from."
     )
-    table = page.table(titles, rows if has_verdicts else [row[:-1] for row in rows], prose=has_verdicts)
-    return page.paragraph(note, "quiet") + table
+    return page.paragraph(note, "quiet") + page.table(titles, rows, prose=has_verdicts)
 
 
 def _confusion_table(report: TrainingReport) -> str:
@@ -146,7 +146,7 @@ def _curves(report: TrainingReport) -> list[str]:
     """Return the charts that there are numbers for."""
     charts = []
     folds = sorted({epoch.fold for epoch in report.epochs})
-    for title, key in (("Loss in training", "loss"), (report.score_name, "score")):
+    for title, key in (("Loss in training", "loss"), (report.epoch_score_name or report.score_name, "score")):
         lines = []
         for fold in folds:
             points = [
@@ -156,12 +156,14 @@ def _curves(report: TrainingReport) -> list[str]:
             lines += [Line(points, name, fold, marked=len(points) == 1)] if points else []
         if lines:
             top = 1.0 if key == "score" else None
-            charts.append(chart(title, lines, Axis("epoch" if report.folds else "step"), Axis("", 0.0, top)))
+            across = Axis("epoch" if report.folds else "step", whole=True)
+            charts.append(chart(title, lines, across, Axis("", 0.0, top)))
     if len(report.curve) > 1:
         points = [(point.clips, point.score.mean) for point in report.curve]
         wide = [[(p.clips, p.score.mean + sign * p.score.spread) for p in report.curve] for sign in (-1, 1)]
         lines = [Line(points, marked=True), *(Line(side, dotted=True) for side in wide)]
-        charts.append(chart("Score by how much was learnt from", lines, Axis("clips", 0.0), Axis("", 0.0, 1.0)))
+        across = Axis("clips" if report.task == "pooled" else "recordings", 0.0, whole=True)
+        charts.append(chart("Score by how much was learnt from", lines, across, Axis("", 0.0, 1.0)))
     scores, truth = _gather(report)
     if len(scores):
         charts.append(_precision_recall(report, scores, truth))
@@ -216,7 +218,8 @@ def _calibration(report: TrainingReport, scores: NDArray[np.float32], truth: NDA
     bins = np.minimum((said * _N_BINS).astype(int), _N_BINS - 1)
     points = [(float(said[bins == b].mean()), float(right[bins == b].mean())) for b in np.unique(bins)]
     lines = [Line([(0.0, 0.0), (1.0, 1.0)], dotted=True, colour=5), Line(points, marked=True)]
-    return chart("How often it is right, by how sure it is", lines, Axis("score", 0.0, 1.0), Axis("right", 0.0, 1.0))
+    title = "How often it is right, by how sure it is (dashed: as often as that)"
+    return chart(title, lines, Axis("score", 0.0, 1.0), Axis("right", 0.0, 1.0))
 
 
 def find_mistakes(report: TrainingReport) -> list[Mistake]:

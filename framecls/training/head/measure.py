@@ -32,6 +32,13 @@ def score_name(config: ModelConfig) -> str:
     return f"mean F1 of {'labels' if config.overlapping else 'frames by label'} on recordings held out"
 
 
+def epoch_score_name(config: ModelConfig) -> str:
+    """Return what `score_fold` gives."""
+    if config.task == "pooled":
+        return score_name(config)
+    return f"{'mean average precision' if config.overlapping else 'balanced accuracy'} on recordings held out"
+
+
 def score_fold(config: ModelConfig, logits: Sequence[Floats], truth: Sequence[Floats]) -> float:
     """Return how good the answers to the recordings of a fold are, whatever the thresholds: epochs are compared by it.
 

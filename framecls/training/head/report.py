@@ -17,6 +17,7 @@ from framecls.training.head.measure import (
     Answers,
     Decided,
     decide_held_out,
+    epoch_score_name,
     mean_score,
     rates,
     score_name,
@@ -77,6 +78,7 @@ def make_report(findings: Findings, precision: float | None) -> tuple[TrainingRe
         held_out=_held_out(findings, decision),
         verdict=judge_run(config, figures, confusion, curve),
         figures=_plain_figures(config, score, figures),
+        epoch_score_name=epoch_score_name(config),
     )
     return report, decision
 

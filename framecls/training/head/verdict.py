@@ -13,7 +13,7 @@ from framecls.report import CurvePoint, LabelFigures
 
 _GOOD, _FAIR = 0.85, 0.65  # F1 from which a label can be trusted, or is of use
 _FEW_CLIPS, _ENOUGH_CLIPS = 20, 40
-_FEW_GROUPS = 4  # speakers or sources
+_FEW_GROUPS = 4  # speakers, sources or recordings
 _CONFUSED = 0.15  # share of a label's clips or frames that goes to another one
 _GAIN = 0.03  # of the score from half to all of the clips, from which more would help
 
@@ -30,7 +30,7 @@ def _advice(row: LabelFigures, precision: float | None) -> str:
         return "good, but measured on little" if _is_thin(row) else "can be trusted"
     state = "usable with care" if row.f1.mean >= _FAIR else "not to be trusted"
     if row.groups < min(_FEW_GROUPS, row.clips):
-        return f"{state}; all of it is of {row.groups} speakers or sources: record others"
+        return f"{state}; all of it is of {row.groups} speakers, sources or recordings: record others"
     if row.clips < _ENOUGH_CLIPS:
         return f"{state}; record {max(10, min(30, 2 * row.clips))} more, from new places"
     if row.recall.mean < row.precision.mean - 0.1:

@@ -85,6 +85,6 @@ def test_the_verdict_says_what_to_do() -> None:
     lines = judge_run(config, rows, confusion, curve)
     assert lines[0] == "can be trusted: owl"
     assert lines[1] == rows["frog"].verdict
-    assert "all of it is of 2 speakers or sources" in lines[2]
+    assert "all of it is of 2 speakers, sources or recordings" in lines[2]
     assert lines[3] == "frog is taken for wren in 56 %"
     assert lines[4].endswith("more clips would help")
