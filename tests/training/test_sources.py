@@ -184,6 +184,17 @@ def test_columns_of_raven_tables_that_could_be_the_label() -> None:
         parse_raven(text.replace("1.250", "x"), "bird")
 
 
+@pytest.mark.parametrize(
+    "text", ["1.5\t0.5\taa\n", RAVEN.format(column="Species").replace("0.500\t1.250", "1.25\t0.5")]
+)
+def test_a_label_that_ends_before_it_begins_is_said(tmp_path: Path, text: str) -> None:
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(ManifestError, match="is not after start") as caught:
+        read_manifest(tmp_path)
+    assert "a.txt, label" in str(caught.value)
+
+
 def test_elan_files(tmp_path: Path) -> None:
     elan = pytest.importorskip("pympi", reason="pympi writes and reads ELAN files").Elan
     write_wav(tmp_path / "a.wav")

@@ -61,7 +61,7 @@ def parse_audacity(text: str) -> list[Marked]:
             raise ManifestError(
                 f"line {number}: {error}: start, end and label with tabs between are expected"
             ) from None
-        kept = bool(label.strip()) and end_s > start_s
+        kept = bool(label.strip()) and end_s != start_s
         if kept:
             found.append((start_s, end_s, label.strip()))
     return found
@@ -107,7 +107,7 @@ def parse_raven(text: str, annotation: str | None = None) -> list[Marked]:
             start_s, end_s = parse_seconds(cells.get(_BEGIN, "")), parse_seconds(cells.get(_END, ""))
         except ManifestError as error:
             raise ManifestError(f"line {number}: {error}") from None
-        if end_s > start_s:
+        if end_s != start_s:
             band = _parse_band([cells.get("low freq (hz)", ""), cells.get("high freq (hz)", "")])
             found[start_s, end_s, label, *band] = None
     return list(found)
