@@ -1,7 +1,7 @@
 """Matrix products in bfloat16: twice as fast, or more, where the processor multiplies such numbers itself.
 
 Weights are rounded once, when a model is loaded. Products are summed in 32 bits; the convolutions that read the
-spectrum, norms, the path of the residuals, pooling (but for keys and values) and the head stay in 32-bit floats.
+spectrum, norms, the path of the residuals, pooling and the head stay in 32-bit floats.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from framecls.nn.campplus import CamPlusPlus
 from framecls.nn.encoder import Encoder
-from framecls.nn.pooling import ReadingLayer
 
 # Channels from which on an encoder gains: a product with a smaller matrix takes less time than the steps around it.
 _MIN_DIM = 256
@@ -68,15 +67,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def lower(network: nn.Module) -> None:
-    """Let the wide self-attention encoders of a network, and what reads frames, multiply in bfloat16, in place."""
+    """Let the wide self-attention encoders of a network multiply in bfloat16, in place."""
     for encoder in [module for module in network.modules() if isinstance(module, Encoder)]:
         is_wide = encoder.config.kind == "attention" and encoder.config.dim >= _MIN_DIM
         for name, layer in list(encoder.named_modules()) if is_wide else ():
             if isinstance(layer, nn.Linear):
                 encoder.set_submodule(name, BFloat16Linear(layer))
-    for layer in [module for module in network.modules() if isinstance(module, ReadingLayer)]:
-        if isinstance(layer.to_key_value, nn.Linear) and layer.to_key_value.in_features >= _MIN_DIM:
-            layer.to_key_value = BFloat16Linear(layer.to_key_value)
 
 
 def lower_voices(network: nn.Module) -> None:

@@ -15,7 +15,7 @@ from framecls.errors import ConfigError
 from framecls.nn.attention import ATTENTIONS, AdditiveAttention, Attention
 from framecls.nn.encoder import Encoder, stack_neighbours
 from framecls.nn.network import Network, recorded_attention, smooth
-from framecls.nn.pooling import POOLINGS, AttentiveStatisticsPooling
+from framecls.nn.pooling import POOLINGS, AttentiveStatisticsPooling, ReadingPooling
 from support.commands import run_command
 from support.models import tiny_config
 
@@ -230,6 +230,15 @@ def test_attentive_statistics_with_even_attention_are_mean_and_deviation() -> No
     x = torch.randn(2, 50, 4)
     got = pooling(x, torch.ones(2, 50, dtype=torch.bool))
     torch.testing.assert_close(got, torch.cat([x.mean(1), x.std(1, correction=0)], 1), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("length", [50, 101, 200, 249])
+def test_a_clip_is_read_to_the_same_bits_alone_and_padded_in_company(length: int) -> None:
+    pooling = ReadingPooling(512)
+    x, mask = torch.randn(3, 250, 512), torch.ones(3, 250, dtype=torch.bool)
+    mask[1, length:] = False
+    with torch.no_grad():
+        assert torch.equal(pooling(x, mask)[1], pooling(x[1:2, :length], mask[1:2, :length])[0])
 
 
 @pytest.mark.parametrize("rung", sorted(RUNGS))

@@ -69,21 +69,6 @@ def test_a_lowered_network_is_near_to_what_it_was(position: str) -> None:
     torch.testing.assert_close(near, exact, atol=0.02, rtol=0.02)
 
 
-def test_what_reads_the_frames_is_lowered_too() -> None:
-    config = replace(large_config("convolution"), pooling="reading")
-    network = Network(replace(config, encoder=replace(config.encoder, kind="fc"))).eval().requires_grad_(False)
-    exact, near = exact_and_lowered(network, lower)
-    torch.testing.assert_close(near, exact, atol=0.02, rtol=0.02)
-    pooling, x, mask = (
-        network.pooling,
-        torch.randn(5, 40, 256),
-        torch.arange(40) < torch.tensor([40, 9, 1, 40, 3])[:, None],
-    )
-    assert pooling is not None
-    rows = torch.cat([pooling(x[row : row + 1], mask[row : row + 1]) for row in range(len(x))])
-    assert torch.equal(pooling(x, mask), rows)
-
-
 @pytest.mark.parametrize("kind", ["fc", "window", "lstm"])
 def test_an_encoder_without_attention_stays_as_it_is(kind: Any) -> None:
     config = large_config("convolution")
