@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -322,27 +324,32 @@ def fit_linear(
         (label, number) weights and (label,) biases for the numbers as they are.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean = x.mean(axis=0)
     scaled = (x - mean) / scale
     weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -8.0)
-    model = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3)
-    if truth.ndim == 2:
-        balanced = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3, class_weight="balanced")
-        for label in range(n_labels):
-            holds = truth[:, label] > 0
-            if holds.any() and not holds.all():
-                balanced.fit(scaled, holds, sample_weight=weights)
-                weight[label], bias[label] = balanced.coef_[0], balanced.intercept_[0]
-            elif holds.any():
-                bias[label] = 8.0
-    else:
-        known = np.unique(truth)
-        if len(known) > 1:
-            model.fit(scaled, truth, sample_weight=weights)
-            weight[known], bias[known] = _by_label(model.coef_), _by_label(model.intercept_)
+    balance = "balanced" if truth.ndim == 2 else None
+
+    def fit(truth: NDArray[Any]) -> LogisticRegression:
+        model = LogisticRegression(C=inverse_penalty, max_iter=200, tol=1e-3, class_weight=balance)
+        return model.fit(scaled, truth, sample_weight=weights)
+
+    # A label a thread: several threads of BLAS at one label, beside those of torch, take longer than one.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        if truth.ndim == 2:
+            holds = truth > 0
+            bias[holds.all(axis=0)] = 8.0
+            told = np.flatnonzero(holds.any(axis=0) & ~holds.all(axis=0))
+            for label, model in zip(told, threads.map(fit, holds.T[told]), strict=True):
+                weight[label], bias[label] = model.coef_[0], model.intercept_[0]
         else:
-            bias[known] = 8.0
+            known = np.unique(truth)
+            if len(known) > 1:
+                model = fit(truth)
+                weight[known], bias[known] = _by_label(model.coef_), _by_label(model.intercept_)
+            else:
+                bias[known] = 8.0
     weight /= scale
     return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 

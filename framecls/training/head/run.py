@@ -48,6 +48,7 @@ from framecls.training.job import Job, find_label_fault, reading
 from framecls.training.recipe import Recipe
 
 ENCODER_RATE = 16000  # Hz, of all encoders
+_TRIED_FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,10 @@ def _target(course: Course, frames: FrameExamples | None, recording: Recording, 
 
 
 def _hold_out(course: Course) -> tuple[list[Answers], int]:
-    """Fit a head without each fold; return the answers of the best epoch for each recording held out, and the epoch."""
+    """Fit a head without each fold; return the answers of the best epoch for each recording held out, and the epoch.
+
+    If after `_TRIED_FOLDS` the linear probe is the best, it alone is fitted without the others.
+    """
     n_folds, n_epochs = course.plan.n_folds, course.recipe.head.epochs
     scores = np.zeros((n_folds, n_epochs + 1))
     kept: list[list[list[NDArray[np.float32]]]] = []  # by fold and epoch
@@ -276,7 +280,8 @@ def _hold_out(course: Course) -> tuple[list[Answers], int]:
             scores[fold, epoch] = score_fold(course.config, logits, [_truth(course, row) for row in rows])
             _log(course, fold, scores[fold, epoch])(epoch, loss, network)
 
-        course.fit(fold, course.plan.train(fold), n_epochs, measure)
+        is_probe = fold >= _TRIED_FOLDS and prefer(scores[:_TRIED_FOLDS]) == 0
+        course.fit(fold, course.plan.train(fold), 0 if is_probe else n_epochs, measure)
         kept.append(by_epoch)
     best = prefer(scores)
     answers = [
