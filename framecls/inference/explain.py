@@ -13,7 +13,8 @@ from framecls.errors import ConfigError, UsageError
 from framecls.inference.engine import Engine, name_source
 from framecls.inference.identify import posteriors
 from framecls.inference.windows import Item, cut_windows
-from framecls.nn.network import recorded_attention
+from framecls.nn.encoder import AttentionLayer
+from framecls.nn.network import Network, recorded_attention
 from framecls.results import Attention, Explanation, Segment
 
 _N_HIDDEN = 50  # parts of a window that are hidden one after the other, at most
@@ -99,6 +100,8 @@ class _Explainer:
             logits = self._network.classify(self._vectors, self._lengths).logits.float().cpu().numpy()[0]
         self._logits = logits[:n_frames] if logits.ndim == 2 else logits
         layers = [layer[0, :, :n_frames, :n_frames].float().cpu().numpy() for layer in record.layers]
+        if not attends(engine.network):
+            layers = []
         pooling = record.pooling[0, :n_frames].float().T.cpu().numpy() if record.pooling is not None else None
         self.attention = Attention(
             file=file,
@@ -220,6 +223,12 @@ class _Explainer:
         if chances.ndim == 1:
             return chances, odds
         return tuple(values[:, self._first : self._last].mean(axis=1) for values in (chances, odds))
+
+
+def attends(network: Network) -> bool:
+    """Return whether a layer of attention adds anything: a head that stayed the linear probe has layers that do not."""
+    layers = [layer for layer in network.encoder.layers if isinstance(layer, AttentionLayer)]
+    return any(bool(layer.attention.to_output.weight.any()) for layer in layers)
 
 
 def to_chances(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:

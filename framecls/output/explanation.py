@@ -42,7 +42,9 @@ def describe(explanation: Explanation) -> list[str]:
     attention = explanation.attention
     lines = []
     if not explanation.pointed:
-        lines.append("This model has no attention layers of its own; what counts here is what hiding frames does.")
+        lines.append(
+            "This model has no attention layers of its own that add anything; what counts is what hiding frames does."
+        )
     if attention.encoder:
         lines.append(
             f"These are the layers above the encoder {attention.encoder}: what they read has looked at every frame."

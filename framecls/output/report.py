@@ -293,7 +293,7 @@ def _mistake_card(report: TrainingReport, mistake: Mistake) -> str:
     sound = read_snippet(clip.file, clip.start_s + first_s, clip.start_s + last_s)
     true, said = _tracks(report, clip, end_s)
     tracks = []
-    for name, spans in (("true", true), ("said", said)):
+    for name, spans in (("true", true), ("said" + ", frame by frame" * (report.task == "frame"), said)):
         tracks.append(f'<p class="quiet" style="margin:.3rem 0 0">{name}</p>')
         for level in _levels([span for span in spans if span.start < last_s and span.end > first_s]):
             tracks.append(track(level, first_s, last_s, report.labels))

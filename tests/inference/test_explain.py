@@ -86,6 +86,16 @@ def test_a_segment(recording: Path, tmp_path: Path) -> None:
         model.explain(recording, segment=99)
 
 
+def test_layers_that_add_nothing_are_not_said_to_attend(recording: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    network = Network(tiny_config("frame"))
+    network.encoder.init_identity(0)
+    save_model(network, tmp_path / "model.safetensors")
+    found = framecls.load(tmp_path / "model.safetensors", device="cpu").explain(recording, 1.0)
+    assert found.attention.weights.shape[0] == 0
+    assert (found.pointed, found.score_without) == ((), None)
+
+
 @pytest.mark.parametrize("kind", ["fc", "lstm"])
 def test_without_attention_occlusion_is_left(kind: str, recording: Path, tmp_path: Path) -> None:
     model = save(tmp_path, "frame", kind=kind)
