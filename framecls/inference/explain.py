@@ -228,7 +228,8 @@ class _Explainer:
 def attends(network: Network) -> bool:
     """Return whether a layer of attention adds anything: a head that stayed the linear probe has layers that do not."""
     layers = [layer for layer in network.encoder.layers if isinstance(layer, AttentionLayer)]
-    return any(bool(layer.attention.to_output.weight.any()) for layer in layers)
+    # Of whatever kind the linear layer is on this machine.
+    return any(bool(value.any()) for layer in layers for value in layer.attention.to_output.parameters())
 
 
 def to_chances(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
