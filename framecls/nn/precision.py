@@ -1,7 +1,8 @@
 """Matrix products in bfloat16: twice as fast, or more, where the processor multiplies such numbers itself.
 
 Weights are rounded once, when a model is loaded. Products are summed in 32 bits; the convolutions that read the
-spectrum, norms, the path of the residuals, pooling and the head stay in 32-bit floats.
+spectrum, the attention of the first layer, norms, the path of the residuals, pooling and the head stay in 32-bit
+floats.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from framecls.nn.encoder import Encoder
 
 # Channels from which on an encoder gains: a product with a smaller matrix takes less time than the steps around it.
 _MIN_DIM = 256
+# Of an encoder, what stays exact: lowering it saves 2 % of the time, and puts `language` off by half as much again.
+_EXACT = "layers.0.attention."
 
 
 class BFloat16Linear(nn.Module):
@@ -71,7 +74,7 @@ def lower(network: nn.Module) -> None:
     for encoder in [module for module in network.modules() if isinstance(module, Encoder)]:
         is_wide = encoder.config.kind == "attention" and encoder.config.dim >= _MIN_DIM
         for name, layer in list(encoder.named_modules()) if is_wide else ():
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and not name.startswith(_EXACT):
                 encoder.set_submodule(name, BFloat16Linear(layer))
 
 
