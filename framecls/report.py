@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,10 +145,10 @@ class TrainingReport:
         write_report(self, Path(path))
 
     def _repr_html_(self) -> str:
+        from framecls.output.page import framed
         from framecls.output.report import report_page
 
-        # In a frame of its own, whose style and script touch nothing of a notebook.
-        return f'<iframe srcdoc="{escape(report_page(self))}" style="width:100%;height:85vh;border:0"></iframe>'
+        return framed(report_page(self))
 
 
 def report_path(model: Path) -> Path:

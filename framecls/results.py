@@ -283,7 +283,7 @@ class Attention:
         return flow
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """What an answer drew on: attention, and beside it what hiding frames does to the answer."""
 
@@ -303,3 +303,13 @@ class Explanation:
     def at(self) -> float:
         """Seconds in the middle of the explained frames."""
         return self.attention.start + (self.first + self.last) / 2 * self.attention.hop
+
+    def __repr__(self) -> str:
+        what = f"{self.label!r} {self.score:.3f}, {self.attention.model}"
+        return f"<Explanation {self.attention.file!r} at {self.at:.2f} s: {what}>"
+
+    def _repr_html_(self) -> str:
+        from framecls.output.explanation import explanation_page
+        from framecls.output.page import framed
+
+        return framed(explanation_page(self))
