@@ -14,8 +14,8 @@ from framecls.training.data.manifest import Recording
 from framecls.training.examples.frames import FrameExamples
 from framecls.training.metrics import scores as metrics
 
-_MOST_EXCERPTS = 60
-_EXCERPT_S = 6.0
+MOST_EXCERPTS = 60  # that are heard to choose
+EXCERPT_S = 6.0
 _MOST_FRAMES = 3000
 _CLEARLY = 0.02  # better, for another layer than the usual one: a sample says no more
 _PENALTY = 100.0  # of ridge regression
@@ -40,7 +40,7 @@ def choose_layer(
         store: their sound.
     """
     picked = _sample(recordings)
-    length = round(_EXCERPT_S * store.sample_rate)
+    length = round(EXCERPT_S * store.sample_rate)
     starts = [_start(recordings[index], length, store) for index in picked]
     sounds = (store.read(recordings[i].file, start, start + length) for i, start in zip(picked, starts, strict=True))
     running = engine.run(sounds, ReadOptions(sample_rate=store.sample_rate))
@@ -75,7 +75,7 @@ def _sample(recordings: Sequence[Recording]) -> list[int]:
         label = recordings[index].spans[0].label if recordings[index].spans else ""
         by_label.setdefault(label, []).append(index)
     turns = sorted((turn, label, index) for label, ids in by_label.items() for turn, index in enumerate(ids))
-    return [index for _, _, index in turns[:_MOST_EXCERPTS]]
+    return [index for _, _, index in turns[:MOST_EXCERPTS]]
 
 
 def _start(recording: Recording, length: int, store: ClipStore) -> int:

@@ -125,7 +125,7 @@ def estimate_epoch_s(config: ModelConfig, recipe: Recipe, n_windows: float, wind
         config: of the model.
         recipe: size of a batch.
         n_windows: to learn from.
-        window_frames: of each, on average.
+        window_frames: of the longest.
     """
     n_rows, n_batches = _plan_epoch(config, recipe, n_windows)
     network = Network(head_config(config)).train()

@@ -29,7 +29,7 @@ from framecls.training.data.manifest import Recording, find_labels, read_manifes
 from framecls.training.data.splits import assign_folds
 from framecls.training.data.survey import UNLABELLED_SHARE, find_overlaps, labelled_s
 from framecls.training.examples.frames import FrameExamples, hard_targets
-from framecls.training.head.choose import choose_layer
+from framecls.training.head.choose import EXCERPT_S, MOST_EXCERPTS, choose_layer
 from framecls.training.head.fit import (
     Examples,
     Watcher,
@@ -202,20 +202,25 @@ def _is_dense(recordings: Sequence[Recording], store: ClipStore) -> bool:
 def _announce(course: Course) -> str:
     """Say which way the run takes, why, and about how long it will take."""
     store, config, head = course.store, course.config, course.recipe.head
-    length_s = sum(store.n_samples(recording.file) for recording in course.recordings) / store.sample_rate
+    lengths_s = [store.n_samples(recording.file) / store.sample_rate for recording in course.recordings]
+    length_s = sum(lengths_s)
     engine = Engine(Hearing(config, course.recipe.features.pretrained.source).eval(), torch.device(course.job.device))
     blank = np.zeros(config.window_frames * config.hop_samples, np.float32)
     window = (Window(0, config.window_frames), np.pad(blank, config.features.margin_samples))
     n_frames = length_s / config.hop_s
     n_full = n_frames / (config.window_frames - config.overlap_frames)
     n_windows = max(n_full, len(course.recordings))
-    hear_s = least_time(lambda: engine.forward([window])) * n_full / engine.n_workers
+    sampled_s = min(MOST_EXCERPTS, len(course.recordings)) * min(EXCERPT_S, length_s / len(course.recordings))
+    hear_s = least_time(lambda: engine.forward([window])) * n_full * (1 + sampled_s / length_s) / engine.n_workers
     n_folds = course.plan.n_folds
     course.n_fits = n_folds * (2 if head.curve else 1) + 1
     probe_s = estimate_probe_s(config, n_windows if config.task == "pooled" else n_frames)
-    # As many epochs as turn out best, of half as many examples for the curve.
-    n_epochs = (n_folds + (n_folds / 2 if head.curve else 0) / 2 + 0.5) * head.epochs
-    epoch_s = estimate_epoch_s(config, course.recipe, n_windows, min(config.window_frames, n_frames / n_windows))
+    # As many epochs as turn out best, for the curve and the final model.
+    n_epochs = (n_folds + (n_folds if head.curve else 0) / 2 + 0.5) * head.epochs
+    # A batch is as long as its longest window.
+    epoch_s = estimate_epoch_s(
+        config, course.recipe, n_windows, min(config.window_frames, max(lengths_s) / config.hop_s)
+    )
     estimate_s = hear_s + (n_folds * len(head.inverse_penalties) + course.n_fits) * probe_s + n_epochs * epoch_s
     encoder, task = config.features.pretrained, "tag" if config.task == "frame" else "identify"
     return (
