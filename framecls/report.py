@@ -145,7 +145,7 @@ class TrainingReport:
         write_report(self, Path(path))
 
     def _repr_html_(self) -> str:
-        from framecls.output.page import framed
+        from framecls.output.notebook import framed
         from framecls.output.report import report_page
 
         return framed(report_page(self))

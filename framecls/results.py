@@ -309,7 +309,6 @@ class Explanation:
         return f"<Explanation {self.attention.file!r} at {self.at:.2f} s: {what}>"
 
     def _repr_html_(self) -> str:
-        from framecls.output.explanation import explanation_page
-        from framecls.output.page import framed
+        from framecls.output.notebook import explanation_html
 
-        return framed(explanation_page(self))
+        return explanation_html(self)

@@ -108,7 +108,7 @@ def own(names: set[str]) -> set[str]:
 # A result draws itself: what stands above the vocabulary is imported where it is asked to.
 DRAWN_BY = {
     "framecls.results": {"framecls.output.plots", "framecls.output.notebook"},
-    "framecls.report": {"framecls.output.report"},
+    "framecls.report": {"framecls.output.report", "framecls.output.notebook"},
 }
 
 

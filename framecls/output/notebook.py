@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from framecls.output.images import PALETTE
-from framecls.results import Identification, Segment, Shown, TagResult, TieredResult
+from framecls.results import Explanation, Identification, Segment, Shown, TagResult, TieredResult
 from framecls.text import clock
 
 _MOST_ROWS = 20  # of a table
@@ -40,6 +40,18 @@ _SPAN = (
     "position:absolute;top:0;bottom:0;padding:0 3px;overflow:hidden;white-space:nowrap;color:#fff;font-size:11px;"
     "line-height:18px;box-sizing:border-box;"
 )
+
+
+def framed(page: str) -> str:
+    """Return a page in a frame of its own, whose style and script touch nothing of a notebook around it."""
+    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:85vh;border:0"></iframe>'
+
+
+def explanation_html(explanation: Explanation) -> str:
+    """Return an explanation as a piece of HTML."""
+    from framecls.output.explanation import explanation_page
+
+    return framed(explanation_page(explanation))
 
 
 def result_html(result: Shown) -> str:

@@ -60,11 +60,6 @@ def make_page(title: str, body: Iterable[str], script: str = "") -> str:
     )
 
 
-def framed(page: str) -> str:
-    """Return a page in a frame of its own, whose style and script touch nothing of a notebook around it."""
-    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:85vh;border:0"></iframe>'
-
-
 def heading(text: str, level: int = 2) -> str:
     """Return a heading."""
     return f"<h{level}>{escape(text)}</h{level}>"
