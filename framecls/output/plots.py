@@ -14,7 +14,7 @@ from framecls import packages
 from framecls.config import UNKNOWN, ReadOptions
 from framecls.errors import FrameclsError
 from framecls.output.images import PALETTE, QUIET_LABELS, mel_levels
-from framecls.output.strip import outline_of
+from framecls.output.strip import STEPS_S, outline_of
 from framecls.report import TrainingPoint
 from framecls.results import AudioInfo, Explanation, Identification, Shown, TagResult, TieredResult, add_up
 from framecls.text import clock, escape
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WIDTH_IN = 10.0
 _DPI = 150
+_MOST_TICKS = 10
 _N_COLUMNS = 1500  # of what is drawn over time: as many as the page has pixels for
 _SPECTROGRAM_S = 300.0  # a longer recording is drawn as its waveform
 _MOST_ROWS = 12  # labels that get a track each
@@ -214,6 +215,9 @@ def _mark_time(axes: Any, start_s: float, end_s: float) -> None:
     digits = 0 if end_s - start_s >= 6 else 2
     axes.xaxis.set_major_formatter(lambda time_s, _: clock(max(0.0, time_s), digits))
     axes.tick_params(axis="x", labelsize=8)
+    if end_s - start_s > 60:  # in whole minutes rather than hundreds of seconds
+        step_s = next((step for step in STEPS_S if step * _MOST_TICKS >= end_s - start_s), STEPS_S[-1])
+        axes.set_xticks(np.arange(np.ceil(start_s / step_s), end_s / step_s + 1e-9) * step_s)
 
 
 def _colour(labels: Sequence[str], label: str) -> str:

@@ -13,7 +13,7 @@ from framecls.text import clock
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
-_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
+STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _TICK_GAP = 5  # columns free after a tick's text, at least
 _LIKELY = 0.5
 
@@ -53,9 +53,9 @@ def block_levels(outline: Outline, duration_s: float, n_columns: int) -> NDArray
 def tick_line(start_s: float, end_s: float, n_columns: int) -> str:
     """Return the time axis under a strip from `start_s` to `end_s`: round times, each beginning at its own column."""
     per_second = n_columns / max(end_s - start_s, 1e-9)
-    digits = {step: 0 if step >= 1 else 1 for step in _STEPS_S}
-    room = {step: len(clock(end_s, digits[step])) + _TICK_GAP for step in _STEPS_S}
-    step = next((step for step in _STEPS_S if step * per_second >= room[step]), _STEPS_S[-1])
+    digits = {step: 0 if step >= 1 else 1 for step in STEPS_S}
+    room = {step: len(clock(end_s, digits[step])) + _TICK_GAP for step in STEPS_S}
+    step = next((step for step in STEPS_S if step * per_second >= room[step]), STEPS_S[-1])
     line = ""
     for index in range(int(np.ceil(start_s / step - 1e-9)), int(end_s / step + 1e-9) + 1):
         column = round((index * step - start_s) * per_second)
@@ -97,7 +97,7 @@ def tier_lines(segments: Sequence[Segment], duration_s: float, n_columns: int) -
     # A segment of mean length has room for a mark, a label of three letters or more, and some to spare for short ones.
     room = 2 + max(3.0, sum(len(segment.label) for segment in segments) / len(segments))
     wanted_s = n_columns * duration_s / (room * len(segments))
-    line_s = max((step for step in _STEPS_S if step <= wanted_s), default=_STEPS_S[0])
+    line_s = max((step for step in STEPS_S if step <= wanted_s), default=STEPS_S[0])
     if duration_s <= line_s:
         line_s = duration_s
     n_lines = max(1, int(np.ceil(duration_s / line_s - 1e-9)))
