@@ -103,6 +103,7 @@ def tag_figure(results: Sequence[TagResult], sounds: Sequence[Source | None], sa
         first = top = next(axes)
         if picture is not None:
             picture(top, result.duration)
+            _mark_time(top, 0, result.duration)
             top.tick_params(labelbottom=False)
             first = next(axes)
         _draw_tracks(first, result, labels)
