@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import decoder_program, find_inputs, open_audio
+from framecls.audio.header import FileLength
+from framecls.audio.length.packets import measure_ogg
 from framecls.audio.readers import decoder
 from framecls.checkpoints.network import save_model
 from framecls.config import ReadKeywords, ReadOptions
@@ -529,6 +532,26 @@ def test_what_is_lost_in_a_chain_of_oggs_is_said(tmp_path: Path, tag: Cli) -> No
     answer = tag(path, "-q")
     assert answer.status == 3
     assert "s in it are damaged and left out: what follows is heard too early" in answer.err
+
+
+def test_an_ogg_that_was_cut_off_before_another_hides_nothing_of_that(tmp_path: Path, tag: Cli) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, make_noise(20, 48000), 48000, format="OGG", subtype="VORBIS")
+    first = path.read_bytes()
+    soundfile.write(path, make_noise(3, 48000), 48000, format="OGG", subtype="OPUS")
+    # Cut within a page, whose header promises more than is left of it: the next file begins there.
+    path.write_bytes(first[: first.rindex(b"OggS", 0, len(first) // 2) + 1000] + path.read_bytes())
+    answer = tag(path, "-q")
+    assert answer.status == 3
+    assert answer.records[0]["duration"] == pytest.approx(3 + 20 / 2, abs=1.5)
+
+
+def test_a_damaged_page_begins_no_stream(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    write_damaged_ogg(path, "VORBIS", None)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"OggS", 0, len(data) * 5 // 12) + 5] |= 2  # marked as the first of one
+    assert measure_ogg(io.BytesIO(data), len(data)) == FileLength(beyond_libsndfile=True, n_damaged=1)
 
 
 def test_an_mp3_with_a_count_and_a_hole_is_read_on(tmp_path: Path, tag: Cli) -> None:

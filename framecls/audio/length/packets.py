@@ -30,9 +30,9 @@ def measure_ogg(handle: IO[bytes], size: int) -> FileLength:
     """Walk the pages (RFC 3533): where each stream begins, which pages are damaged, whether the last is whole."""
     starts: list[int] = []
     n_pages, n_first, n_damaged, end, is_last = 0, 0, 0, 0, False
-    for position, page in _walk_ogg(handle, size):
-        n_damaged += position > end or _ogg_checksum(page) != page[22:26]
-        if page[5] & 2:
+    for position, page, fits in _walk_ogg(handle, size):
+        n_damaged += position > end or not fits
+        if fits and page[5] & 2:
             starts.append(position)
             n_first += len(starts) == n_pages + 1
         n_pages, end, is_last = n_pages + 1, position + len(page), bool(page[5] & 4)
@@ -43,17 +43,21 @@ def measure_ogg(handle: IO[bytes], size: int) -> FileLength:
     return replace(_make_chain((start for start in starts if start), not is_last), n_damaged=n_damaged)
 
 
-def _walk_ogg(handle: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield where each whole page begins, and its bytes."""
+def _walk_ogg(handle: IO[bytes], size: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield where each page begins, its bytes, and whether its checksum fits."""
     position = 0
     while position < size:
         head = read_at(handle, position, 27 + 255)
         is_page = len(head) >= 27 and head[:5] == b"OggS\0"
         length = 27 + head[26] + sum(head[27 : 27 + head[26]]) if is_page else 0
+        fits = False
         if is_page and position + length <= size:
-            yield position, read_at(handle, position, length)
+            page = read_at(handle, position, length)
+            fits = _ogg_checksum(page) == page[22:26]
+            yield position, page, fits
+        if fits:
             position += length
-        else:
+        else:  # the next may begin within this one, of which an end is missing or which has a wrong length
             position = next(_find(handle, position + 1, size, re.compile(rb"OggS\x00")), size)
 
 
@@ -71,7 +75,7 @@ def _find(handle: IO[bytes], position: int, size: int, pattern: re.Pattern[bytes
     """Yield where a pattern of at most 8 bytes is found."""
     handle.seek(position)
     tail = b""
-    while position < size and (part := handle.read(1 << 20)):
+    while position < size and (part := handle.read(1 << 16)):
         data = tail + part
         for found in pattern.finditer(data):
             yield position - len(tail) + found.start()
