@@ -11,7 +11,9 @@ import torch
 
 import framecls
 from framecls.checkpoints.network import save_model
+from framecls.config import EncoderConfig
 from framecls.nn.network import Network
+from framecls.nn.precision import is_lowered
 from framecls.results import Attention
 from support.commands import Cli
 from support.models import save_tiny_voice_model, tiny_config
@@ -94,6 +96,31 @@ def test_layers_that_add_nothing_are_not_said_to_attend(recording: Path, tmp_pat
     found = framecls.load(tmp_path / "model.safetensors", device="cpu").explain(recording, 1.0)
     assert found.attention.weights.shape[0] == 0
     assert (found.pointed, found.score_without) == ((), None)
+
+
+@pytest.mark.parametrize("task", ["frame", "pooled"])
+@pytest.mark.parametrize("n_identities", [0, 1, 2])  # the attention of the first layer is never lowered
+def test_layers_that_multiply_bfloat16_are_explained_as_others_are(
+    n_identities: int, task: str, recording: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(7)
+    config = tiny_config(task)  # type: ignore[arg-type]
+    large = EncoderConfig(dim=256, n_layers=2, n_heads=4, ff_dim=512, subsampling=2, dropout=0.0)
+    network = Network(replace(config, encoder=large))
+    for layer in network.encoder.layers[:n_identities]:
+        layer.init_identity()
+    save_model(network, tmp_path / "model.safetensors")
+    exact, near = (framecls.load(tmp_path / "model.safetensors", device="cpu", precision=p) for p in ("fp32", "bf16"))
+    assert [is_lowered(model._engine.network) for model in (exact, near)] == [False, True]
+    at_s = 1.0 if task == "frame" else None
+    wanted, found = exact.explain(recording, at_s), near.explain(recording, at_s)
+    assert found.attention.weights.shape[:2] == ((0, 0) if n_identities == 2 else (2, 4))
+    assert (found.label, found.score_without is None) == (wanted.label, wanted.score_without is None)
+    assert found.score == pytest.approx(wanted.score, abs=0.005)
+    assert found.score != wanted.score
+    # Untrained heads attend to all of 100 frames nearly alike: apart by 0.0005.
+    np.testing.assert_allclose(found.attention.weights, wanted.attention.weights, atol=0.0002)
+    np.testing.assert_allclose(found.occlusion, wanted.occlusion, atol=0.005)
 
 
 @pytest.mark.parametrize("kind", ["fc", "lstm"])
