@@ -118,3 +118,25 @@ def test_a_label_without_a_clip_to_mix(corpus: Path, tmp_path: Path) -> None:
     assert len(list(dev_batches(prepare(job), recipe))) == 24
     manifest.write_text("\n".join(line for line in lines if "high" not in line or '"dev"' in line))
     assert survey(job).problems == ["high: no clip of it is left to mix: give it a speaker more, or a split"]
+
+
+def test_a_clip_with_two_labels_is_refused_where_a_clip_has_one(corpus: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    first = {key: rows[0][key] for key in ("file", "label")}
+    another = next(row["label"] for row in rows if row["label"] != first["label"])
+    both = corpus.with_name("both.jsonl")
+    for second, start_s, is_fine in ((first["label"], 0, True), (another, 0.1, True), (another, 0, False)):
+        row = first | {"label": second} | ({"start": start_s} if start_s else {})
+        both.write_text("\n".join(map(json.dumps, [*rows, row])))
+        job = Job(both, tmp_path / "m.safetensors", POOLED_RECIPE)
+        problems = survey(job).problems
+        if is_fine:
+            assert problems == []
+            continue
+        [problem] = problems
+        said = f"line {len(rows) + 1}: {first['file']}: {another!r} here, {first['label']!r} in line 1: a clip has one"
+        assert problem.startswith(said)
+        with pytest.raises(ManifestError, match="1 of 17 rows cannot be used") as refused:
+            prepare(job)
+        assert list(refused.value.rows) == [problem]
+        assert survey(replace(job, recipe=FRAME_RECIPE)).problems == []

@@ -128,13 +128,27 @@ def load_manifest(path: Path, reading: LabelSettings | None = None) -> Manifest:
             missing.setdefault(row.file, []).append(row)
     problems = [*found.problems, *(_describe_missing(file, rows) for file, rows in missing.items())]
     rows = [row for row in found.rows if is_there[row.file]]
-    n_usable = len(rows)
-    return Manifest(path, found.kind, n_usable, _group(rows, path, reading, found), problems, found.notes)
+    recordings = _group(rows, path, reading, found)
+    contradictions = _find_contradictions(recordings) if reading.by_row else []
+    n_usable = len(rows) - len(contradictions)
+    return Manifest(path, found.kind, n_usable, recordings, problems + contradictions, found.notes)
 
 
 def _describe_missing(file: Path, rows: Sequence[Row]) -> str:
     more = f" ({len(rows)} rows name it)" if len(rows) > 1 else ""
     return f"{rows[0].where}: {str(file)[:_MAX_NAME]}: there is no such file{more}"
+
+
+def _find_contradictions(recordings: Iterable[Recording]) -> list[str]:
+    """Return a line for each row that gives a clip another label than its first."""
+    return [
+        f"{span.where}: {recording.audio.name[:_MAX_NAME]}: {span.label!r} here, {recording.label!r} in "
+        f"{recording.spans[0].where}: a clip has one label; leave one out, give each its own start and end, or train "
+        "tag, which learns both"
+        for recording in recordings
+        for span in recording.spans
+        if span.label != recording.label
+    ]
 
 
 def _group(rows: Iterable[Row], root: Path, reading: LabelSettings, found: Found) -> list[Recording]:
