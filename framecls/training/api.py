@@ -105,9 +105,9 @@ def choose_recipe(task: str, options: TrainingOptions) -> Recipe:
     recipe = read_recipe(find_recipe(f"quick_{task}" if is_quick else str(options.recipe or task)))
     preset = preset_settings(options.preset) if options.preset else ()
     changes = head_settings(recipe, options.precision, options.exclusive)
-    changed = change_recipe(recipe, [*preset, *changes, *options.settings])
+    recipe = change_recipe(recipe, [*preset, *changes, *options.settings])
     check_head_settings(recipe, options.settings)
-    return changed
+    return recipe
 
 
 def _as_manifest(data: Any, output: Path) -> Path:

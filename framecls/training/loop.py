@@ -315,14 +315,12 @@ def train(
             raise ModelError(f"{job.folder}: not all machines see the same state there: share its disk to --resume")
         if resumed is not None:
             resumed(run.step)
-    last = min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
+    last = run.step if run.is_over() else min(recipe.optim.steps, job.stop_after or recipe.optim.steps)
     if estimated is not None and team.size == 1 and not recipe.optim.kept_batches and run.step < last:
         estimated(run.try_step() * (last - run.step))
     began, first = time.monotonic(), run.step
     checkpointer = Checkpointer(run)
     report = None
-    if run.is_over():
-        last = run.step
     for batch in training_batches(data, recipe, run.step, last):
         loss = run.train_step(batch)
         is_last = run.step == recipe.optim.steps

@@ -288,7 +288,7 @@ def _hold_out(course: Course) -> tuple[list[Answers], int]:
         is_probe = fold >= _TRIED_FOLDS and prefer(scores[:_TRIED_FOLDS]) == 0
         course.fit(fold, course.plan.train(fold), 0 if is_probe else n_epochs, measure)
         kept.append(by_epoch)
-    best = prefer(scores)
+    best = prefer(scores) if len(kept[-1]) > 1 else 0
     answers = [
         Answers(int(row), fold, logits, _truth(course, row))
         for fold in range(n_folds)

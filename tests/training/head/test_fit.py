@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.signal import butter, sosfilt
+from sklearn.linear_model import LogisticRegression
 
 from framecls.training.choices import PRESETS
+from framecls.training.head.fit import fit_linear
 from framecls.training.head.run import prefer, train_head
 from framecls.training.job import Job
 from framecls.training.recipe import change_recipe, find_recipe, read_recipe
@@ -82,3 +84,15 @@ def test_the_wildlife_preset_hears_what_differs_above_8_khz_alone(tmp_path: Path
 )
 def test_another_choice_must_be_clearly_better(scores: list[list[float]], best: int) -> None:
     assert prefer(np.array(scores)) == best
+
+
+def test_labels_that_overlap_are_fitted_as_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 6)).astype(np.float32)
+    truth = np.stack([x[:, 0] > 1, x[:, 1] > 0, np.ones(300), np.zeros(300)], axis=1).astype(np.float32)
+    weight, bias = fit_linear(x, np.ones(6, np.float32), truth, np.ones(300), 4, 1.0)
+    logits = x @ weight.T + bias
+    for label in (0, 1):
+        alone = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-3).fit(x - x.mean(axis=0), truth[:, label])
+        assert np.allclose(logits[:, label], alone.decision_function(x - x.mean(axis=0)), atol=0.02)
+    assert (logits[:, 2:] == [8, -8]).all()

@@ -23,6 +23,7 @@ from framecls.inference.identify import pool_windows
 from framecls.model import load
 from framecls.nn.network import Network
 from framecls.report import load_report, report_path
+from framecls.training.head import run
 from framecls.training.head.run import Listener, train_head
 from framecls.training.job import Job
 from framecls.training.recipe import HeadConfig, Recipe, change_recipe, find_recipe, read_recipe
@@ -167,6 +168,17 @@ def test_exclusive_labels(tmp_path: Path, encoder: str) -> None:
     assert not report.overlapping
     result = load(job.output, device="cpu").tag(tmp_path / "0.wav")
     assert sum(s.end - s.start for s in result.segments) == pytest.approx(6.0)
+
+
+def test_where_two_folds_prefer_the_probe_the_others_fit_nothing_else(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By rounding, all three folds together would prefer the epoch that two of them do not.
+    scores = iter([0.0, 0.033, *[0.0] * 10])
+    monkeypatch.setattr(run, "score_fold", lambda *_: next(scores))
+    fixed = ("features.pretrained.layer=1", "head.inverse_penalties=[0.01]", "head.epochs=1", "head.curve=false")
+    report = train_head(Job(write_clips(tmp_path), tmp_path / "m.safetensors", quick("identify", encoder, *fixed)))
+    assert [(epoch.fold, epoch.epoch) for epoch in report.epochs] == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (0, 0)]
 
 
 def test_vectors_are_kept_for_the_next_run(tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
