@@ -158,8 +158,10 @@ class _Explainer:
         )
 
     def _is_weighed(self) -> bool:
-        """Whether there is a pooling that learnt its weights."""
-        return self._config.task == "pooled" and self._config.pooling in ("attentive", "multihead", "reading")
+        """Whether there is a pooling that learnt its weights, and gives frames more than one."""
+        weights = self.attention.pooling
+        learnt = self._config.task == "pooled" and self._config.pooling in ("attentive", "multihead", "reading")
+        return learnt and weights is not None and bool(np.ptp(weights, axis=1).any())
 
     def _relevance(self) -> NDArray[np.float64]:
         flow = self.attention.rollout()

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import framecls
 from framecls.checkpoints.network import save_model
 from framecls.config import EncoderConfig
 from framecls.nn.network import Network
+from framecls.nn.pooling import AttentiveStatisticsPooling
 from framecls.nn.precision import is_lowered
 from framecls.results import Attention
 from support.commands import Cli
@@ -121,6 +123,17 @@ def test_layers_that_multiply_bfloat16_are_explained_as_others_are(
     # Untrained heads attend to all of 100 frames nearly alike: apart by 0.0005.
     np.testing.assert_allclose(found.attention.weights, wanted.attention.weights, atol=0.0002)
     np.testing.assert_allclose(found.occlusion, wanted.occlusion, atol=0.005)
+
+
+def test_a_pooling_that_weighs_all_frames_alike_points_at_none(recording: Path, tmp_path: Path) -> None:
+    network = Network(replace(tiny_config("pooled"), pooling="attentive"))
+    network.encoder.init_identity(0)
+    assert isinstance(network.pooling, AttentiveStatisticsPooling)
+    nn.init.zeros_(network.pooling.attention[2].weight)
+    nn.init.zeros_(network.pooling.attention[2].bias)
+    save_model(network, tmp_path / "model.safetensors")
+    found = framecls.load(tmp_path / "model.safetensors", device="cpu").explain(recording)
+    assert (found.pointed, found.score_without) == ((), None)
 
 
 @pytest.mark.parametrize("kind", ["fc", "lstm"])
