@@ -24,6 +24,7 @@ from framecls.model import load
 from framecls.nn.network import Network
 from framecls.report import load_report, report_path
 from framecls.training.head import run
+from framecls.training.head.fit import fit_head, head_config
 from framecls.training.head.run import Listener, train_head
 from framecls.training.job import Job
 from framecls.training.recipe import HeadConfig, Recipe, change_recipe, find_recipe, read_recipe
@@ -116,8 +117,6 @@ def test_what_is_saved_answers_as_what_was_measured(
     tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file joins vectors, holds the encoder, and is rounded: its logits are those of the head all the same."""
-    from framecls.training.head import run
-
     kept = {}
     save = run._save
     monkeypatch.setattr(
@@ -226,6 +225,45 @@ def test_a_split_that_is_given_is_kept(tmp_path: Path, encoder: str) -> None:
     report = train_head(Job(manifest, tmp_path / "m.safetensors", quick("identify", encoder)))
     assert {Path(clip.file).stem[-1] for clip in report.held_out} == {"1"}
     assert report.split == "as given"
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "n_fitted"),  # (fold, epoch), the best epoch, the last of each fold
+    [
+        ([[0.9, 0.5, 0.5], [0.9, 0.5, 0.5], [0.9], [0.9]], 0, [2, 2, 0, 0]),
+        ([[0.5, 0.9, 0.5], [0.5, 0.4, 0.5], [0.5], [0.5]], 0, [2, 2, 0, 0]),  # two folds do not agree
+        ([[0.5, 0.9, 0.7]] * 4, 1, [2, 2, 2, 2]),
+        ([[0.5, 0.7, 0.6], [0.5, 0.7, 0.6], [0.5, 0.5, 0.9], [0.5, 0.5, 0.9]], 2, [2, 2, 2, 2]),
+        ([[0.5, 0.7, 0.6], [0.5, 0.7, 0.6], [0.9, 0.1, 0.1], [0.9, 0.1, 0.1]], 0, [2, 2, 2, 2]),
+    ],
+)
+def test_where_two_folds_show_the_linear_probe_to_be_best_the_others_fit_it_alone(
+    scores: list[list[float]],
+    best: int,
+    n_fitted: list[int],
+    tmp_path: Path,
+    encoder: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = quick("identify", encoder, "head.folds=4", "features.pretrained.layer=1")
+    course = run.prepare_course(Job(write_clips(tmp_path), tmp_path / "m.safetensors", recipe), Listener())
+    run._hear(course, 0.0)
+    said = iter([score for fold in scores for score in fold])
+    monkeypatch.setattr(run, "score_fold", lambda *_: next(said))
+    answers, chosen = run._hold_out(course)
+    assert next(said, None) is None
+    assert chosen == best
+    assert [(entry.fold, entry.epoch) for entry in course.epochs] == [
+        (fold, epoch) for fold, last in enumerate(n_fitted, 1) for epoch in range(last + 1)
+    ]
+    assert sorted(answer.row for answer in answers) == list(range(12))
+    for fold in range(4):
+        known, held_out = course.plan.train(fold), course.plan.held_out(fold)
+        head = fit_head(head_config(course.config), course.recipe, course.examples.of(known), best, lambda *_: None)
+        found = {answer.row: answer for answer in answers if answer.fold == fold}
+        for row, logits in zip(held_out, course.answer(head, held_out), strict=True):
+            np.testing.assert_allclose(found[row].logits, logits, atol=1e-5)
+            assert course.config.labels[int(found[row].truth.argmax())] == course.recordings[row].label
 
 
 def test_features_computed_elsewhere_need_a_recipe(tmp_path: Path, encoder: str) -> None:
