@@ -582,14 +582,16 @@ def test_without_pyav(tmp_path: Path, tag: Cli, monkeypatch: pytest.MonkeyPatch)
     encode(tmp_path / "a.m4a", make_tone(1, sample_rate=48000), 48000, "aac")
     (tmp_path / "b.mp3").write_bytes(b"".join(joined_mp3(tmp_path / "..")))
     soundfile.write(tmp_path / "c.flac", make_tone(1), 16000)
+    write_damaged_ogg(tmp_path / "d.ogg", "VORBIS", None)
     without_pyav(tmp_path, monkeypatch)
-    answer = tag(tmp_path / "a.m4a", tmp_path / "b.mp3", tmp_path / "c.flac", "-q")
+    answer = tag(*(tmp_path / name for name in ("a.m4a", "b.mp3", "c.flac", "d.ogg")), "-q")
     assert answer.status == 1
-    assert [Path(record["file"]).name for record in answer.records] == ["b.mp3", "c.flac"]
+    assert [Path(record["file"]).name for record in answer.records] == ["b.mp3", "c.flac", "d.ogg"]
     errors = [line for line in answer.err.splitlines() if line.startswith("framecls: ")]
     assert "a.m4a: not audio that libsndfile can read" in errors[0]
     assert "pip install av" in errors[0]
     assert "b.mp3: only its first part is read" in errors[1]
+    assert "d.ogg: what is whole in it is read: the rest needs PyAV" in errors[2]
 
 
 def replace_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:

@@ -106,7 +106,8 @@ class FileOpener:
             except soundfile.LibsndfileError:
                 return self._open_with_pyav(handle, path, length)
             except DecoderMissingError as error:
-                self._remarks.warnings.append(f"only its first part is read: the rest needs PyAV ({error})")
+                what = "what is whole in it" if length.n_damaged else "only its first part"
+                self._remarks.warnings.append(f"{what} is read: the rest needs PyAV ({error})")
                 handle.seek(0)
         try:
             rescue = partial(self._open_with_pyav, handle, path, length)
