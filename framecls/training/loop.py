@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -116,16 +117,14 @@ class Run:
         Raises:
             ConfigError: the gradients are not finite.
         """
-        recipe, device = self.recipe, self.job.device
+        recipe = self.recipe
         shard = take_shard(batch, self.job.team.rank, self.job.team.size)
         # Dropout and masks depend on the step's number alone, so a resumed run repeats them; each process has other
         # dropout, since its examples are others.
         torch.manual_seed(recipe.optim.seed * 1_000_003 + self.step + self.job.team.rank * _RANK_STRIDE)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, recipe) * group["share"]
-        low = recipe.optim.precision == "bfloat16"
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
-            output = self._forward(shard)
+        output = self._forward(shard)
         if self.voice_loss is not None:
             loss: Tensor = self.voice_loss(output.logits, shard.batch)
         else:
@@ -152,15 +151,16 @@ class Run:
         n_frames = shard.batch.n_frames.to(device)
         # Spectra have no parameters and want full precision; a pre-trained encoder is a network like the rest.
         learns = any(parameter.requires_grad for parameter in self.network.features.parameters())
-        low = self.recipe.optim.precision == "bfloat16" and features.kind == "pretrained"
-        autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
-        with torch.set_grad_enabled(learns), autocast:
+        low = self.recipe.optim.precision == "bfloat16"
+        autocast = partial(torch.autocast, torch.device(device).type, dtype=torch.bfloat16)
+        with torch.set_grad_enabled(learns), autocast(enabled=low and features.kind == "pretrained"):
             vectors = self._hear(shard.batch.waveform, n_frames)
             rng = np.random.default_rng((self.recipe.optim.seed, self.step, 1))
             shape = (shard.n_rows, *vectors.shape[1:])
             masks = sample_masks(shape, rng, self.recipe.augment, features.vectors_per_s)
             vectors = mask_features(vectors, masks[shard.rows])
-        return Output(*self.classifier(vectors, n_frames))
+        with autocast(enabled=low):
+            return Output(*self.classifier(vectors, n_frames))
 
     def _hear(self, waveform: Tensor, n_frames: Tensor) -> Tensor:
         """Return (batch, vector, feature) of (batch, sample), or those that are kept of this step's batch."""

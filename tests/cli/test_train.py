@@ -117,6 +117,15 @@ def test_train_then_use(cli: Cli, corpus: Path) -> None:
     assert f"{figures['accuracy']:.4f}" in table.out
 
 
+def test_the_step_that_is_tried_has_the_precision_of_the_others(cli: Cli, corpus: Path) -> None:
+    command = ("train", "identify", "manifest.jsonl", "--recipe", "recipe.toml", "--device", "cpu", "-o")
+    assert cli(*command, "pitch.safetensors").status == 0
+    lower = ("--encoder", "framecls:pitch.safetensors", "--set", "optim.precision=bfloat16")
+    answer = cli(*command, "tuned.safetensors", *lower)
+    assert answer.status == 0, answer.err
+    assert "by a trial of one step" in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
