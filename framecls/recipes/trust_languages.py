@@ -12,6 +12,7 @@ figures are of voices that had no part in the choice: each tenth of them is judg
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from framecls.checkpoints.file import read_config
+from framecls.checkpoints.file import read_config, read_stored
 from framecls.checkpoints.network import save_settings
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, ReadOptions
 from framecls.inference.engine import load_engine
@@ -86,20 +87,28 @@ def _voice(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
     """Return what the network makes of recordings, from `cache` where an earlier run left it there."""
+    about = _describe(model, pieces)
     if not cache.exists():
         engine = load_engine(model, device="cpu")
         reading = ReadOptions(sample_rate=engine.config.features.sample_rate)
         pooled = [pool_windows(windows) for windows in engine.run(map(read_piece, pieces), reading)]
-        about = json.dumps([asdict(piece) for piece in pieces])
         logits, heard_s = (np.array(column, np.float32) for column in zip(*pooled, strict=True))
-        np.savez(cache, logits=logits, heard_s=heard_s, pieces=about)
+        np.savez(cache, logits=logits, heard_s=heard_s, about=about)
     stored = np.load(cache)
-    if stored["pieces"].item() != json.dumps([asdict(piece) for piece in pieces]):
-        raise SystemExit(f"{cache} is of other recordings: name another --cache")
+    if "about" not in stored or stored["about"].item() != about:
+        raise SystemExit(f"{cache} is of other recordings or other weights: name another --cache")
     return [
         Heard(piece, row, float(seconds))
         for piece, row, seconds in zip(pieces, stored["logits"], stored["heard_s"], strict=True)
     ]
+
+
+def _describe(model: Path, pieces: Sequence[Piece]) -> str:
+    """Return what a cache is of."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(read_stored(model).items()):
+        digest.update(tensor.numpy().tobytes())
+    return json.dumps({"weights": digest.hexdigest(), "pieces": [asdict(piece) for piece in pieces]})
 
 
 def read_piece(piece: Piece) -> NDArray[np.float32]:

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from framecls.checkpoints.file import read_config, read_stored
 from framecls.checkpoints.network import save_model, save_settings
 from framecls.config import DecisionConfig, ModelConfig
 from framecls.nn.network import Network
-from framecls.recipes.trust_languages import Heard, Piece, choose, cross_fit, find_pieces, report
+from framecls.recipes.trust_languages import Heard, Piece, choose, cross_fit, find_pieces, hear, report
 from support.models import save_tiny_model, tiny_config
+from support.signals import write_wav
 
 
 def language_config() -> ModelConfig:
@@ -81,3 +83,17 @@ def test_new_settings_leave_every_weight_as_it_is(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
     assert read_config(other) == language_config()
+
+
+def test_what_is_kept_is_of_these_weights_and_recordings(tmp_path: Path) -> None:
+    pieces = [Piece((str(write_wav(tmp_path / "a.wav")),), "de", "a", "fleurs")]
+    path, cache = save_tiny_model(tmp_path, "pooled"), tmp_path / "logits.npz"
+    first = hear(path, pieces, cache)
+    save_settings(path, path, language_config())
+    np.testing.assert_array_equal(hear(path, pieces, cache)[0].logits, first[0].logits)
+    with pytest.raises(SystemExit, match="name another --cache"):
+        hear(path, pieces * 2, cache)
+    torch.manual_seed(9)
+    save_model(Network(language_config()), path)
+    with pytest.raises(SystemExit, match="name another --cache"):
+        hear(path, pieces, cache)
