@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from framecls.inference.windows import count_frames
 from framecls.nn.network import Network
-from framecls.recipes.from_whisper import copy_encoder, read_ctranslate2
+from framecls.nn.pooling import ReadingPooling
+from framecls.recipes.from_whisper import copy_decoder, copy_encoder, read_ctranslate2
 from framecls.training.data.clips import ClipStore, open_clips
 from framecls.training.data.manifest import Recording, read_manifest
 from framecls.training.recipe import find_recipe, read_recipe
@@ -35,56 +35,15 @@ from framecls.training.recipe import find_recipe, read_recipe
 _GAP_S = 0.2
 _LEAST = 0.01  # smaller probabilities are left out of the manifest
 # Whisper's codes where they are not those of ISO 639-1, and the kind of Norwegian that its "no" is.
-TO_ISO_639_1 = {"jw": "jv", "no": "nb"}
+_TO_ISO_639_1 = {"jw": "jv", "no": "nb"}
 
 
 def read_languages(tokenizer: Path) -> tuple[int, dict[str, int]]:
-    """Return the token that a text begins with, and those of the languages by code, from a tokenizer.json."""
+    """Return the token that a text begins with, and those of the languages by ISO 639-1 code, from a tokenizer.json."""
     tokens = {row["content"]: row["id"] for row in json.loads(tokenizer.read_text("utf-8"))["added_tokens"]}
     first, last = tokens["<|startoftranscript|>"], tokens["<|translate|>"]
-    return first, {text[2:-2]: number for text, number in tokens.items() if first < number < last}
-
-
-class LanguageDecoder:
-    """The first step of Whisper's decoder: from encoded audio to the language, the first thing it writes."""
-
-    def __init__(self, arrays: Mapping[str, NDArray[np.float32]], tokenizer: Path, n_heads: int) -> None:
-        self._weights = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("decoder/")}
-        self._n_layers = sum(key.endswith("/ffn/layer_norm/gamma") for key in self._weights)
-        self._n_heads = n_heads
-        first, self.languages = read_languages(tokenizer)
-        embedding, position = self._weights["decoder/embeddings/weight"], "decoder/position_encodings/encodings"
-        self._start = embedding[first] + self._weights[position][0]
-        self._answers = embedding[list(self.languages.values())]
-
-    def __call__(self, encoded: Tensor) -> Tensor:
-        """Map (1, frame, channel) encoded audio to (language,) logits, in the order of `languages`."""
-        x = self._start.view(1, 1, -1)
-        for index in range(self._n_layers):
-            layer = f"decoder/layer_{index}"
-            # One position has only itself to look at: its weight is one.
-            value = self._linear(self._norm(x, f"{layer}/self_attention"), f"{layer}/self_attention/linear_0")
-            x = x + self._linear(value.chunk(3, dim=2)[2], f"{layer}/self_attention/linear_1")
-            query = self._linear(self._norm(x, f"{layer}/attention"), f"{layer}/attention/linear_0")
-            key, value = self._linear(encoded, f"{layer}/attention/linear_1").chunk(2, dim=2)
-            mixed = functional.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
-            x = x + self._linear(mixed.transpose(1, 2).flatten(2), f"{layer}/attention/linear_2")
-            hidden = functional.gelu(self._linear(self._norm(x, f"{layer}/ffn"), f"{layer}/ffn/linear_0"))
-            x = x + self._linear(hidden, f"{layer}/ffn/linear_1")
-        return self._answers @ self._norm(x, "decoder")[0, 0]
-
-    def _split(self, x: Tensor) -> Tensor:
-        """Split (1, position, channel) into (1, head, position, channel of the head)."""
-        return x.view(1, x.shape[1], self._n_heads, -1).transpose(1, 2)
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        weights = self._weights
-        return functional.layer_norm(
-            x, x.shape[-1:], weights[f"{name}/layer_norm/gamma"], weights[f"{name}/layer_norm/beta"]
-        )
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return functional.linear(x, self._weights[f"{name}/weight"], self._weights[f"{name}/bias"])
+    languages = {text[2:-2]: number for text, number in tokens.items() if first < number < last}
+    return first, {_TO_ISO_639_1.get(code, code): number for code, number in languages.items()}
 
 
 def pieces(recordings: Sequence[Recording], store: ClipStore, length_s: float) -> Iterator[list[Recording]]:
@@ -106,14 +65,24 @@ def pieces(recordings: Sequence[Recording], store: ClipStore, length_s: float) -
 
 
 @torch.inference_mode()
-def ask(network: Network, decoder: LanguageDecoder, samples: NDArray[np.float32]) -> dict[str, float]:
-    """Return what the language of (sample,) audio is likely to be: ISO 639-1 code to probability."""
+def ask(
+    network: Network, reading: ReadingPooling, rows: Mapping[str, Tensor], samples: NDArray[np.float32]
+) -> dict[str, float]:
+    """Return what the language of (sample,) audio is likely to be: ISO 639-1 code to probability.
+
+    Args:
+        network: with Whisper's encoder.
+        reading: with its decoder.
+        rows: (channel,) of each language's token, by code.
+        samples: (sample,).
+    """
     hop, margin = network.config.hop_samples, network.config.features.margin_samples
     n_frames = count_frames(len(samples), hop)
     padded = np.pad(samples, (margin, margin + n_frames * hop - len(samples)))
-    encoded, _ = network.encode(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
-    shares = decoder(encoded).softmax(dim=0).tolist()
-    return {TO_ISO_639_1.get(code, code): share for code, share in zip(decoder.languages, shares, strict=True)}
+    encoded, mask = network.encode(network.features(torch.from_numpy(padded)[None]), torch.tensor([n_frames]))
+    read = reading(encoded, mask)[0, -encoded.shape[2] :]
+    shares = (torch.stack(list(rows.values())) @ read).softmax(dim=0).tolist()
+    return dict(zip(rows, shares, strict=True))
 
 
 def main() -> None:
@@ -132,7 +101,11 @@ def main() -> None:
     labels = {recording.label for recording in recordings}
     network = Network(read_recipe(find_recipe(options.recipe)).model_config(("none", "yet"), ())).eval()
     copy_encoder(network, arrays)
-    decoder = LanguageDecoder(arrays, options.tokenizer, network.config.encoder.n_heads)
+    start, languages = read_languages(options.tokenizer)
+    reading = ReadingPooling(network.encoder.output_size)
+    copy_decoder(reading, arrays, start)
+    embedding = torch.from_numpy(arrays["decoder/embeddings/weight"])
+    rows = {code: embedding[number] for code, number in languages.items()}
     store = open_clips(
         recordings, network.config.features.sample_rate, options.out.with_name(f"{options.out.name}.cache")
     )
@@ -142,7 +115,7 @@ def main() -> None:
         gap = np.zeros(round(_GAP_S * store.sample_rate), np.float32)
         joined = np.concatenate([part for recording in group for part in (store.read(recording.file), gap)])
         longest = round(network.config.window.length_s * store.sample_rate)
-        shares = ask(network, decoder, joined[:longest])
+        shares = ask(network, reading, rows, joined[:longest])
         known = {label: share for label, share in shares.items() if label in labels and share >= _LEAST}
         total = sum(known.values())
         answer = {label: round(share / total, 3) for label, share in known.items()} if total else {}

@@ -30,7 +30,7 @@ from framecls.checkpoints.network import load_network, rebuild, save_model
 from framecls.inference.windows import count_frames
 from framecls.nn.network import Network
 from framecls.nn.pooling import ReadingPooling
-from framecls.recipes.ask_whisper import TO_ISO_639_1, read_languages
+from framecls.recipes.ask_whisper import read_languages
 from framecls.recipes.from_whisper import copy_decoder, read_ctranslate2
 from framecls.training.data.clips import ClipStore
 from framecls.training.data.manifest import Recording
@@ -117,9 +117,9 @@ def whisper_rows(labels: Sequence[str], embedding: Tensor, languages: Mapping[st
     Args:
         labels: ISO 639-1 codes.
         embedding: (token, channel).
-        languages: Whisper's codes and their tokens.
+        languages: Whisper's, and their tokens.
     """
-    known = {TO_ISO_639_1.get(code, code): embedding[number] for code, number in languages.items()}
+    known = {code: embedding[number] for code, number in languages.items()}
     mean = torch.stack([known[label] for label in labels if label in known]).mean(dim=0)
     return torch.stack([known.get(label, mean) for label in labels])
 

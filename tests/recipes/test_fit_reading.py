@@ -47,7 +47,7 @@ def test_what_is_read_stands_beside_what_was_pooled() -> None:
 def test_rows_begin_at_whispers_and_learn_what_it_does_not_know() -> None:
     torch.manual_seed(2)
     embedding = torch.randn(6, 8)
-    rows = whisper_rows(("nb", "jv", "xx"), embedding, {"no": 2, "jw": 4, "de": 5})
+    rows = whisper_rows(("nb", "jv", "xx"), embedding, {"nb": 2, "jv": 4, "de": 5})
     torch.testing.assert_close(rows, torch.stack([embedding[2], embedding[4], embedding[[2, 4]].mean(dim=0)]))
     labels = torch.arange(60) % 3
     read = 6 * torch.randn(3, 8)[labels] + torch.randn(60, 8)

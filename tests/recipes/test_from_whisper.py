@@ -18,7 +18,7 @@ from framecls.errors import ModelError
 from framecls.nn.encoder import sinusoids
 from framecls.nn.network import Network
 from framecls.nn.pooling import ReadingPooling
-from framecls.recipes.ask_whisper import LanguageDecoder, pieces
+from framecls.recipes.ask_whisper import ask, pieces, read_languages
 from framecls.recipes.from_whisper import copy_decoder, copy_encoder, read_ctranslate2
 from framecls.training.data.clips import open_clips
 from framecls.training.data.manifest import Recording, Span
@@ -130,13 +130,15 @@ DECODER = {
 }  # fmt: skip
 
 
-def test_the_first_step_of_the_decoder_is_torchs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
-    arrays = {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in DECODER.items()}
+def test_languages_are_the_tokens_after_the_first(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text(json.dumps({"added_tokens": [{"content": c, "id": i} for c, i in TOKENS.items()]}))
-    decoder = LanguageDecoder(arrays, tokenizer, HEADS)
-    assert decoder.languages == {"en": 2, "jw": 3}
+    assert read_languages(tokenizer) == (1, {"en": 2, "jv": 3})
+
+
+def test_the_first_step_of_the_decoder_is_torchs() -> None:
+    rng = np.random.default_rng(5)
+    arrays = {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in DECODER.items()}
     w = {name.removeprefix("decoder/"): torch.from_numpy(array) for name, array in arrays.items()}
     encoded = torch.randn(1, 7, DIM)
     x = (w["embeddings/weight"][1] + w["position_encodings/encodings"][0]).view(1, 1, DIM)
@@ -160,20 +162,28 @@ def test_the_first_step_of_the_decoder_is_torchs(tmp_path: Path) -> None:
         layer.load_state_dict(state)
         with torch.no_grad():
             x = layer.eval()(x, encoded)
-    normed = functional.layer_norm(x, (DIM,), w["layer_norm/gamma"], w["layer_norm/beta"])[0, 0]
-    wanted = w["embeddings/weight"][2:4] @ normed
-    torch.testing.assert_close(decoder(encoded), wanted, atol=1e-4, rtol=1e-3)
-    # Padded, in a batch, and beside other poolings.
+    wanted = functional.layer_norm(x, (DIM,), w["layer_norm/gamma"], w["layer_norm/beta"])[0, 0]
     pooling = ReadingPooling(DIM)
     pooling.layers = pooling.layers[:2]
     for layer in pooling.layers:
         layer.n_heads = HEADS  # type: ignore[assignment]
     copy_decoder(pooling, arrays, 1)
-    mask = torch.arange(7) < torch.tensor([[7], [3]])
+    # Alone, and padded in a batch.
     with torch.no_grad():
-        read = pooling(encoded.expand(2, -1, -1), mask)[:, 2 * DIM :]
-    torch.testing.assert_close(w["embeddings/weight"][2:4] @ read[0], wanted, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(w["embeddings/weight"][2:4] @ read[1], decoder(encoded[:, :3]), atol=1e-4, rtol=1e-3)
+        alone = pooling(encoded[:, :3], torch.ones(1, 3, dtype=torch.bool))[:, 2 * DIM :]
+        read = pooling(encoded.expand(2, -1, -1), torch.arange(7) < torch.tensor([[7], [3]]))[:, 2 * DIM :]
+    torch.testing.assert_close(read, torch.stack([wanted, alone[0]]), atol=1e-4, rtol=1e-3)
+
+
+def test_shares_of_languages_add_up_to_one() -> None:
+    torch.manual_seed(4)
+    network, reading = Network(CONFIG).eval(), ReadingPooling(DIM).eval()
+    samples = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
+    one = torch.randn(DIM)
+    shares = ask(network, reading, {"en": one, "jv": -one, "de": one}, samples)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["en"] == pytest.approx(shares["de"])
+    assert abs(shares["en"] - shares["jv"]) > 0.01
 
 
 def test_short_clips_of_a_voice_are_asked_about_together(tmp_path: Path) -> None:
