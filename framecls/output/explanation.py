@@ -42,9 +42,7 @@ def describe(explanation: Explanation) -> list[str]:
     attention = explanation.attention
     lines = []
     if not explanation.pointed:
-        lines.append(
-            "This model has no attention layers of its own that add anything; what counts is what hiding frames does."
-        )
+        lines.append("No attention of this model adds anything, so none is shown: see what hiding frames does.")
     if attention.encoder:
         lines.append(
             f"These are the layers above the encoder {attention.encoder}: what they read has looked at every frame."

@@ -149,9 +149,17 @@ def test_what_tag_writes_can_be_learnt_from(tmp_path: Path, writer: type) -> Non
 
 def test_audacity_labels() -> None:
     text = "0.0\t0.5\taa\n\\\t100\t200\n0,5\t1,25\tb c\n1.5\t1.5\tpoint\n1.6\t1.8\t\n"
-    assert parse_audacity(text) == [(0.0, 0.5, "aa", 100.0, 200.0), (0.5, 1.25, "b c")]
+    assert parse_audacity(text) == [(0.0, 0.5, "aa", 100.0, 200.0), (0.5, 1.25, "b c"), (1.5, 1.5, "point")]
     with pytest.raises(ManifestError, match="line 1: 'nonsense' is not a time"):
         parse_audacity("nonsense")
+
+
+def test_labels_of_no_length_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text("0.5\t0.5\tclick\n0.6\t0.9\tsong\n1\t1\tclick\n")
+    [recording] = read_manifest(tmp_path)
+    assert [span.label for span in recording.spans] == ["song"]
+    assert "a.txt: labels of no length are left out: 2, such as click at 0.50 s" in caplog.text
 
 
 RAVEN = """Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\t{column}\tNotes

@@ -39,7 +39,7 @@ def parse_audacity(text: str) -> list[Marked]:
     """Return the regions of an Audacity label track: start, end and label between tabs.
 
     A line that begins with a backslash gives the lowest and highest frequency in Hz of the region before it, whose
-    tuple has them too. Regions without text or length are skipped.
+    tuple has them too. Regions without text are skipped.
 
     Raises:
         ManifestError: a line has another form.
@@ -61,7 +61,7 @@ def parse_audacity(text: str) -> list[Marked]:
             raise ManifestError(
                 f"line {number}: {error}: start, end and label with tabs between are expected"
             ) from None
-        kept = bool(label.strip()) and end_s != start_s
+        kept = bool(label.strip())
         if kept:
             found.append((start_s, end_s, label.strip()))
     return found
@@ -107,9 +107,8 @@ def parse_raven(text: str, annotation: str | None = None) -> list[Marked]:
             start_s, end_s = parse_seconds(cells.get(_BEGIN, "")), parse_seconds(cells.get(_END, ""))
         except ManifestError as error:
             raise ManifestError(f"line {number}: {error}") from None
-        if end_s != start_s:
-            band = _parse_band([cells.get("low freq (hz)", ""), cells.get("high freq (hz)", "")])
-            found[start_s, end_s, label, *band] = None
+        band = _parse_band([cells.get("low freq (hz)", ""), cells.get("high freq (hz)", "")])
+        found[start_s, end_s, label, *band] = None
     return list(found)
 
 
@@ -303,6 +302,10 @@ def read_label_files(root: Path, files: Sequence[Path], suffix: str, reading: La
         except ManifestError as error:
             found.problems.append(f"{name}: {error}")
             continue
+        if points := [span for span in spans if span[0] == span[1]]:
+            which = f"such as {points[0][2]} at {points[0][0]:.2f} s"
+            found.notes.append(f"{name}: labels of no length are left out: {len(points)}, {which}")
+            spans = [span for span in spans if span[0] != span[1]]
         if not spans and not reading.by_row:
             found.notes.append(f"{name}: nothing is labelled in it")
             spans = [(0.0, math.inf, "")]
