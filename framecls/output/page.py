@@ -27,7 +27,8 @@ table.prose :is(td, th):nth-child(2) { text-align: left; white-space: normal; mi
 table.matrix td { border: 1px solid var(--line); text-align: center; min-width: 2.6rem; }
 img.heat { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
 img.sound { display: block; width: 100%; height: 90px; border-radius: 3px; }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
+svg { display: block; width: 100%; max-width: 30rem; height: auto; }
+svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
 svg .axis { stroke: var(--line); fill: none; } audio { width: 100%; height: 36px; margin-top: .4rem; }
 .ends { display: flex; justify-content: space-between; max-width: none; }
 .mark { position: absolute; top: 0; bottom: 0; border: 1px solid #3fb950; }
