@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 MAX_CHANNELS = 1024  # libsndfile's limit
+MAX_DAMAGED = 1000  # pages that are counted: each may cost the checksum of 64 KiB, and be 5 bytes long
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import framecls
 from framecls.audio import decoder_program, find_inputs, open_audio
-from framecls.audio.header import FileLength
+from framecls.audio.header import MAX_DAMAGED, FileLength
 from framecls.audio.length.packets import measure_ogg
 from framecls.audio.readers import decoder
 from framecls.checkpoints.network import save_model
@@ -552,6 +552,15 @@ def test_a_damaged_page_begins_no_stream(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.rindex(b"OggS", 0, len(data) * 5 // 12) + 5] |= 2  # marked as the first of one
     assert measure_ogg(io.BytesIO(data), len(data)) == FileLength(beyond_libsndfile=True, n_damaged=1)
+
+
+def test_marks_of_pages_that_are_none_take_no_more_time_than_a_thousand() -> None:
+    # A page of 65,307 bytes begins at each mark, so that every checksum is of all the bytes that follow.
+    mark = b"OggS\0" + bytes(21) + b"\xff" + b"\xff" * 255
+    data = mark * 20_000 + bytes(70_000)
+    began_s = time.process_time()
+    assert measure_ogg(io.BytesIO(data), len(data)).n_damaged == MAX_DAMAGED
+    assert time.process_time() - began_s < 5  # 20 times as much before the limit
 
 
 def test_an_mp3_with_a_count_and_a_hole_is_read_on(tmp_path: Path, tag: Cli) -> None:

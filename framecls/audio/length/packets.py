@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO
 
-from framecls.audio.header import WHOLE, FileLength, read_at
+from framecls.audio.header import MAX_DAMAGED, WHOLE, FileLength, read_at
 
 _MAX_LINKS = 100_000
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -36,6 +36,9 @@ def measure_ogg(handle: IO[bytes], size: int) -> FileLength:
             starts.append(position)
             n_first += len(starts) == n_pages + 1
         n_pages, end, is_last = n_pages + 1, position + len(page), bool(page[5] & 4)
+        if n_damaged == MAX_DAMAGED:  # whether the last page is whole matters no more
+            is_last = True
+            break
     # Several streams at the start are multiplexed, as in video; one that begins further on is a link of a chain.
     if n_first > 1 or (n_damaged and len(starts) == n_first):
         # Of a damaged page libsndfile leaves out all, and what follows would be heard too early.

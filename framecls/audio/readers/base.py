@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecls.audio.faults import explain_os_error
-from framecls.audio.header import FileLength
+from framecls.audio.header import MAX_DAMAGED, FileLength
 from framecls.results import AudioInfo, Remarks
 
 NO_AUDIO = "there is no audio in it"
@@ -61,7 +61,8 @@ def remark_end(remarks: Remarks, came_s: float, promised_s: float | None, is_cut
 def remark_damage(remarks: Remarks, length: FileLength) -> None:
     """Remark pages that are damaged, where the decoder has nothing to say of it."""
     if length.n_damaged and not remarks.warnings:
-        pages = "a page of it is" if length.n_damaged == 1 else f"{length.n_damaged} pages of it are"
+        more = " or more" if length.n_damaged == MAX_DAMAGED else ""
+        pages = "a page of it is" if length.n_damaged == 1 else f"{length.n_damaged}{more} pages of it are"
         remarks.warnings.append(f"{pages} damaged: what is heard there may be wrong, or missing")
 
 
