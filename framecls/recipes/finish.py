@@ -32,6 +32,8 @@ from framecls.training.recipe import find_recipe, read_recipe
 
 # Fitted on pieces of 3 s, a tenth of the strangers who talk for 6 s would be let in.
 _FIT_LENGTH_S = 6.0
+# Of a decision, what is chosen for weights and not by a recipe.
+_FITTED = ("thresholds", "candidates", "other_odds", "temperature", "same_voice")
 
 
 def keep_labels(network: Network, labels: Sequence[str]) -> Network:
@@ -82,7 +84,7 @@ def main() -> None:
     arguments.add_argument("--date", required=True)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--labels", default="", help="labels to keep, separated by commas; none: all")
-    arguments.add_argument("--candidates", default="", help="labels to answer with unless asked otherwise; none: all")
+    arguments.add_argument("--candidates", default="", help="labels to answer with unless asked otherwise")
     arguments.add_argument("--unknown", type=float, help='below this probability the answer is "unknown"')
     arguments.add_argument("--temperature", type=float)
     arguments.add_argument("--fit", type=Path, metavar="MANIFEST", help="voices to fit the chances of cosines on")
@@ -93,19 +95,14 @@ def main() -> None:
     if options.labels:
         network = keep_labels(network, options.labels.split(","))
     config = network.config
-    decision = replace(
-        recipe.decision,
-        thresholds=config.decision.thresholds,
-        temperature=config.decision.temperature,
-        same_voice=config.decision.same_voice,
-    )
+    decision = replace(recipe.decision, **{name: getattr(config.decision, name) for name in _FITTED})
     if options.candidates:
         decision = replace(decision, candidates=tuple(options.candidates.split(",")))
     if options.unknown is not None:
         decision = replace(decision, thresholds={**decision.thresholds, "unknown": options.unknown})
     if options.temperature is not None:
         decision = replace(decision, temperature=options.temperature)
-    card = {**recipe.card, "date": options.date, **{k: v for k, v in config.card.items() if k not in recipe.card}}
+    card = recipe.card | config.card | recipe.card | {"date": options.date}  # in the order of the recipe
     if options.fit:
         fitted = fit_voices(options.model, options.fit, options.noise, options.cache)
         decision = replace(decision, same_voice=fitted.decision.same_voice)
