@@ -8,6 +8,7 @@ averages the gradients. Dropout aside, the number of processes changes how long 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Team:
     def close(self) -> None:
         """Leave the other processes."""
         if self.size > 1 and torch.distributed.is_initialized():
+            # What averages gradients has threads, and is part of cycles: at the exit of Python it may end too late.
+            gc.collect()
             torch.distributed.destroy_process_group()
 
 
