@@ -5,6 +5,7 @@ A model is one safetensors file, which holds plain arrays and strings, so readin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -95,6 +96,17 @@ def read_stored(path: Path) -> dict[str, Tensor]:
         if isinstance(error, RuntimeError):
             raise
         raise ModelError(f"{path}: the file is damaged or cut short: {error}") from error
+
+
+def digest_weights(stored: Mapping[str, Tensor]) -> str:
+    """Return a hash of the names, types, shapes and values of weights."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key, tensor in sorted(stored.items()):
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def find_system_fault(path: Path, error: Exception) -> str | None:

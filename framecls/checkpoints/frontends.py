@@ -15,7 +15,6 @@ is; it carries the weights of one that was tuned, or came from a file of the use
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from torch.nn import functional
 
 from framecls import packages
 from framecls.checkpoints import registry
-from framecls.checkpoints.file import dequantize, read_config, read_stored
+from framecls.checkpoints.file import dequantize, digest_weights, read_config, read_stored
 from framecls.config import (
     BUNDLE_PREFIX,
     MODEL_PREFIX,
@@ -188,7 +187,7 @@ def _look_up_model(config: FeatureConfig, own_rate: bool) -> FeatureConfig:
         architecture={
             "features": {key: value for key, value in to_dict(features).items() if key != "pretrained"},
             "encoder": to_dict(encoder),
-            "digest": _digest(_lower_part(read_stored(path), encoder.n_layers)),
+            "digest": digest_weights(_lower_part(read_stored(path), encoder.n_layers)),
         },
         **size_of_lower_layers(features, encoder),
     )
@@ -204,7 +203,7 @@ def _lower_layers(config: PretrainedConfig) -> LowerLayers:
 def _read_lower_layers(config: PretrainedConfig, source: str) -> dict[str, Tensor]:
     """Return the weights of the lower layers as the model's file stores them; they must be those trained with."""
     stored = _lower_part(read_stored(registry.locate(source.removeprefix(MODEL_PREFIX))), config.n_layers)
-    if _digest(stored) != config.architecture.get("digest"):
+    if digest_weights(stored) != config.architecture.get("digest"):
         raise ModelError(f"it was trained on another version of {source} than the one that is here: train it again")
     return stored
 
@@ -212,15 +211,6 @@ def _read_lower_layers(config: PretrainedConfig, source: str) -> dict[str, Tenso
 def _lower_part(stored: Mapping[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     kept = ("encoder.input.", *(f"encoder.layers.{number}." for number in range(n_layers)))
     return {key: tensor for key, tensor in stored.items() if key.startswith(kept)}
-
-
-def _digest(stored: Mapping[str, Tensor]) -> str:
-    """Return a hash of the names, types, shapes and values of weights."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(stored.items()):
-        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
 
 
 def _check_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

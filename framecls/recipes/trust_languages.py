@@ -12,7 +12,6 @@ figures are of voices that had no part in the choice: each tenth of them is judg
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from framecls.checkpoints.file import read_config, read_stored
+from framecls.checkpoints.file import digest_weights, read_config, read_stored
 from framecls.checkpoints.network import save_settings
 from framecls.config import UNKNOWN, DecisionConfig, ModelConfig, ReadOptions
 from framecls.inference.engine import load_engine
@@ -105,10 +104,8 @@ def hear(model: Path, pieces: Sequence[Piece], cache: Path) -> list[Heard]:
 
 def _describe(model: Path, pieces: Sequence[Piece]) -> str:
     """Return what a cache is of."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(read_stored(model).items()):
-        digest.update(tensor.numpy().tobytes())
-    return json.dumps({"weights": digest.hexdigest(), "pieces": [asdict(piece) for piece in pieces]})
+    weights = digest_weights(read_stored(model))
+    return json.dumps({"weights": weights, "pieces": [asdict(piece) for piece in pieces]})
 
 
 def read_piece(piece: Piece) -> NDArray[np.float32]:
